@@ -1,0 +1,207 @@
+//! What every part of a node can be asked ([`Component`]) and what every store below memory can do ([`Layer`]).
+//!
+//! Memory (L1) is a [`Component`] with a synchronous interface of its own: an L1 hit never awaits, boxes or allocates
+//! for dispatch. The stores below it are held as `Vec<Arc<dyn Layer>>`, because a call there costs micro- to
+//! milliseconds anyway.
+
+use std::{fmt, time::Instant};
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::{
+    clock::UnixMillis,
+    context::OperationContext,
+    entry::{Entry, Key},
+};
+
+/// Which layer. Declaration order is the default read order; there is no other priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum LayerId {
+    /// L1.
+    Memory,
+    /// L2.
+    Redis,
+    /// L3.
+    Disk,
+}
+
+/// What a layer answers to a read. Every variant has one meaning, one metric and one effect.
+#[must_use]
+#[derive(Clone, Debug)]
+pub enum LayerResult {
+    /// Here it is, live at `cx.now`. The search stops.
+    Hit(Entry),
+    /// The layer could hold it and does not. The search goes on; a later hit is promoted into this layer.
+    Miss,
+    /// The layer takes no part now (disabled, breaker open). The search goes on; nothing is promoted here.
+    NotHandled,
+    /// Known to be gone: whatever is below is stale. The search stops.
+    StopWithoutValue,
+}
+
+/// A read or write of one layer that failed. Reads treat it as a slow miss; the coordinator decides, once.
+#[derive(Debug, thiserror::Error)]
+#[error("{layer} {kind}: {message}")]
+pub struct LayerError {
+    /// Where it happened.
+    pub layer: LayerId,
+    /// What code branches on and what becomes a metric label.
+    pub kind: ErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+/// The kinds of failure of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum ErrorKind {
+    /// No answer within the deadline.
+    Timeout,
+    /// The store can not be reached or opened.
+    Unreachable,
+    /// What was read is not what was written.
+    Corrupt,
+    /// No space left.
+    Full,
+    /// The store refused the operation.
+    Refused,
+}
+
+/// How well a part does its work, what is wrong, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// The verdict.
+    pub state: HealthState,
+    /// A stable, CamelCase word for machines, such as `DiskFull`; `AsExpected` when healthy.
+    pub reason: &'static str,
+    /// One sentence for people; empty when healthy.
+    pub message: String,
+    /// When `state` last changed.
+    #[serde(rename = "sinceUnixMs")]
+    pub since: UnixMillis,
+}
+
+/// The verdict on a part, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum HealthState {
+    /// Works as it should.
+    Healthy,
+    /// Switched off by configuration.
+    Disabled,
+    /// Works, with a restriction that the reason names.
+    Degraded,
+    /// Does not work.
+    Unavailable,
+}
+
+/// What a part has counted since it was opened. `None` and empty where a number makes no sense for the part.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Reads answered with a value.
+    pub hits: u64,
+    /// Reads answered without one.
+    pub misses: u64,
+    /// Hits on an expired value that was allowed to be served stale.
+    pub stale_hits: u64,
+    /// Reads, writes and removals in all.
+    pub operations: u64,
+    /// Failures, by kind.
+    pub errors: Vec<(ErrorKind, u64)>,
+    /// Entries held now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<u64>,
+    /// Bytes held now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Bytes that may be held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_bytes: Option<u64>,
+    /// Numbers that only this part has, by stable name.
+    pub extras: Vec<(&'static str, u64)>,
+}
+
+/// Anything that is opened with the node and must be closed with it.
+#[async_trait]
+pub trait Component: Send + Sync + 'static {
+    /// Stable name, as in metrics and reports.
+    fn name(&self) -> &'static str;
+
+    /// What was last observed. Does no I/O: probes call it.
+    fn health(&self) -> Health;
+
+    /// What was counted. Does no I/O.
+    fn stats(&self) -> Stats;
+
+    /// Finishes accepted work, or gives up at `deadline`.
+    async fn shutdown(&self, deadline: Instant);
+}
+
+/// One change on its way into a cold layer.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Store the entry, whose key it carries.
+    Set(Entry),
+    /// Forget the key.
+    Remove(Key),
+}
+
+/// A store below memory. Every call may do I/O and respects `cx.deadline`.
+#[async_trait]
+pub trait Layer: Component {
+    /// Which layer this is.
+    fn id(&self) -> LayerId;
+
+    /// Looks one key up.
+    async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError>;
+
+    /// Looks many keys up in one round trip; answers in the order asked.
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError>;
+
+    /// Applies the changes in the order given, all or none. Once it returns, they survive a kill -9 of the process.
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError>;
+
+    /// Forgets everything. Once it returns, nothing stored before comes back.
+    async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError>;
+}
+
+// === impl LayerId ===
+
+impl LayerId {
+    /// The value of the metric label `layer`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+impl fmt::Display for LayerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+// === impl ErrorKind ===
+
+impl ErrorKind {
+    /// The value of the metric label `kind`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Corrupt => "corrupt",
+            Self::Full => "full",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}

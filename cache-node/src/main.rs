@@ -1,0 +1,3 @@
+//! Cache node.
+
+fn main() {}

@@ -1,0 +1,6 @@
+//! The contract between people, the operator and the cache node.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod node_config;
+pub mod quantity;

@@ -1,0 +1,199 @@
+//! The configuration file of a cache node: written by the operator, read by the node, one struct for both.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::{ByteSize, HumanDuration};
+
+/// The configuration of one cache node, in YAML.
+///
+/// Every field has a default, so an empty file is a useful single node. Unknown fields are refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Which cache this node belongs to.
+    pub cache: CacheIdentity,
+    /// The revision of this configuration, which the node reports so that the operator knows what it runs.
+    pub revision: String,
+    /// Where the node listens.
+    pub listen: Listen,
+    /// L1.
+    pub memory: Memory,
+    /// L3.
+    pub disk: Disk,
+    /// Writes accepted but not yet on disk.
+    pub write_queue: WriteQueue,
+    /// Bounds on what clients may send.
+    pub limits: Limits,
+    /// How the node stops.
+    pub shutdown: Shutdown,
+}
+
+/// The identity stamped on the volume: a volume with another stamp starts cold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CacheIdentity {
+    /// Name of the cache. Default `local`.
+    pub name: String,
+    /// UID of the cache's resource. Default `local`.
+    pub uid: String,
+    /// Name of this node. Default: the environment variable `NODE_NAME` (the pod's name), else `node`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Listen {
+    /// RESP clients. Default `127.0.0.1:6379`.
+    pub resp: SocketAddr,
+    /// Health, metrics and layer reports. Default `127.0.0.1:9090`.
+    pub admin: SocketAddr,
+    /// Threads that serve RESP, each with its own event loop. Default 0: one per core, at most 64.
+    pub threads: u16,
+}
+
+/// L1, the memory layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Memory {
+    /// Bytes of keys, values and their measured overhead. Default 256Mi, at least 1Mi.
+    pub capacity: ByteSize,
+    /// Which entries stay when memory is full. Default `S3Fifo`.
+    pub policy: MemoryPolicy,
+    /// How long an entry may stay in memory without being read again from a lower layer. Default 24h, at least 1s.
+    pub max_ttl: HumanDuration,
+}
+
+/// The eviction policy of L1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum MemoryPolicy {
+    /// Simple, scalable FIFO queues (Yang et al., SOSP 2023); the fastest.
+    #[default]
+    S3Fifo,
+    /// TinyLFU admission (Einziger et al., 2017); better hit ratio under scans, slower.
+    TinyLfu,
+}
+
+/// L3, the disk layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Disk {
+    /// Whether there is a disk layer. Default `RocksDB`.
+    pub mode: DiskMode,
+    /// Folder of the database. Default `./tieredcache-data`.
+    pub path: PathBuf,
+    /// How long an entry may stay on disk. Default 168h, at least 1s.
+    pub max_ttl: HumanDuration,
+    /// Memory of RocksDB: block cache and memtables together. Default 64Mi, at least 16Mi.
+    pub memory: ByteSize,
+}
+
+/// Whether there is a disk layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum DiskMode {
+    /// Entries survive a restart of the node on its volume.
+    #[default]
+    #[serde(rename = "RocksDB")]
+    RocksDb,
+    /// Memory only; a restarted node is cold.
+    Disabled,
+}
+
+/// The write queue: accepted, not yet on disk, visible to reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WriteQueue {
+    /// Bytes of queued keys and values. Default 64Mi, at least 1Mi.
+    pub capacity: ByteSize,
+    /// Number of queued writes. Default 100000, at least 100.
+    pub items_max: u32,
+}
+
+/// Bounds on what clients may send and hold open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Client connections at once. Default 10000, at least 1.
+    pub connections_max: u32,
+    /// Largest value. Default 16Mi, at least 1Ki, at most 256Mi.
+    pub value_bytes_max: ByteSize,
+    /// How long a request may take in all layers together. Default 1s, at least 1ms.
+    pub request_timeout: HumanDuration,
+    /// How long a connection that has begun a request may stay silent before it is closed. Default 30s.
+    pub partial_request_timeout: HumanDuration,
+}
+
+/// How the node stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long connections may finish and the queue may drain after SIGTERM. Default 20s.
+    pub drain_timeout: HumanDuration,
+}
+
+// === defaults ===
+
+impl Default for CacheIdentity {
+    fn default() -> Self {
+        Self { name: "local".to_owned(), uid: "local".to_owned(), node: None }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { resp: SocketAddr::from(([127, 0, 0, 1], 6379)), admin: SocketAddr::from(([127, 0, 0, 1], 9090)), threads: 0 }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { capacity: ByteSize::mebibytes(256), policy: MemoryPolicy::default(), max_ttl: hours(24) }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            mode: DiskMode::default(),
+            path: PathBuf::from("./tieredcache-data"),
+            max_ttl: hours(168),
+            memory: ByteSize::mebibytes(64),
+        }
+    }
+}
+
+impl Default for WriteQueue {
+    fn default() -> Self {
+        Self { capacity: ByteSize::mebibytes(64), items_max: 100_000 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            value_bytes_max: ByteSize::mebibytes(16),
+            request_timeout: seconds(1),
+            partial_request_timeout: seconds(30),
+        }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_timeout: seconds(20) }
+    }
+}
+
+const fn seconds(count: u64) -> HumanDuration {
+    HumanDuration(Duration::from_secs(count))
+}
+
+const fn hours(count: u64) -> HumanDuration {
+    seconds(count * 3600)
+}
