@@ -3,4 +3,5 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod node_config;
+pub mod node_report;
 pub mod quantity;
