@@ -1,0 +1,92 @@
+//! The RESP front end: one event loop per core, and one acceptor that hands each connection to the least loaded.
+//!
+//! `SO_REUSEPORT` would let the kernel choose by hash, which splits few connections unevenly; the acceptor counts.
+
+mod connection;
+mod counters;
+mod worker;
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroU16,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::counters::{CommandCount, Counters, Totals};
+use self::worker::Workers;
+use super::{ConnectionLimit, ServeError, listen};
+use crate::{clock::Clock, command::Identity, coordinator::Coordinator};
+
+/// What the RESP server needs besides the coordinator.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where clients connect. Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Event loops, one thread each.
+    pub threads: NonZeroU16,
+    /// Bounds on what clients may send and hold open.
+    pub limits: Limits,
+    /// What INFO and HELLO say about this node.
+    pub identity: Identity,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Ends the service: no new connections, idle ones are closed, busy ones finish what they have received.
+    pub stop: CancellationToken,
+}
+
+/// Bounds on what clients may send and hold open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections at once.
+    pub connections_max: u32,
+    /// Largest value, in bytes.
+    pub value_bytes_max: usize,
+    /// How long a command may take in all layers together.
+    pub request_timeout: Duration,
+    /// How long a client may stay silent within a request, or leave a reply unread, before it is closed.
+    pub partial_request_timeout: Duration,
+}
+
+/// A running RESP server.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    counters: Arc<Counters>,
+    workers: Workers,
+}
+
+/// Starts to serve RESP clients on threads of its own.
+///
+/// # Errors
+/// [`ServeError`] if the address can not be had or a thread can not be started.
+pub fn serve(coordinator: Arc<Coordinator>, options: Options) -> Result<Server, ServeError> {
+    let listener = listen(options.address)?;
+    let address =
+        listener.local_addr().map_err(|source| ServeError::Listen { address: options.address, source })?;
+    let limit = ConnectionLimit::new(options.limits.connections_max);
+    let counters = Arc::new(Counters::new(limit, options.threads));
+    let workers = Workers::start(listener, coordinator, Arc::clone(&counters), options)?;
+    Ok(Server { address, counters, workers })
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where clients connect: the configured address, with the port that was taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What was counted since the start, for metrics.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Waits until all connections are closed, once `stop` was cancelled; at `deadline` the rest is cut off.
+    pub async fn join(self, deadline: Instant) {
+        self.workers.join(deadline).await;
+    }
+}
