@@ -5,3 +5,5 @@
 pub mod node_config;
 pub mod node_report;
 pub mod quantity;
+#[cfg(feature = "kube")]
+pub mod tiered_cache;

@@ -1,0 +1,379 @@
+//! The resource `TieredCache`: what a person asks for, and what the operator reports back.
+//!
+//! Doc comments here are what `kubectl explain` prints, so each says the unit, the default, the limits and what a change
+//! does to running pods. Every static default lives in the schema: what `kubectl get -o yaml` shows is what runs.
+
+#![expect(unreachable_pub, reason = "KubeSchema repeats each public struct inside a function")]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    node_config::{DiskMode, MemoryPolicy},
+    quantity::{ByteSize, HumanDuration},
+};
+
+pub use generate::{crd, yaml};
+pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
+
+mod generate;
+pub mod memory_budget;
+mod rules;
+mod schema;
+mod status;
+
+/// Most nodes of one cache.
+pub const REPLICAS_MAX: i32 = 100;
+/// Longest name of a cache: leaves room for what pods, Services and revision labels append within their 63 characters.
+pub const NAME_LENGTH_MAX: usize = 40;
+/// The version of the cache node that a new cache runs unless it says otherwise.
+pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
+
+/// What the cache should be. An empty spec is a useful cache: one node, 256Mi of memory, a 10Gi volume.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "tieredcache.io",
+    version = "v1alpha1",
+    kind = "TieredCache",
+    doc = "A fleet of layered cache servers: memory over a write queue over RocksDB on a persistent volume, spoken to by any Redis client.",
+    namespaced,
+    status = "TieredCacheStatus",
+    derive = "PartialEq",
+    shortname = "tc",
+    category = "all",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "Nodes that serve clients."),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.replicas", description = "Nodes asked for."),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        description = "Why the cache is ready, or why not."
+    ),
+    printcolumn(
+        name = "Memory",
+        type_ = "string",
+        json_path = r#".status.layers[?(@.name=="Memory")].health"#,
+        description = "Health of the memory layer, the worst of all nodes."
+    ),
+    printcolumn(
+        name = "Disk",
+        type_ = "string",
+        json_path = r#".status.layers[?(@.name=="Disk")].health"#,
+        description = "Health of the disk layer, the worst of all nodes."
+    ),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Lowest version that runs."),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = rules::name()
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = rules::memory_fits_limit(),
+    validation = rules::memory_request_within_limit(),
+    validation = rules::cpu_request_within_limit(),
+    validation = rules::disk_mode_is_fixed(),
+    validation = rules::disk_size_is_fixed(),
+    validation = rules::storage_class_is_fixed()
+)]
+pub struct TieredCacheSpec {
+    /// How many cache nodes run, 0 to 100. Default 1. `kubectl scale` and a HorizontalPodAutoscaler set it too. A change
+    /// starts or stops nodes and restarts none; volumes of stopped nodes follow `disk.retention.whenScaled`.
+    #[serde(default = "defaults::replicas")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: i32,
+
+    /// Version of the cache node, such as `0.1.0`. Default: the version that was current when the cache was created, so
+    /// that an upgrade of the operator restarts nothing. A change replaces the nodes one at a time.
+    #[serde(default = "defaults::version")]
+    #[schemars(length(max = 64), regex(pattern = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$"))]
+    pub version: String,
+
+    /// Image of the cache node, such as `registry.example/cache-node:0.1.0`. Overrides `version`. Default: the operator's
+    /// image repository with `version` as the tag. A change replaces the nodes one at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"))]
+    pub image: Option<String>,
+
+    /// When a machine pulls the image: `IfNotPresent` (default), `Always` or `Never`. A change replaces the nodes one at a
+    /// time.
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+
+    /// L1, the memory layer: answers most reads, and is empty after a restart.
+    #[serde(default)]
+    pub memory: Memory,
+
+    /// L3, the disk layer: a database on a volume of each node's own, which makes a restarted node warm.
+    #[serde(default)]
+    pub disk: Disk,
+
+    /// CPU and memory that each pod asks for and is held to.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// When the image is pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum ImagePullPolicy {
+    /// Only if the machine does not have it.
+    #[default]
+    IfNotPresent,
+    /// At every start.
+    Always,
+    /// Not at all; the machine must have it.
+    Never,
+}
+
+/// L1, the memory layer.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Memory for entries on each node: keys, values and their measured overhead. A size such as `256Mi` or `2Gi`, 1Mi to
+    /// 1Ti. Default 256Mi. With what the rest of the process needs it must fit `resources.limits.memory`. A change
+    /// restarts the nodes one at a time.
+    #[serde(default = "defaults::memory_capacity")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.memory.capacity", ByteSize::mebibytes(1), ByteSize::mebibytes(1 << 20)))]
+    pub capacity: ByteSize,
+
+    /// Which entries stay when memory is full. `S3Fifo` (default) is the fastest; `TinyLfu` keeps a better set under
+    /// scans and is slower. A change restarts the nodes one at a time.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::memory_policy")]
+    pub policy: MemoryPolicy,
+
+    /// How long an entry may stay in memory, whatever its own time to live; it shortens, never extends. A duration such as
+    /// `30m` or `1h30m`, 1s to 87600h. Default 24h. A change restarts the nodes one at a time.
+    #[serde(default = "defaults::memory_max_ttl")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rules::ttl_within("spec.memory.maxTtl"))]
+    pub max_ttl: HumanDuration,
+}
+
+/// L3, the disk layer.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// `RocksDB` (default): each node has a volume and is warm after a restart. `Disabled`: memory only, no volume, cold
+    /// after a restart. Fixed when the cache is created.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::disk_mode")]
+    pub mode: DiskMode,
+
+    /// Size of each node's volume, such as `10Gi`, 256Mi to 64Ti. Default 10Gi. Fixed when the cache is created.
+    #[serde(default = "defaults::disk_size")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.disk.size", ByteSize::mebibytes(256), ByteSize::mebibytes(64 << 20)))]
+    pub size: ByteSize,
+
+    /// StorageClass of the volumes. Default: the cluster's default class. Fixed when the cache is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub storage_class_name: Option<String>,
+
+    /// How long an entry may stay on disk, whatever its own time to live; it shortens, never extends. A duration such as
+    /// `12h` or `168h`, 1s to 87600h. Default 168h. A change restarts the nodes one at a time.
+    #[serde(default = "defaults::disk_max_ttl")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rules::ttl_within("spec.disk.maxTtl"))]
+    pub max_ttl: HumanDuration,
+
+    /// What becomes of volumes that no node uses any more.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// What becomes of volumes that no node uses any more.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// The volume of a node that scaling down removed: `Delete` (default) or `Retain`. A retained volume is used again,
+    /// with what it held, when the cache is scaled up. Changes nothing about running pods.
+    #[serde(default = "defaults::when_scaled")]
+    pub when_scaled: RetentionPolicy,
+
+    /// The volumes of a deleted cache: `Retain` (default) or `Delete`. A cache created again under the same name gets the
+    /// retained volumes and starts cold on them. Changes nothing about running pods.
+    #[serde(default = "defaults::when_deleted")]
+    pub when_deleted: RetentionPolicy,
+}
+
+/// Keep a volume or remove it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum RetentionPolicy {
+    /// The claim and its volume are deleted.
+    Delete,
+    /// The claim and its volume stay until a person deletes them.
+    Retain,
+}
+
+/// CPU and memory of each pod.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// What the scheduler reserves for each pod.
+    #[serde(default)]
+    pub requests: ResourceRequests,
+
+    /// What each pod is held to.
+    #[serde(default)]
+    pub limits: ResourceLimits,
+}
+
+/// What the scheduler reserves for each pod.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceRequests {
+    /// CPU, such as `500m` or `2`. Default 100m. A change restarts the nodes one at a time.
+    #[serde(default = "defaults::cpu_request")]
+    #[schemars(schema_with = "schema::quantity")]
+    #[x_kube(validation = rules::is_positive_quantity("spec.resources.requests.cpu"))]
+    pub cpu: Quantity,
+
+    /// Memory, such as `1Gi`. Default: the same as the memory limit, so that a node never runs on memory it may lose. A
+    /// change restarts the nodes one at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::quantity")]
+    #[x_kube(validation = rules::is_positive_quantity("spec.resources.requests.memory"))]
+    pub memory: Option<Quantity>,
+}
+
+/// What each pod is held to.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceLimits {
+    /// CPU, such as `2`. Default: no limit. A change restarts the nodes one at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::quantity")]
+    #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.cpu"))]
+    pub cpu: Option<Quantity>,
+
+    /// Memory, such as `1Gi`; beyond it the kernel kills the node. At least `memory.capacity` and an eighth, 128Mi for the
+    /// process, and with a disk layer 128Mi for RocksDB and the write queue. Default: exactly that. A change restarts the
+    /// nodes one at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::quantity")]
+    #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.memory"))]
+    pub memory: Option<Quantity>,
+}
+
+// === impl TieredCacheSpec ===
+
+impl Default for TieredCacheSpec {
+    /// The spec that the API server makes of an empty one.
+    fn default() -> Self {
+        Self {
+            replicas: defaults::replicas(),
+            version: defaults::version(),
+            image: None,
+            image_pull_policy: ImagePullPolicy::default(),
+            memory: Memory::default(),
+            disk: Disk::default(),
+            resources: Resources::default(),
+        }
+    }
+}
+
+// === impl Memory ===
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            capacity: defaults::memory_capacity(),
+            policy: MemoryPolicy::default(),
+            max_ttl: defaults::memory_max_ttl(),
+        }
+    }
+}
+
+// === impl Disk ===
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            mode: DiskMode::default(),
+            size: defaults::disk_size(),
+            storage_class_name: None,
+            max_ttl: defaults::disk_max_ttl(),
+            retention: Retention::default(),
+        }
+    }
+}
+
+// === impl Retention ===
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { when_scaled: defaults::when_scaled(), when_deleted: defaults::when_deleted() }
+    }
+}
+
+// === impl Resources ===
+
+impl Default for ResourceRequests {
+    fn default() -> Self {
+        Self { cpu: defaults::cpu_request(), memory: None }
+    }
+}
+
+impl ResourceRequests {
+    /// The requests as a pod template has them, with memory where it is asked for.
+    pub fn to_map(&self) -> BTreeMap<String, Quantity> {
+        let memory = self.memory.iter().map(|memory| ("memory".to_owned(), memory.clone()));
+        memory.chain([("cpu".to_owned(), self.cpu.clone())]).collect()
+    }
+}
+
+/// The defaults of the schema. Memory and disk agree with the cache node's own.
+mod defaults {
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    use super::{RetentionPolicy, VERSION_DEFAULT};
+    use crate::{
+        node_config,
+        quantity::{ByteSize, HumanDuration},
+    };
+
+    pub(super) fn replicas() -> i32 {
+        1
+    }
+
+    pub(super) fn version() -> String {
+        VERSION_DEFAULT.to_owned()
+    }
+
+    pub(super) fn memory_capacity() -> ByteSize {
+        node_config::Memory::default().capacity
+    }
+
+    pub(super) fn memory_max_ttl() -> HumanDuration {
+        node_config::Memory::default().max_ttl
+    }
+
+    pub(super) fn disk_size() -> ByteSize {
+        ByteSize::mebibytes(10 << 10)
+    }
+
+    pub(super) fn disk_max_ttl() -> HumanDuration {
+        node_config::Disk::default().max_ttl
+    }
+
+    pub(super) fn when_scaled() -> RetentionPolicy {
+        RetentionPolicy::Delete
+    }
+
+    pub(super) fn when_deleted() -> RetentionPolicy {
+        RetentionPolicy::Retain
+    }
+
+    pub(super) fn cpu_request() -> Quantity {
+        Quantity("100m".to_owned())
+    }
+}

@@ -1,0 +1,150 @@
+//! The rules of the schema that one field alone can not express, in CEL. The API server runs them; no webhook.
+//!
+//! Every message names the field, the value and the limit. Rules about a change sit on `spec`, the parent of what they
+//! guard, so that adding or removing a field can not dodge them; `fieldPath` still points at the field.
+
+use kube::core::{Message, Rule};
+
+use super::{NAME_LENGTH_MAX, memory_budget};
+use crate::quantity::ByteSize;
+
+/// Shortest and longest life that a layer may grant; the same as the cache node checks.
+const TTL_MIN: &str = "1s";
+const TTL_MAX: &str = "87600h";
+
+/// Names become parts of names of pods and Services, which are DNS labels.
+pub(super) fn name() -> Rule {
+    let longest = NAME_LENGTH_MAX;
+    Rule::new(format!(
+        "size(self.metadata.name) <= {longest} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"
+    ))
+    .message(Message::Expression(format!(
+        "'metadata.name is ' + self.metadata.name + '; it must start with a letter, have only a-z, 0-9 and -, \
+             and at most {longest} characters, because names of pods and Services are made from it'"
+    )))
+    .field_path(".metadata.name")
+}
+
+/// A size in bytes between two limits, both included.
+pub(super) fn size_within(field: &str, least: ByteSize, most: ByteSize) -> Rule {
+    Rule::new(format!(
+        "quantity(self).compareTo(quantity('{least}')) >= 0 && quantity(self).compareTo(quantity('{most}')) <= 0"
+    ))
+    .message(Message::Expression(format!("'{field} is ' + self + '; it must be between {least} and {most}'")))
+}
+
+/// A time to live that the cache node accepts.
+pub(super) fn ttl_within(field: &str) -> Rule {
+    Rule::new(format!("duration(self) >= duration('{TTL_MIN}') && duration(self) <= duration('{TTL_MAX}')"))
+        .message(Message::Expression(format!("'{field} is ' + self + '; it must be between {TTL_MIN} and {TTL_MAX}'")))
+}
+
+/// An amount of CPU or memory above zero.
+pub(super) fn is_positive_quantity(field: &str) -> Rule {
+    Rule::new("isQuantity(string(self)) && quantity(string(self)).sign() > 0").message(Message::Expression(format!(
+        "'{field} is ' + string(self) + '; it must be more than 0, such as 500m or 1Gi'"
+    )))
+}
+
+/// Memory capacity and everything else that the node holds in memory fit the limit.
+pub(super) fn memory_fits_limit() -> Rule {
+    let needed = memory_needed();
+    Rule::new(format!(
+        "!has(self.resources.limits.memory) || !quantity(self.memory.capacity).isInteger() || \
+         quantity(string(self.resources.limits.memory)).compareTo(quantity(string({needed}))) >= 0"
+    ))
+    .message(Message::Expression(format!(
+        "'spec.resources.limits.memory is ' + string(self.resources.limits.memory) + '; spec.memory.capacity ' + \
+         self.memory.capacity + ' and an eighth of it for the allocator, {process} for the process' + \
+         (self.disk.mode == 'RocksDB' ? ', {rocksdb} for RocksDB, {queue} for the write queue' : '') + \
+         ' need at least ' + {needed_text} + '; raise the limit or lower the capacity'",
+        process = memory_budget::PROCESS,
+        rocksdb = memory_budget::ROCKSDB,
+        queue = memory_budget::WRITE_QUEUE,
+        needed_text = in_mebibytes(&needed),
+    )))
+    .field_path(".resources.limits.memory")
+}
+
+/// Kubernetes refuses pods that ask for more memory than they may have.
+pub(super) fn memory_request_within_limit() -> Rule {
+    let needed = memory_needed();
+    let limit =
+        format!("(has(self.resources.limits.memory) ? string(self.resources.limits.memory) : string({needed}))");
+    let limit_text = format!(
+        "(has(self.resources.limits.memory) ? string(self.resources.limits.memory) : {})",
+        in_mebibytes(&needed)
+    );
+    Rule::new(format!(
+        "!has(self.resources.requests.memory) || !quantity(self.memory.capacity).isInteger() || \
+         quantity(string(self.resources.requests.memory)).compareTo(quantity({limit})) <= 0"
+    ))
+    .message(Message::Expression(format!(
+        "'spec.resources.requests.memory is ' + string(self.resources.requests.memory) + \
+         '; it must be at most the memory limit, which is ' + {limit_text}"
+    )))
+    .field_path(".resources.requests.memory")
+}
+
+/// Kubernetes refuses pods that ask for more CPU than they may have.
+pub(super) fn cpu_request_within_limit() -> Rule {
+    Rule::new(
+        "!has(self.resources.limits.cpu) || \
+         quantity(string(self.resources.requests.cpu)).compareTo(quantity(string(self.resources.limits.cpu))) <= 0",
+    )
+    .message(Message::Expression(
+        "'spec.resources.requests.cpu is ' + string(self.resources.requests.cpu) + \
+         '; it must be at most spec.resources.limits.cpu, which is ' + string(self.resources.limits.cpu)"
+            .to_owned(),
+    ))
+    .field_path(".resources.requests.cpu")
+}
+
+/// A StatefulSet can not gain or lose its volumes.
+pub(super) fn disk_mode_is_fixed() -> Rule {
+    fixed("mode", "self.disk.mode == oldSelf.disk.mode", "oldSelf.disk.mode", "self.disk.mode")
+}
+
+/// The operator does not resize volumes.
+pub(super) fn disk_size_is_fixed() -> Rule {
+    fixed(
+        "size",
+        "quantity(self.disk.size).compareTo(quantity(oldSelf.disk.size)) == 0",
+        "oldSelf.disk.size",
+        "self.disk.size",
+    )
+}
+
+/// A volume can not move to another class.
+pub(super) fn storage_class_is_fixed() -> Rule {
+    let class = |object: &str| {
+        format!("(has({object}.disk.storageClassName) ? {object}.disk.storageClassName : 'the default class')")
+    };
+    let (old, new) = (class("oldSelf"), class("self"));
+    fixed("storageClassName", &format!("{new} == {old}"), &old, &new)
+}
+
+fn fixed(field: &str, unchanged: &str, old: &str, new: &str) -> Rule {
+    Rule::new(unchanged)
+        .message(Message::Expression(format!(
+            "'spec.disk.{field} is ' + {old} + ' and can not be changed to ' + {new} + \
+             ': it is fixed when the cache is created; create another cache with it and move the clients there'"
+        )))
+        .field_path(format!(".disk.{field}"))
+}
+
+/// [`memory_budget::needed`] in CEL, in bytes.
+fn memory_needed() -> String {
+    let capacity = "quantity(self.memory.capacity).asInteger()";
+    format!(
+        "({capacity} + {capacity} / {divisor} + {process} + (self.disk.mode == 'RocksDB' ? {below} : 0))",
+        divisor = memory_budget::FRAGMENTATION_DIVISOR,
+        process = memory_budget::PROCESS.0,
+        below = memory_budget::ROCKSDB.0 + memory_budget::WRITE_QUEUE.0,
+    )
+}
+
+/// A number of bytes as text, rounded up to whole mebibytes.
+fn in_mebibytes(bytes: &str) -> String {
+    format!("string(({bytes} + 1048575) / 1048576) + 'Mi'")
+}

@@ -1,0 +1,117 @@
+//! Schemas of field types that serve the node's configuration too, and so do not carry a schema of their own.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// Longest text of a size, a duration or a quantity; a bound lets the API server bound the cost of the rules on it.
+const QUANTITY_LENGTH_MAX: u32 = 24;
+
+/// A whole number of bytes with an optional unit.
+pub(super) fn size(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": QUANTITY_LENGTH_MAX,
+        "pattern": "^[0-9]{1,15}(Ki|Mi|Gi|Ti|k|M|G|T)?$",
+    })
+}
+
+/// A sum of whole numbers with units. The digits are bounded so that no sum overflows.
+pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": QUANTITY_LENGTH_MAX,
+        "pattern": "^([0-9]{1,5}h|[0-9]{1,7}m|[0-9]{1,9}s|[0-9]{1,12}ms){1,4}$",
+    })
+}
+
+/// An amount of CPU or memory as pods have it; `2` without quotes is a number, hence both types.
+pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "maxLength": QUANTITY_LENGTH_MAX,
+        "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
+        "x-kubernetes-int-or-string": true,
+    })
+}
+
+pub(super) fn memory_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["S3Fifo", "TinyLfu"]})
+}
+
+pub(super) fn disk_mode(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["RocksDB", "Disabled"]})
+}
+
+pub(super) fn layer_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Memory", "WriteQueue", "Disk"]})
+}
+
+pub(super) fn layer_names(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": layer_name(generator),
+        "maxItems": 3,
+        "x-kubernetes-list-type": "set",
+    })
+}
+
+pub(super) fn health_state(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Healthy", "Disabled", "Degraded", "Unavailable", "Unknown"]})
+}
+
+/// A moment, as every Kubernetes object writes it.
+pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "format": "date-time"})
+}
+
+/// Conditions as the API conventions define them, keyed by `type`.
+pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let condition = json_schema!({
+        "type": "object",
+        "description": "One aspect of the cache's state.",
+        "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+        "properties": {
+            "type": {
+                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `MemoryHealthy` or `DiskHealthy`.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 64,
+            },
+            "status": {
+                "description": "Whether it holds.",
+                "type": "string",
+                "enum": ["True", "False", "Unknown"],
+            },
+            "observedGeneration": {
+                "description": "The generation of the spec that this was judged by.",
+                "type": "integer",
+                "format": "int64",
+                "minimum": 0,
+            },
+            "lastTransitionTime": {
+                "description": "When `status` last changed.",
+                "type": "string",
+                "format": "date-time",
+            },
+            "reason": {
+                "description": "A stable CamelCase word for machines.",
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 128,
+                "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+            },
+            "message": {
+                "description": "A sentence for people, with names and numbers.",
+                "type": "string",
+                "maxLength": 32768,
+            },
+        },
+    });
+    let _ = generator;
+    json_schema!({
+        "type": "array",
+        "items": condition,
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
