@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# The tour of the product on a real Kubernetes: every command is shown before it runs, and every claim is checked, so
+# the tour is also a test. Safe to repeat.
+#
+#   tests/demo.sh         brings up a cluster of its own (three nodes in network namespaces) and tours it
+#   tests/demo.sh down    removes all that the tour made
+#
+# CLUSTER=current uses your own kubectl context instead. Its machines must be able to get the images: load the archives
+# that `make images` writes, or push them and set OPERATOR_IMAGE, NODE_IMAGE (both without tag) and CLIENT_IMAGE.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cluster=${CLUSTER:-tieredcache}
+release=tieredcache
+operator_namespace=tieredcache-system
+namespace=tieredcache-demo
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+operator_image=${OPERATOR_IMAGE:-localhost/tieredcache/operator}
+node_image=${NODE_IMAGE:-localhost/tieredcache/cache-node}
+
+if [ "$cluster" = current ]; then
+    client_image=${CLIENT_IMAGE:-redis:7}
+    kubectl() { command kubectl "$@"; }
+    helm() { command helm "$@"; }
+else
+    client_image=${CLIENT_IMAGE:-localhost/tools:1}
+    tool=${CARGO_TARGET_DIR:-target}/debug/cluster
+    kubectl() { "$tool" --name "$cluster" kubectl "$@"; }
+    helm() { "$tool" --name "$cluster" helm "$@"; }
+fi
+
+started=$SECONDS
+step_started=$SECONDS
+step_number=0
+
+# Announces a step; the time of the one before is printed with it.
+step() {
+    [ "$step_number" = 0 ] || printf '   (%d s)\n' $((SECONDS - step_started))
+    step_number=$((step_number + 1))
+    step_started=$SECONDS
+    printf '\n%d. %s\n' "$step_number" "$*"
+}
+
+# Shows a command and runs it.
+show() {
+    printf '   $ %s\n' "$*"
+    "$@" 2>&1 | sed 's/^/     /'
+}
+
+fail() {
+    printf '\nThe tour stopped: %s\n' "$*" >&2
+    printf 'Look closer with: make kubectl CLUSTER=%s ARGS="-n %s describe tc,pods"\n' "$cluster" "$namespace" >&2
+    exit 1
+}
+
+expect() { # what wanted got
+    [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
+}
+
+# redis-cli in the client pod.
+redis() { # host arguments...
+    local host=$1
+    shift
+    kubectl -n "$namespace" exec client -- redis-cli -h "$host" "$@"
+}
+
+ready() { # replicas
+    kubectl -n "$namespace" wait tc/demo --for=jsonpath='{.status.readyReplicas}'="$1" --timeout=120s >/dev/null ||
+        fail "the cache did not get $1 ready nodes"
+    kubectl -n "$namespace" wait tc/demo --for=condition=Ready --timeout=120s >/dev/null || fail "the cache did not become ready"
+}
+
+down() {
+    if [ "$cluster" = current ]; then
+        kubectl delete namespace "$namespace" --ignore-not-found
+        helm uninstall "$release" -n "$operator_namespace" --ignore-not-found
+        kubectl delete namespace "$operator_namespace" --ignore-not-found
+        kubectl delete crd tieredcaches.tieredcache.io --ignore-not-found
+    else
+        make --no-print-directory cluster-down CLUSTER="$cluster"
+    fi
+}
+
+case ${1:-up} in
+up) ;;
+down)
+    down
+    exit
+    ;;
+*)
+    echo "unknown argument: $1 (known: up, down)" >&2
+    exit 2
+    ;;
+esac
+
+if [ "$cluster" != current ]; then
+    step "A real Kubernetes on this machine (its programs are built once, 15 to 25 minutes; later 15 seconds)"
+    make --no-print-directory cluster-up CLUSTER="$cluster"
+    show kubectl get nodes
+    step "Images of the operator and the cache node, loaded on every node"
+    make --no-print-directory images CLUSTER="$cluster"
+fi
+
+step "The operator, installed with Helm"
+show helm upgrade --install "$release" charts/tieredcache-operator -n "$operator_namespace" --create-namespace \
+    --set image.repository="$operator_image" --set nodeImage.repository="$node_image" --wait --timeout 120s
+show kubectl -n "$operator_namespace" get pods
+
+step "A cache of three nodes, written in YAML"
+kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+sed 's/^/     /' tests/demo/cache.yaml
+show kubectl -n "$namespace" apply -f tests/demo/cache.yaml
+kubectl -n "$namespace" scale tc/demo --replicas=3 >/dev/null
+ready 3
+show kubectl -n "$namespace" get tc,pods,pvc
+
+step "A stock Redis client stores and reads through the Service"
+kubectl -n "$namespace" run client --image="$client_image" --image-pull-policy=IfNotPresent --restart=Never \
+    --command --dry-run=client -o yaml -- sleep 86400 | kubectl apply -n "$namespace" -f - >/dev/null
+kubectl -n "$namespace" wait pod/client --for=condition=Ready --timeout=120s >/dev/null || fail "the client pod did not start"
+show redis demo set greeting "hello from the fleet" EX 600
+show redis demo get greeting
+show redis demo ttl greeting
+expect "the value" "hello from the fleet" "$(redis demo get greeting)"
+
+step "Its pod is deleted and comes back warm: the value is read from the volume, with the life that was left"
+for holder in demo-0 demo-1 demo-2; do
+    [ "$(redis "$holder.demo-nodes" exists greeting)" = 1 ] && break
+done
+echo "     (stored on $holder)"
+show kubectl -n "$namespace" delete pod "$holder"
+kubectl -n "$namespace" wait "pod/$holder" --for=condition=Ready --timeout=120s >/dev/null || fail "$holder did not come back"
+show redis "$holder.demo-nodes" get greeting
+show redis "$holder.demo-nodes" ttl greeting
+expect "the value after the restart" "hello from the fleet" "$(redis "$holder.demo-nodes" get greeting)"
+left=$(redis "$holder.demo-nodes" ttl greeting)
+[ "$left" -gt 0 ] && [ "$left" -lt 600 ] || fail "the value has $left s left; expected less than 600"
+
+step "Scaled with kubectl, up and down"
+show kubectl -n "$namespace" scale tc/demo --replicas=5
+ready 5
+show kubectl -n "$namespace" get tc
+show kubectl -n "$namespace" scale tc/demo --replicas=3
+ready 3
+
+step "Metrics, per layer"
+kubectl get --raw "/api/v1/namespaces/$namespace/pods/$holder:9090/proxy/metrics" >"${TMPDIR:-/tmp}/demo-metrics.$$"
+grep -E '^tieredcache_layer_(requests_total|entries|bytes)' "${TMPDIR:-/tmp}/demo-metrics.$$" | sed 's/^/     /' || fail "no metrics"
+rm -f "${TMPDIR:-/tmp}/demo-metrics.$$"
+
+step "The health of every layer, as the status of the resource"
+ready 3
+kubectl -n "$namespace" get tc demo -o jsonpath='{range .status.layers[*]}{.name}{"\t"}{.health}{"\t"}{.nodesHealthy}{" of "}{.nodesTotal}{" nodes\n"}{end}' | sed 's/^/     /'
+kubectl -n "$namespace" get tc demo -o jsonpath='{range .status.conditions[*]}{.type}{"="}{.status}{"\t"}{.message}{"\n"}{end}' | sed 's/^/     /'
+printf '   (%d s)\n' $((SECONDS - step_started))
+
+printf '\nThe tour took %d s. What runs now:\n\n' $((SECONDS - started))
+kubectl -n "$namespace" get tc | sed 's/^/  /'
+if [ "$cluster" = current ]; then prefix=kubectl; else
+    prefix=kubectl
+    printf '\nPlay on:\n\n  export KUBECONFIG=%s\n' "$("$tool" --name "$cluster" kubeconfig)"
+    printf '  export PATH="%s:$PATH"      # kubectl and helm of this Kubernetes\n' "$(dirname "$("$tool" --name "$cluster" which kubectl)")"
+fi
+cat <<TEXT
+
+  $prefix -n $namespace describe tc demo                    # conditions, events: why things are as they are
+  $prefix explain tc.spec.memory                                # every setting, with unit and default
+  $prefix -n $namespace exec -it client -- redis-cli -h demo     # talk to the cache
+  $prefix -n $namespace patch tc demo --type merge -p '{"spec":{"memory":{"policy":"TinyLfu"}}}' && $prefix -n $namespace get pods -w
+  $prefix -n $namespace delete pod demo-1                        # it comes back warm
+  make demo-down CLUSTER=$cluster                                # removes all of this
+TEXT
