@@ -28,9 +28,12 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// How the node stops.
     pub shutdown: Shutdown,
+    /// What the node writes to its log.
+    pub log: Log,
 }
 
-/// The identity stamped on the volume: a volume with another stamp starts cold.
+/// The identity stamped on the volume: a volume with another stamp starts cold. Names have 1 to 253 letters, digits,
+/// `-`, `_` or `.`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CacheIdentity {
@@ -51,7 +54,7 @@ pub struct Listen {
     pub resp: SocketAddr,
     /// Health, metrics and layer reports. Default `127.0.0.1:9090`.
     pub admin: SocketAddr,
-    /// Threads that serve RESP, each with its own event loop. Default 0: one per core, at most 64.
+    /// Threads that serve RESP, each with its own event loop. At most 64. Default 0: one per core that the node may use.
     pub threads: u16,
 }
 
@@ -59,11 +62,12 @@ pub struct Listen {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Memory {
-    /// Bytes of keys, values and their measured overhead. Default 256Mi, at least 1Mi.
+    /// Bytes of keys, values and their measured overhead. Default 256Mi, at least 1Mi, at most 1Ti.
     pub capacity: ByteSize,
     /// Which entries stay when memory is full. Default `S3Fifo`.
     pub policy: MemoryPolicy,
-    /// How long an entry may stay in memory without being read again from a lower layer. Default 24h, at least 1s.
+    /// How long an entry may stay in memory without being read again from a lower layer. Default 24h, at least 1s, at
+    /// most 87600h.
     pub max_ttl: HumanDuration,
 }
 
@@ -86,9 +90,9 @@ pub struct Disk {
     pub mode: DiskMode,
     /// Folder of the database. Default `./tieredcache-data`.
     pub path: PathBuf,
-    /// How long an entry may stay on disk. Default 168h, at least 1s.
+    /// How long an entry may stay on disk. Default 168h, at least 1s, at most 87600h.
     pub max_ttl: HumanDuration,
-    /// Memory of RocksDB: block cache and memtables together. Default 64Mi, at least 16Mi.
+    /// Memory of RocksDB: block cache and memtables together. Default 64Mi, at least 16Mi, at most 1Ti.
     pub memory: ByteSize,
 }
 
@@ -108,9 +112,10 @@ pub enum DiskMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WriteQueue {
-    /// Bytes of queued keys and values. Default 64Mi, at least 1Mi.
+    /// Bytes of queued keys and values. Default 64Mi, at least 1Mi, at most 64Gi, and room for the largest entry: one
+    /// key of 32Ki and one value of `limits.valueBytesMax`.
     pub capacity: ByteSize,
-    /// Number of queued writes. Default 100000, at least 100.
+    /// Number of queued writes. Default 100000, at least 100, at most 10000000.
     pub items_max: u32,
 }
 
@@ -118,13 +123,14 @@ pub struct WriteQueue {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Limits {
-    /// Client connections at once. Default 10000, at least 1.
+    /// Client connections at once. Default 10000, at least 1, at most 1000000.
     pub connections_max: u32,
     /// Largest value. Default 16Mi, at least 1Ki, at most 256Mi.
     pub value_bytes_max: ByteSize,
-    /// How long a request may take in all layers together. Default 1s, at least 1ms.
+    /// How long a request may take in all layers together. Default 1s, at least 1ms, at most 10m.
     pub request_timeout: HumanDuration,
-    /// How long a connection that has begun a request may stay silent before it is closed. Default 30s.
+    /// How long a connection that has begun a request may stay silent before it is closed. Default 30s, at least 1s, at
+    /// most 1h.
     pub partial_request_timeout: HumanDuration,
 }
 
@@ -132,8 +138,67 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// How long connections may finish and the queue may drain after SIGTERM. Default 20s.
+    /// How long connections may finish and the queue may drain after SIGTERM. Default 20s, at most 1h.
     pub drain_timeout: HumanDuration,
+}
+
+/// What the node writes to its log, which is standard error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Log {
+    /// Which messages: a level, or `tracing` directives such as `info,cache_node::layer=debug`. The environment variable
+    /// `RUST_LOG` overrides it. Default `info`.
+    pub filter: String,
+    /// In which form. Default `Auto`.
+    pub format: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogFormat {
+    /// `Text` on a terminal, `Json` otherwise.
+    #[default]
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// What the node accepts, field by field; both ends belong to the range. The operator must not write anything else.
+pub mod limits {
+    use std::ops::RangeInclusive;
+
+    use super::{ByteSize, HumanDuration, hours, milliseconds, seconds};
+
+    const LIFE: RangeInclusive<HumanDuration> = seconds(1)..=hours(87_600);
+
+    /// Length in bytes of `cache.name`, `cache.uid` and `cache.node`.
+    pub const NAME_LEN: RangeInclusive<usize> = 1..=253;
+    /// `listen.threads`.
+    pub const THREADS: RangeInclusive<u16> = 0..=64;
+    /// `memory.capacity`.
+    pub const MEMORY_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(1 << 20);
+    /// `memory.maxTtl`.
+    pub const MEMORY_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// `disk.maxTtl`.
+    pub const DISK_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// `disk.memory`.
+    pub const DISK_MEMORY: RangeInclusive<ByteSize> = ByteSize::mebibytes(16)..=ByteSize::mebibytes(1 << 20);
+    /// `writeQueue.capacity`, which must also hold the largest entry.
+    pub const QUEUE_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(64 << 10);
+    /// `writeQueue.itemsMax`.
+    pub const QUEUE_ITEMS: RangeInclusive<u32> = 100..=10_000_000;
+    /// `limits.connectionsMax`.
+    pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+    /// `limits.valueBytesMax`.
+    pub const VALUE_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize::mebibytes(256);
+    /// `limits.requestTimeout`.
+    pub const REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=seconds(600);
+    /// `limits.partialRequestTimeout`.
+    pub const PARTIAL_REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = seconds(1)..=hours(1);
+    /// `shutdown.drainTimeout`.
+    pub const DRAIN_TIMEOUT: RangeInclusive<HumanDuration> = seconds(0)..=hours(1);
 }
 
 // === defaults ===
@@ -146,7 +211,11 @@ impl Default for CacheIdentity {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { resp: SocketAddr::from(([127, 0, 0, 1], 6379)), admin: SocketAddr::from(([127, 0, 0, 1], 9090)), threads: 0 }
+        Self {
+            resp: SocketAddr::from(([127, 0, 0, 1], 6379)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            threads: 0,
+        }
     }
 }
 
@@ -188,6 +257,16 @@ impl Default for Shutdown {
     fn default() -> Self {
         Self { drain_timeout: seconds(20) }
     }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+const fn milliseconds(count: u64) -> HumanDuration {
+    HumanDuration(Duration::from_millis(count))
 }
 
 const fn seconds(count: u64) -> HumanDuration {
