@@ -1,0 +1,1 @@
+//! A node: its files, its command lines, and how its container runtime gets images.

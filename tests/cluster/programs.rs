@@ -1,0 +1,298 @@
+//! The programs built from Go modules: Kubernetes itself and what a node needs beside it.
+//!
+//! Each module in `go/` pins its versions in `go.mod` and `go.sum`. What is built from it is kept outside the clone
+//! under a name that is a hash of the module's files and flags, so that a changed version is built anew and an old
+//! clone still finds its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::clock::now;
+use super::error::{AtPath, ClusterError, Result};
+use super::layout::cache;
+
+/// How often a long build says that it goes on.
+const PROGRESS_EVERY: Duration = Duration::from_secs(20);
+
+/// One Go module and what is built from it.
+#[derive(Debug)]
+pub(crate) struct Module {
+    /// Folder in `go/`, and name in messages.
+    name: &'static str,
+    /// Packages to build.
+    packages: &'static [&'static str],
+    /// Names that the linker sets.
+    set: &'static [(&'static str, &'static str)],
+    /// Programs that come out.
+    programs: &'static [&'static str],
+    /// Names by which the first program is also started.
+    links: &'static [&'static str],
+    /// Time of a cold build on two cores, for the message.
+    takes: &'static str,
+}
+
+/// Kubernetes and etcd, in one program.
+pub(crate) const KUBERNETES: Module = Module {
+    name: "kubernetes",
+    packages: &["."],
+    set: &[
+        ("k8s.io/component-base/version.gitVersion", "v1.37.2"),
+        ("k8s.io/component-base/version.gitMajor", "1"),
+        ("k8s.io/component-base/version.gitMinor", "37"),
+        ("k8s.io/component-base/version.gitTreeState", "clean"),
+    ],
+    programs: &["kubernetes"],
+    links: &["etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"],
+    takes: "6 minutes",
+};
+
+/// The container runtime.
+pub(crate) const CONTAINERD: Module = Module {
+    name: "containerd",
+    packages: &[
+        "github.com/containerd/containerd/v2/cmd/containerd",
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        "github.com/containerd/containerd/v2/cmd/ctr",
+    ],
+    set: &[("github.com/containerd/containerd/v2/version.Version", "v2.4.2")],
+    programs: &["containerd", "containerd-shim-runc-v2", "ctr"],
+    links: &[],
+    takes: "1 minute",
+};
+
+/// Cluster DNS.
+pub(crate) const COREDNS: Module = Module {
+    name: "coredns",
+    packages: &["github.com/coredns/coredns"],
+    set: &[],
+    programs: &["coredns"],
+    links: &[],
+    takes: "2 minutes",
+};
+
+/// The package manager for charts.
+pub(crate) const HELM: Module = Module {
+    name: "helm",
+    packages: &["helm.sh/helm/v3/cmd/helm"],
+    set: &[
+        ("helm.sh/helm/v3/internal/version.version", "v3.22.0"),
+        // What `helm lint` and `helm template` take for the cluster's version.
+        ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor", "1"),
+        ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor", "37"),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", "1"),
+        ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "37"),
+    ],
+    programs: &["helm"],
+    links: &[],
+    takes: "1 minute",
+};
+
+/// Turns claims into calls of the storage driver.
+pub(crate) const CSI_PROVISIONER: Module = Module {
+    name: "csi-provisioner",
+    packages: &["github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner"],
+    set: &[],
+    programs: &["csi-provisioner"],
+    links: &[],
+    takes: "2 minutes",
+};
+
+/// Turns grown claims into calls of the storage driver.
+pub(crate) const CSI_RESIZER: Module = Module {
+    name: "csi-resizer",
+    packages: &["github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer"],
+    set: &[],
+    programs: &["csi-resizer"],
+    links: &[],
+    takes: "2 minutes",
+};
+
+/// The storage driver: one XFS file system in a file per volume.
+pub(crate) const CSI_DRIVER: Module = Module {
+    name: "csi-driver",
+    packages: &["."],
+    set: &[],
+    programs: &["csi-driver"],
+    links: &[],
+    takes: "half a minute",
+};
+
+/// The program that holds a pod's namespaces.
+pub(crate) const PAUSE: Module =
+    Module { name: "pause", packages: &["."], set: &[], programs: &["pause"], links: &[], takes: "a few seconds" };
+
+/// Everything that a cluster with nodes needs.
+pub(crate) const ALL: [&Module; 8] =
+    [&KUBERNETES, &CONTAINERD, &PAUSE, &CSI_DRIVER, &CSI_PROVISIONER, &CSI_RESIZER, &COREDNS, &HELM];
+
+/// Builds what is missing of `modules`, telling `say` about it.
+///
+/// # Errors
+/// `Missing` without Go, `Command` when a build fails, `Io`.
+pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
+    if modules.iter().all(|module| module.is_built()) {
+        return Ok(());
+    }
+    let folder = cache().join("programs");
+    fs::create_dir_all(&folder).at("creating", &folder)?;
+    let path = folder.join("lock");
+    let lock = fs::File::create(&path).at("creating", &path)?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        say("waiting for another build of the same programs");
+        flock(&lock, FlockOperation::LockExclusive).at("locking", &path)?;
+    }
+    let scratch = Scratch::open(&folder)?;
+    for (index, module) in modules.iter().enumerate().filter(|(_, module)| !module.is_built()) {
+        say(&format!("building {} ({} of {}), about {}", module.name, index + 1, modules.len(), module.takes));
+        module.build(&scratch, say)?;
+    }
+    Ok(())
+}
+
+/// Where each program is, or will be, and whether it is there: one line each.
+pub(crate) fn list() -> Vec<String> {
+    let state = |module: &Module| if module.is_built() { "built  " } else { "missing" };
+    ALL.iter().map(|module| format!("{} {}", state(module), module.built().display())).collect()
+}
+
+// === impl Module ===
+
+impl Module {
+    /// Path of one of the module's programs or links.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.built().join(name)
+    }
+
+    /// Folder of what is built.
+    pub(crate) fn built(&self) -> PathBuf {
+        cache().join("programs").join(format!("{}-{:016x}", self.name, self.fingerprint()))
+    }
+
+    fn is_built(&self) -> bool {
+        self.built().is_dir()
+    }
+
+    fn source(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/go").join(self.name)
+    }
+
+    /// Changes with every source file and flag.
+    fn fingerprint(&self) -> u64 {
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.source()).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        let mut content = format!("{:?}{:?}{:?}", self.packages, self.linker_flags(), self.links).into_bytes();
+        for file in files {
+            content.extend(file.file_name().map(|name| name.as_encoded_bytes().to_vec()).unwrap_or_default());
+            content.extend(fs::read(&file).unwrap_or_default());
+        }
+        xxh3_64(&content)
+    }
+
+    fn linker_flags(&self) -> String {
+        let set = self.set.iter().map(|(name, value)| format!(" -X {name}={value}"));
+        format!("-s -w{}", set.collect::<String>())
+    }
+
+    fn build(&self, scratch: &Scratch, say: &dyn Fn(&str)) -> Result<()> {
+        let out = scratch.folder.join(format!("out-{}", self.name));
+        fs::create_dir_all(&out).at("creating", &out)?;
+        // A package "." would be named after its folder's module; a trailing slash keeps the programs' own names.
+        let mut go = scratch.go();
+        go.current_dir(self.source())
+            .args(["build", "-trimpath", "-tags", "no_btrfs no_devmapper no_zfs", "-ldflags"])
+            .arg(self.linker_flags())
+            .arg("-o")
+            .arg(format!("{}/", out.display()))
+            .args(self.packages);
+        run_with_progress(&mut go, &scratch.folder.join("log"), &|elapsed| {
+            say(&format!("building {}: {} s so far, about {}", self.name, elapsed.as_secs(), self.takes));
+        })?;
+        for link in self.links {
+            let path = out.join(link);
+            std::os::unix::fs::symlink(self.programs[0], &path).at("linking", &path)?;
+        }
+        for program in self.programs {
+            let path = out.join(program);
+            fs::metadata(&path).at("looking for the built", &path)?;
+        }
+        let built = self.built();
+        fs::rename(&out, &built).at("moving into place", &built)
+    }
+}
+
+/// Go's caches for one build: they grow to 12 GB and go away with it.
+struct Scratch {
+    folder: PathBuf,
+}
+
+// === impl Scratch ===
+
+impl Scratch {
+    /// Opens an empty scratch folder in `parent`; whatever an interrupted build left there goes first.
+    fn open(parent: &Path) -> Result<Self> {
+        if !super::command::exists("go") {
+            let remedy = "install Go 1.26 or newer and put `go` on the PATH".to_owned();
+            return Err(ClusterError::Missing { what: "Go".to_owned(), remedy });
+        }
+        let folder = parent.join("scratch");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).at("removing", &folder)?;
+        }
+        for name in ["cache", "modules", "tmp"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).at("creating", &path)?;
+        }
+        Ok(Self { folder })
+    }
+
+    fn go(&self) -> Command {
+        let mut go = Command::new("go");
+        go.env("GOCACHE", self.folder.join("cache"))
+            .env("GOMODCACHE", self.folder.join("modules"))
+            .env("GOTMPDIR", self.folder.join("tmp"))
+            // Modules are writable, so that they can be deleted again.
+            .env("GOFLAGS", "-modcacherw -buildvcs=false -mod=readonly")
+            .env("GOWORK", "off")
+            .env("CGO_ENABLED", "0");
+        go
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What can not be removed now is removed by the next build.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs a long command with its output in `log`, reporting the time it has taken so far.
+fn run_with_progress(command: &mut Command, log: &Path, report: &dyn Fn(Duration)) -> Result<()> {
+    let file = fs::File::create(log).at("creating", log)?;
+    let errors = file.try_clone().at("sharing", log)?;
+    let mut child: Child =
+        command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn().at("starting", Path::new("go"))?;
+    let (start, mut reported) = (now(), Duration::ZERO);
+    let status = loop {
+        if let Some(status) = child.try_wait().at("waiting for", Path::new("go"))? {
+            break status;
+        }
+        if start.elapsed() >= reported + PROGRESS_EVERY {
+            reported = start.elapsed();
+            report(reported);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let output = fs::read_to_string(log).unwrap_or_default();
+    let from = output.ceil_char_boundary(output.len().saturating_sub(4_000));
+    let command = format!("go build in {}", command.get_current_dir().unwrap_or(Path::new(".")).display());
+    Err(ClusterError::Command { command, status: status.to_string(), output: output[from..].to_owned() })
+}

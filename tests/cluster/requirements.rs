@@ -1,0 +1,90 @@
+//! What this machine must have, checked before anything is changed.
+
+use std::path::Path;
+
+use super::command::{exists, run};
+use super::error::{ClusterError, Result};
+
+/// Programs that come from Debian's packages, and in which.
+const FROM_PACKAGES: [(&str, &str); 10] = [
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("buildah", "buildah"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("ip", "iproute2"),
+    ("redis-benchmark", "redis-tools"),
+    ("unshare", "util-linux"),
+    ("losetup", "mount"),
+    ("strip", "binutils"),
+];
+/// Files that come from Debian's packages, and from which.
+const FILES_FROM_PACKAGES: [(&str, &str); 2] =
+    [("/usr/lib/cni/ptp", "containernetworking-plugins"), ("/bin/busybox", "busybox-static")];
+/// File systems that the kernel must know.
+const FILE_SYSTEMS: [&str; 2] = ["xfs", "overlay"];
+
+/// Checks for root and control groups: all that an API server alone needs.
+///
+/// # Errors
+/// `Missing` with what to do about it.
+pub(crate) fn check_machine() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(missing("root", "run this as root: it makes network namespaces, mounts and control groups"));
+    }
+    if !Path::new("/sys/fs/cgroup").read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(missing("control groups", "mount the cgroup file system at /sys/fs/cgroup"));
+    }
+    Ok(())
+}
+
+/// Checks for everything that nodes need, and installs the Debian packages that are missing, telling `say` about it.
+///
+/// # Errors
+/// `Missing` with what to do about it, `Command` when an installation fails.
+pub(crate) fn check_all(say: &dyn Fn(&str)) -> Result<()> {
+    check_machine()?;
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    for name in FILE_SYSTEMS {
+        let is_known = known.lines().any(|line| line.trim_start_matches("nodev").trim() == name);
+        if !is_known && run("modprobe", &[name]).is_err() {
+            return Err(missing(&format!("the kernel's {name} file system"), "use a kernel that has it"));
+        }
+    }
+    if !Path::new("/dev/loop-control").exists() && run("modprobe", &["loop"]).is_err() {
+        return Err(missing("loop devices", "use a kernel that has them, with /dev/loop-control"));
+    }
+    let programs = FROM_PACKAGES.iter().filter(|(program, _)| !is_installed(program));
+    let files = FILES_FROM_PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists());
+    let packages: Vec<&str> = programs.chain(files).map(|(_, package)| *package).collect();
+    if packages.is_empty() { Ok(()) } else { install(&packages, say) }
+}
+
+fn is_installed(program: &str) -> bool {
+    // The folders of system programs are not on everyone's path.
+    exists(program) || ["/usr/sbin", "/sbin"].iter().any(|folder| Path::new(folder).join(program).exists())
+}
+
+fn install(packages: &[&str], say: &dyn Fn(&str)) -> Result<()> {
+    let list = packages.join(" ");
+    if !exists("apt-get") {
+        return Err(missing(&list, "install these packages; without apt-get it can not be done from here"));
+    }
+    say(&format!("installing Debian packages: {list}"));
+    let install = format!(
+        "export DEBIAN_FRONTEND=noninteractive; \
+         apt-get install -y --no-install-recommends {list} || \
+         {{ apt-get update && apt-get install -y --no-install-recommends {list}; }}"
+    );
+    // Its services are not wanted on this machine: only the programs are used.
+    run("sh", &["-c", &format!("{install} >&2")]).map(drop).map_err(|error| match error {
+        ClusterError::Command { output, .. } => {
+            missing(&list, &format!("install these packages; apt-get could not: {output}"))
+        }
+        other => other,
+    })
+}
+
+fn missing(what: &str, remedy: &str) -> ClusterError {
+    ClusterError::Missing { what: what.to_owned(), remedy: remedy.to_owned() }
+}
