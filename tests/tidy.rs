@@ -12,13 +12,29 @@ const FILE_LINES_MAX: usize = 500;
 
 /// All that may lie at the top level, dotfiles aside.
 const TOP_LEVEL: [&str; 11] = [
-    "Cargo.toml", "Cargo.lock", "LICENSE", "Makefile", "README.md", "cache-node", "charts", "crds", "operator", "target",
+    "Cargo.toml",
+    "Cargo.lock",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "cache-node",
+    "charts",
+    "crds",
+    "operator",
+    "target",
     "tests",
 ];
 
 /// Marks of unfinished work, each split so that this file does not contain it.
-const UNFINISHED: [(&str, &str); 7] =
-    [("FIX", "ME"), ("XX", "X "), ("todo", "!("), ("unimplemented", "!("), ("dbg", "!("), ("#[igno", "re"), ("TO", "DO:")];
+const UNFINISHED: [(&str, &str); 7] = [
+    ("FIX", "ME"),
+    ("XX", "X "),
+    ("todo", "!("),
+    ("unimplemented", "!("),
+    ("dbg", "!("),
+    ("#[igno", "re"),
+    ("TO", "DO:"),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
@@ -33,7 +49,12 @@ fn files() -> Vec<PathBuf> {
         .expect("git is on the PATH");
     assert!(output.status.success(), "git ls-files failed");
     let names = String::from_utf8(output.stdout).expect("file names are UTF-8");
-    names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).filter(|path| root().join(path).is_file()).collect()
+    names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
+        .filter(|path| root().join(path).is_file())
+        .collect()
 }
 
 fn files_ending(endings: &[&str]) -> Vec<(PathBuf, String)> {
@@ -75,7 +96,9 @@ fn no_source_file_is_longer_than_its_limit() {
     let long: Vec<String> = files_ending(&[".rs", ".go", ".sh", ".py"])
         .iter()
         .filter(|(_, text)| text.lines().count() > FILE_LINES_MAX)
-        .map(|(path, text)| format!("{} has {} lines, the limit is {FILE_LINES_MAX}", path.display(), text.lines().count()))
+        .map(|(path, text)| {
+            format!("{} has {} lines, the limit is {FILE_LINES_MAX}", path.display(), text.lines().count())
+        })
         .collect();
     assert_none("split these into two rooms", &long);
 }
@@ -101,7 +124,9 @@ fn recipes_of_the_makefile_have_one_line() {
     let lines: Vec<&str> = makefile.lines().collect();
     let offences: Vec<String> = lines
         .windows(2)
-        .filter(|pair| pair.iter().all(|line| line.starts_with('\t')) || (pair[0].starts_with('\t') && pair[0].ends_with('\\')))
+        .filter(|pair| {
+            pair.iter().all(|line| line.starts_with('\t')) || (pair[0].starts_with('\t') && pair[0].ends_with('\\'))
+        })
         .map(|pair| pair[1].to_owned())
         .collect();
     assert_none("put the steps into a script with its own help", &offences);
@@ -112,7 +137,9 @@ fn every_make_target_explains_itself() {
     let makefile = read(Path::new("Makefile"));
     let silent: Vec<String> = makefile
         .lines()
-        .filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()) && line.contains(':') && !line.contains(":="))
+        .filter(|line| {
+            line.starts_with(|first: char| first.is_ascii_lowercase()) && line.contains(':') && !line.contains(":=")
+        })
         .filter(|line| !line.starts_with("export") && !line.contains("## "))
         .map(str::to_owned)
         .collect();
@@ -142,7 +169,11 @@ fn crates_take_their_dependencies_from_the_workspace() {
         for line in text.lines() {
             if line.starts_with('[') {
                 in_dependencies = line.contains("dependencies");
-            } else if in_dependencies && line.contains('=') && !line.starts_with('#') && !line.contains("workspace = true") {
+            } else if in_dependencies
+                && line.contains('=')
+                && !line.starts_with('#')
+                && !line.contains("workspace = true")
+            {
                 offences.push(format!("{manifest}: {line}"));
             }
         }
@@ -249,7 +280,8 @@ fn metric_names(text: &str, quote: char) -> BTreeSet<String> {
     text.split(&format!("{quote}tieredcache_"))
         .skip(1)
         .map(|rest| {
-            let tail: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
+            let tail: String =
+                rest.chars().take_while(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_').collect();
             format!("tieredcache_{tail}")
         })
         .filter(|name| !name.ends_with('_'))
