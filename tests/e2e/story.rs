@@ -1,0 +1,152 @@
+//! The life of a fleet on a real Kubernetes: declared, used, restarted, scaled, changed, deleted.
+
+use std::{
+    fmt::Write as _,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::fleet::{Fleet, equal, eventually};
+
+/// A small cache of three nodes.
+const THREE: &str = "{replicas: 3, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenScaled: Delete, whenDeleted: Delete}}}";
+/// A small cache of one node.
+const ONE: &str = "{replicas: 1, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
+
+/// From `kubectl apply` to three ready nodes, images loaded.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const RESTART_WITHIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn three_nodes_are_ready_within_20_s_of_apply() {
+    let fleet = Fleet::new("story-ready");
+    let started = Instant::now();
+    fleet.apply("demo", THREE);
+    fleet.await_ready("demo", 3, READY_WITHIN);
+    println!("apply to Ready with 3 nodes: {:.1} s", started.elapsed().as_secs_f64());
+    fleet.kubectl(&["wait", "tc/demo", "--for=condition=Ready", "--timeout=1s"]);
+    let machines = fleet.kubectl(&[
+        "get", "pods", "-l", "app.kubernetes.io/instance=demo", "-o", "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}",
+    ]);
+    let mut machines: Vec<&str> = machines.lines().collect();
+    machines.sort_unstable();
+    machines.dedup();
+    assert_eq!(machines.len(), 3, "nodes are spread over machines: {machines:?}");
+}
+
+#[test]
+fn a_value_survives_its_pod_with_the_life_it_had_left() {
+    let fleet = Fleet::new("story-warm");
+    fleet.apply("warm", ONE);
+    fleet.await_ready("warm", 1, RESTART_WITHIN);
+    let host = "warm-0.warm-nodes";
+    let stored = Instant::now();
+    let answers = fleet
+        .redis_script(
+            host,
+            "SET kept v EX 60\nSET short v PX 1500\nSET changed old EX 600\nSET changed new EX 600\nSET gone v EX 600\nDEL gone\nSET forever v\n",
+        )
+        .expect("commands are answered");
+    assert_eq!(answers.lines().filter(|line| line.trim() == "OK").count(), 6, "{answers}");
+
+    let uid = fleet.pod_uid("warm-0");
+    fleet.kubectl(&["delete", "pod", "warm-0"]);
+    fleet.await_new_pod("warm-0", &uid, RESTART_WITHIN);
+
+    let asked = stored.elapsed();
+    let left_ms: u64 = fleet.redis(host, &["pttl", "kept"]).parse().expect("a number of milliseconds");
+    let answered = stored.elapsed();
+    let (most, least) = (60_000 - asked.as_millis(), 60_000 - answered.as_millis());
+    println!("restart took {:.1} s; {left_ms} ms left, expected {least} to {most}", asked.as_secs_f64());
+    assert!(u128::from(left_ms) <= most + 1_000 && u128::from(left_ms) + 1_000 >= least, "{left_ms} ms left");
+    assert_eq!(fleet.redis(host, &["get", "kept"]), "v");
+    assert_eq!(fleet.redis(host, &["exists", "short"]), "0", "an expired value is absent");
+    assert_eq!(fleet.redis(host, &["get", "changed"]), "new", "an overwritten value does not come back");
+    assert_eq!(fleet.redis(host, &["exists", "gone"]), "0", "a removed value does not come back");
+    assert_eq!(fleet.redis(host, &["ttl", "forever"]), "-1");
+}
+
+#[test]
+fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
+    const KEYS: usize = 10_000;
+    let fleet = Fleet::new("story-kill");
+    fleet.apply("kill", ONE);
+    fleet.await_ready("kill", 1, RESTART_WITHIN);
+    let host = "kill-0.kill-nodes";
+    let script = |line: &dyn Fn(usize) -> String| (0..KEYS).map(line).fold(String::new(), |mut all, line| { let _ = writeln!(all, "{line}"); all });
+    for round in 0..3 {
+        fleet.redis_script(host, &script(&|key| format!("SET key:{key} old-{round} EX 600"))).expect("values are stored");
+        // Even keys are removed, odd ones overwritten; a removal of the same connection orders what came before it.
+        let changes = script(&|key| if key % 2 == 0 { format!("DEL key:{key}") } else { format!("SET key:{key} new-{round} EX 600") });
+        fleet.redis_script(host, &changes).expect("changes are acknowledged");
+        eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, "kill-0"));
+        let pid = fleet.node_process("kill-0");
+        assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs").success());
+        eventually("the node is back", Duration::from_secs(120), || {
+            equal(fleet.node_process("kill-0") == pid, false)?;
+            fleet.get("pod/kill-0").and_then(|pod| crate::fleet::pod_ready(&pod))
+        });
+        let values = fleet.redis_script(host, &script(&|key| format!("GET key:{key}"))).expect("values are read");
+        let returned = values.lines().enumerate().filter(|(key, value)| {
+            if key % 2 == 0 { !value.is_empty() } else { *value != format!("new-{round}") }
+        });
+        assert_eq!(returned.count(), 0, "round {round}: older values came back");
+    }
+}
+
+fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
+    let path = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics", fleet.namespace);
+    let metrics = fleet.try_kubectl(&["get", "--raw", &path])?;
+    let line = metrics.lines().find(|line| line.starts_with("tieredcache_write_queue_items ")).ok_or("no such metric")?;
+    equal(line.rsplit(' ').next().unwrap_or_default(), "0")
+}
+
+#[test]
+fn scaling_keeps_or_deletes_claims_as_the_retention_says() {
+    let fleet = Fleet::new("story-scale");
+    fleet.apply("deletes", THREE);
+    fleet.apply("retains", &THREE.replace("whenScaled: Delete", "whenScaled: Retain"));
+    for cache in ["deletes", "retains"] {
+        fleet.await_ready(cache, 3, RESTART_WITHIN);
+        fleet.kubectl(&["scale", &format!("tc/{cache}"), "--replicas=5"]);
+        fleet.await_ready(cache, 5, RESTART_WITHIN);
+        fleet.kubectl(&["scale", &format!("tc/{cache}"), "--replicas=2"]);
+        fleet.await_ready(cache, 2, RESTART_WITHIN);
+    }
+    for (cache, claims) in [("deletes", 2), ("retains", 5)] {
+        eventually(&format!("claims of {cache}"), RESTART_WITHIN, || equal(claims_of(&fleet, cache), claims));
+    }
+    fleet.kubectl(&["delete", "tc", "deletes", "retains"]);
+    eventually("deletion leaves nothing that the policy does not retain", RESTART_WITHIN, || {
+        let left = fleet.try_kubectl(&["get", "pvc,pods,sts,svc,cm,pdb,sa", "-l", "app.kubernetes.io/managed-by=tieredcache-operator", "-o", "name"])?;
+        equal(left.as_str(), "")
+    });
+}
+
+fn claims_of(fleet: &Fleet, cache: &str) -> usize {
+    fleet.kubectl(&["get", "pvc", "-l", &format!("app.kubernetes.io/instance={cache}"), "-o", "name"]).lines().count()
+}
+
+#[test]
+fn a_changed_configuration_rolls_one_node_at_a_time() {
+    let fleet = Fleet::new("story-roll");
+    fleet.apply("roll", THREE);
+    fleet.await_ready("roll", 3, RESTART_WITHIN);
+    let before: Vec<String> = (0..3).map(|ordinal| fleet.pod_uid(&format!("roll-{ordinal}"))).collect();
+    fleet.apply("roll", &THREE.replace("capacity: 64Mi", "capacity: 96Mi"));
+    let mut fewest_ready = 3;
+    eventually("the roll is over", Duration::from_secs(120), || {
+        let pods = fleet.get("pods")?;
+        let nodes = pods["items"].as_array().cloned().unwrap_or_default();
+        let ready = nodes.iter().filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("roll-")))
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && crate::fleet::pod_ready(pod).is_ok()).count();
+        fewest_ready = fewest_ready.min(ready);
+        let object = fleet.get("tc/roll")?;
+        equal(object["status"]["observedGeneration"].clone(), object["metadata"]["generation"].clone())?;
+        equal(fleet.condition("roll", "Ready")?.0, "True".to_owned())
+    });
+    assert!(fewest_ready >= 2, "only {fewest_ready} nodes were ready at some moment");
+    for (ordinal, uid) in before.iter().enumerate() {
+        assert_ne!(&fleet.pod_uid(&format!("roll-{ordinal}")), uid, "every node runs the new configuration");
+    }
+}

@@ -1,0 +1,63 @@
+//! Trouble on a real Kubernetes: what the status says about it, and that a good spec heals it.
+
+use std::time::Duration;
+
+use crate::fleet::{Fleet, cluster, equal, eventually};
+
+const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How soon the status must tell the truth about a machine that was cut off, or came back.
+const TRUTH_WITHIN: Duration = Duration::from_secs(20);
+
+/// Waits until some condition of the cache mentions the text while `Ready` is not `True`.
+fn await_explanation(fleet: &Fleet, cache: &str, text: &str) {
+    eventually(&format!("the status of {cache} mentions {text}"), READY_WITHIN, || {
+        equal(fleet.condition(cache, "Ready")?.0, "False".to_owned())?;
+        let conditions = fleet.get(&format!("tc/{cache}"))?["status"]["conditions"].to_string();
+        if conditions.contains(text) { Ok(()) } else { Err(conditions) }
+    });
+}
+
+#[test]
+fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
+    let fleet = Fleet::new("trouble-image");
+    fleet.apply("cache", TWO);
+    fleet.await_ready("cache", 2, READY_WITHIN);
+    let bad = TWO.replace("replicas: 2", "replicas: 2, image: 'localhost/no-such-image:1', imagePullPolicy: Never");
+    fleet.apply("cache", &bad);
+    await_explanation(&fleet, "cache", "localhost/no-such-image:1");
+    let ready = fleet.get("tc/cache").expect("the cache exists")["status"]["readyReplicas"].as_u64();
+    assert_eq!(ready, Some(1), "the other node goes on");
+    fleet.apply("cache", TWO);
+    // `apply` leaves a field that it does not name any more only if it named it before, which it did.
+    fleet.await_ready("cache", 2, READY_WITHIN);
+}
+
+#[test]
+fn a_storage_class_that_does_not_exist_is_named() {
+    let fleet = Fleet::new("trouble-class");
+    fleet.apply("cache", &TWO.replace("size: 1Gi", "size: 1Gi, storageClassName: no-such-class"));
+    await_explanation(&fleet, "cache", "no-such-class");
+}
+
+#[test]
+fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return() {
+    let fleet = Fleet::new("trouble-cut");
+    fleet.apply("cache", &TWO.replace("replicas: 2", "replicas: 3"));
+    fleet.await_ready("cache", 3, READY_WITHIN);
+    let machine = fleet.kubectl(&["get", "pod", "cache-0", "-o", "jsonpath={.spec.nodeName}"]);
+    let number: u8 = machine.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().expect("machines are numbered");
+    cluster().cut(number).expect("the machine is cut off");
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually("the status says that a node is missing", TRUTH_WITHIN, || {
+            equal(fleet.condition("cache", "Ready")?.0, "False".to_owned())?;
+            equal(fleet.get("tc/cache")?["status"]["readyReplicas"].as_u64(), Some(2))
+        });
+    }));
+    cluster().heal(number).expect("the machine is connected again");
+    seen.expect("the truth while the machine was cut off");
+    eventually("the status says that the node is back", TRUTH_WITHIN, || {
+        equal(fleet.condition("cache", "Ready")?.0, "True".to_owned())?;
+        equal(fleet.get("tc/cache")?["status"]["readyReplicas"].as_u64(), Some(3))
+    });
+}
