@@ -97,7 +97,7 @@ pub struct TieredCacheSpec {
 
     /// Image of the cache node, such as `registry.example/cache-node:0.1.0`. Overrides `version`. Default: the operator's
     /// image repository with `version` as the tag. A change replaces the nodes one at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"))]
     pub image: Option<String>,
 
@@ -174,7 +174,7 @@ pub struct Disk {
     pub size: ByteSize,
 
     /// StorageClass of the volumes. Default: the cluster's default class. Fixed when the cache is created.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub storage_class_name: Option<String>,
 
@@ -239,7 +239,7 @@ pub struct ResourceRequests {
 
     /// Memory, such as `1Gi`. Default: the same as the memory limit, so that a node never runs on memory it may lose. A
     /// change restarts the nodes one at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     #[x_kube(validation = rules::is_positive_quantity("spec.resources.requests.memory"))]
     pub memory: Option<Quantity>,
@@ -250,7 +250,7 @@ pub struct ResourceRequests {
 #[serde(rename_all = "camelCase")]
 pub struct ResourceLimits {
     /// CPU, such as `2`. Default: no limit. A change restarts the nodes one at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.cpu"))]
     pub cpu: Option<Quantity>,
@@ -258,7 +258,7 @@ pub struct ResourceLimits {
     /// Memory, such as `1Gi`; beyond it the kernel kills the node. At least `memory.capacity` and an eighth, 128Mi for the
     /// process, and with a disk layer 128Mi for RocksDB and the write queue. Default: exactly that. A change restarts the
     /// nodes one at a time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.memory"))]
     pub memory: Option<Quantity>,

@@ -7,34 +7,59 @@ use serde_json::Value;
 use super::TieredCache;
 
 const HEADER: &str = "\
-# Generated from crds/src/tiered_cache.rs; a test fails when the two differ.
-# To write it again: cargo run -p operator -- crds > crds/tieredcaches.yaml
+# Generated from crds/src/tiered_cache.rs by `make crds`; a test fails when the two differ.
 ";
 
 /// The CustomResourceDefinition of `TieredCache`.
 pub fn crd() -> CustomResourceDefinition {
     let mut json = serde_json::to_value(TieredCache::crd()).expect("a CRD is plain data");
-    remove_nullable(&mut json);
-    serde_json::from_value(json).expect("removing `nullable` leaves a CRD")
+    adapt(&mut json);
+    serde_json::from_value(json).expect("adapting leaves a CRD")
 }
 
 /// The CustomResourceDefinition as YAML, byte for byte what `crds/tieredcaches.yaml` holds.
 pub fn yaml() -> String {
-    let json = serde_json::to_value(crd()).expect("a CRD is plain data");
+    let mut json = serde_json::to_value(crd()).expect("a CRD is plain data");
+    write_whole_numbers(&mut json);
     let body = serde_saphyr::to_string(&json).expect("plain data can be written as YAML");
     format!("{HEADER}{body}")
 }
 
-/// Makes an explicit `null` mean "not given": the API server then drops it or puts the default in its place. A nullable
-/// field would keep it, and every rule on the field would have to know a third state.
-fn remove_nullable(value: &mut Value) {
+/// Makes of the derived schema what serves people and the API server best.
+///
+/// - No `nullable`: the API server then drops an explicit `null` or puts the default in its place. A nullable field would
+///   keep it, and every rule on the field would have to know a third state.
+/// - Descriptions in whole paragraphs: `kubectl explain` breaks the lines to fit the terminal.
+fn adapt(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.remove("nullable");
-            fields.values_mut().for_each(remove_nullable);
+            if let Some(Value::String(description)) = fields.get_mut("description") {
+                *description = unwrap_lines(description);
+            }
+            fields.values_mut().for_each(adapt);
         }
-        Value::Array(items) => items.iter_mut().for_each(remove_nullable),
+        Value::Array(items) => items.iter_mut().for_each(adapt),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn unwrap_lines(text: &str) -> String {
+    let paragraphs = text.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+    paragraphs.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Writes limits as `100` instead of `100.0`, which the typed CRD makes of them.
+fn write_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(write_whole_numbers),
+        Value::Array(items) => items.iter_mut().for_each(write_whole_numbers),
+        Value::Number(number) => {
+            if let Some(whole) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e15) {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
 
@@ -51,9 +76,6 @@ mod tests {
             std::fs::write(path, &generated).unwrap();
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            committed == generated,
-            "crds/tieredcaches.yaml is stale; write it again: cargo run -p operator -- crds > crds/tieredcaches.yaml"
-        );
+        assert!(committed == generated, "crds/tieredcaches.yaml is stale; write it again with `make crds`");
     }
 }

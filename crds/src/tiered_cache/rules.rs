@@ -22,7 +22,6 @@ pub(super) fn name() -> Rule {
         "'metadata.name is ' + self.metadata.name + '; it must start with a letter, have only a-z, 0-9 and -, \
              and at most {longest} characters, because names of pods and Services are made from it'"
     )))
-    .field_path(".metadata.name")
 }
 
 /// A size in bytes between two limits, both included.
@@ -41,47 +40,46 @@ pub(super) fn ttl_within(field: &str) -> Rule {
 
 /// An amount of CPU or memory above zero.
 pub(super) fn is_positive_quantity(field: &str) -> Rule {
-    Rule::new("isQuantity(string(self)) && quantity(string(self)).sign() > 0").message(Message::Expression(format!(
-        "'{field} is ' + string(self) + '; it must be more than 0, such as 500m or 1Gi'"
-    )))
+    Rule::new("isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))").message(
+        Message::Expression(format!("'{field} is ' + string(self) + '; it must be more than 0, such as 500m or 1Gi'")),
+    )
 }
 
 /// Memory capacity and everything else that the node holds in memory fit the limit.
 pub(super) fn memory_fits_limit() -> Rule {
-    let needed = memory_needed();
     Rule::new(format!(
         "!has(self.resources.limits.memory) || !quantity(self.memory.capacity).isInteger() || \
-         quantity(string(self.resources.limits.memory)).compareTo(quantity(string({needed}))) >= 0"
+         quantity(string(self.resources.limits.memory)).compareTo({needed}) >= 0",
+        needed = memory_needed(),
     ))
     .message(Message::Expression(format!(
-        "'spec.resources.limits.memory is ' + string(self.resources.limits.memory) + '; spec.memory.capacity ' + \
-         self.memory.capacity + ' and an eighth of it for the allocator, {process} for the process' + \
-         (self.disk.mode == 'RocksDB' ? ', {rocksdb} for RocksDB, {queue} for the write queue' : '') + \
-         ' need at least ' + {needed_text} + '; raise the limit or lower the capacity'",
+        "'spec.resources.limits.memory is %s; spec.memory.capacity %s and an eighth of it for the allocator, {process} for \
+         the process%s need at least %dMi; raise the limit or lower the capacity'.format([\
+         string(self.resources.limits.memory), self.memory.capacity, \
+         self.disk.mode == 'RocksDB' ? ', {rocksdb} for RocksDB, {queue} for the write queue' : '', {needed}])",
         process = memory_budget::PROCESS,
         rocksdb = memory_budget::ROCKSDB,
         queue = memory_budget::WRITE_QUEUE,
-        needed_text = in_mebibytes(&needed),
+        needed = memory_needed_mebibytes(),
     )))
     .field_path(".resources.limits.memory")
 }
 
 /// Kubernetes refuses pods that ask for more memory than they may have.
 pub(super) fn memory_request_within_limit() -> Rule {
-    let needed = memory_needed();
-    let limit =
-        format!("(has(self.resources.limits.memory) ? string(self.resources.limits.memory) : string({needed}))");
-    let limit_text = format!(
-        "(has(self.resources.limits.memory) ? string(self.resources.limits.memory) : {})",
-        in_mebibytes(&needed)
-    );
     Rule::new(format!(
         "!has(self.resources.requests.memory) || !quantity(self.memory.capacity).isInteger() || \
-         quantity(string(self.resources.requests.memory)).compareTo(quantity({limit})) <= 0"
+         quantity(string(self.resources.requests.memory)).compareTo(has(self.resources.limits.memory) ? \
+         quantity(string(self.resources.limits.memory)) : {needed}) <= 0",
+        needed = memory_needed(),
     ))
     .message(Message::Expression(format!(
-        "'spec.resources.requests.memory is ' + string(self.resources.requests.memory) + \
-         '; it must be at most the memory limit, which is ' + {limit_text}"
+        "has(self.resources.limits.memory) ? \
+         'spec.resources.requests.memory is %s; it must be at most spec.resources.limits.memory, which is %s'.format([\
+         string(self.resources.requests.memory), string(self.resources.limits.memory)]) : \
+         'spec.resources.requests.memory is %s; it must be at most the memory limit, which is %dMi unless \
+         spec.resources.limits.memory says otherwise'.format([string(self.resources.requests.memory), {needed}])",
+        needed = memory_needed_mebibytes(),
     )))
     .field_path(".resources.requests.memory")
 }
@@ -133,18 +131,19 @@ fn fixed(field: &str, unchanged: &str, old: &str, new: &str) -> Rule {
         .field_path(format!(".disk.{field}"))
 }
 
-/// [`memory_budget::needed`] in CEL, in bytes.
+/// [`memory_budget::needed`] in CEL, as a quantity. Adding to a quantity and not writing a number as text, because the API
+/// server can not bound the length of such a text and then refuses the rule as too costly.
 fn memory_needed() -> String {
-    let capacity = "quantity(self.memory.capacity).asInteger()";
     format!(
-        "({capacity} + {capacity} / {divisor} + {process} + (self.disk.mode == 'RocksDB' ? {below} : 0))",
+        "quantity(self.memory.capacity).add(quantity(self.memory.capacity).asInteger() / {divisor}).add({process})\
+         .add(self.disk.mode == 'RocksDB' ? {below} : 0)",
         divisor = memory_budget::FRAGMENTATION_DIVISOR,
         process = memory_budget::PROCESS.0,
         below = memory_budget::ROCKSDB.0 + memory_budget::WRITE_QUEUE.0,
     )
 }
 
-/// A number of bytes as text, rounded up to whole mebibytes.
-fn in_mebibytes(bytes: &str) -> String {
-    format!("string(({bytes} + 1048575) / 1048576) + 'Mi'")
+/// The same as a whole number of mebibytes, rounded up, for messages.
+fn memory_needed_mebibytes() -> String {
+    format!("({}.asInteger() + 1048575) / 1048576", memory_needed())
 }

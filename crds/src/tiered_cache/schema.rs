@@ -26,7 +26,6 @@ pub(super) fn duration(_: &mut SchemaGenerator) -> Schema {
 /// An amount of CPU or memory as pods have it; `2` without quotes is a number, hence both types.
 pub(super) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "maxLength": QUANTITY_LENGTH_MAX,
         "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$",
         "x-kubernetes-int-or-string": true,
@@ -64,7 +63,7 @@ pub(super) fn time(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// Conditions as the API conventions define them, keyed by `type`.
-pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
+pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
     let condition = json_schema!({
         "type": "object",
         "description": "One aspect of the cache's state.",
@@ -106,7 +105,6 @@ pub(super) fn conditions(generator: &mut SchemaGenerator) -> Schema {
             },
         },
     });
-    let _ = generator;
     json_schema!({
         "type": "array",
         "items": condition,

@@ -14,7 +14,7 @@ use crate::node_report::{HealthState, LayerName};
 #[serde(rename_all = "camelCase")]
 pub struct TieredCacheStatus {
     /// The generation of the spec that this status is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
 
@@ -34,12 +34,12 @@ pub struct TieredCacheStatus {
     pub updated_replicas: i32,
 
     /// Label selector of the pods, for the scale subresource.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub selector: String,
 
     /// The lowest version that a node runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub version: Option<String>,
 
@@ -93,7 +93,7 @@ pub struct LayerStatus {
     pub message: String,
 
     /// Since when the health is what it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::time")]
     pub since: Option<Time>,
 }
