@@ -1,0 +1,152 @@
+//! Tables for people: Markdown that reads as well in a terminal.
+
+use std::{fmt::Write, fs, path::Path};
+
+use crate::{
+    gates::{self, GOALS, Goal},
+    memory,
+    pair::{Metric, Outcome},
+    server::Kind,
+    stats::Quartiles,
+};
+
+/// Above this share of its core the client is the bottleneck and throughput is a lower bound.
+const CLIENT_BOUND: f64 = 0.97;
+const COLUMNS: [Metric; 5] = [Metric::Throughput, Metric::Cpu, Metric::P50, Metric::P99, Metric::P999];
+
+/// The heading of [`row`].
+pub(crate) const HEADING: &str = "\
+| workload | compared | base: requests/s; CPU us; p99 us | throughput | CPU/request | p50 | p99 | p999 | pairs | client busy | machine |
+|---|---|---|---|---|---|---|---|---|---|---|";
+
+/// One workload as a row: ratios as median and, in brackets, quartiles.
+pub(crate) fn row(outcome: &Outcome) -> String {
+    let base = |metric| outcome.absolute(0, metric).map_or(f64::NAN, |quartiles| quartiles.median);
+    let mut row = format!(
+        "| {} | {} / {} | {}; {:.2}; {:.0} |",
+        outcome.workload,
+        outcome.candidate.label(),
+        outcome.base.label(),
+        thousands(base(Metric::Throughput)),
+        base(Metric::Cpu),
+        base(Metric::P99),
+    );
+    for metric in COLUMNS {
+        let _ = write!(row, " {} |", outcome.ratio(metric).map_or_else(|| "-".to_owned(), ratio_cell));
+    }
+    let pairs = outcome.ratio(Metric::Throughput).map_or(0, |ratio| ratio.count);
+    let busy = outcome.client_busy();
+    let bound = if busy > CLIENT_BOUND && outcome.workload.rate.is_none() { ", the limit" } else { "" };
+    let machine = if outcome.quiet() { "quiet" } else { "contended" };
+    let wait = outcome.server_wait() * 100.0;
+    let _ = write!(row, " {pairs} | {:.0} %{bound} | {machine}, wait {wait:.1} % |", busy * 100.0);
+    row
+}
+
+/// The judgement of every goal that was measured. `controls` are the base against itself.
+pub(crate) fn goals(outcomes: &[Outcome], controls: &[Outcome]) -> String {
+    let mut table = "| goal | workload | ratio | gate | target | verdict |\n|---|---|---|---|---|---|\n".to_owned();
+    for goal in GOALS {
+        let of_goal = |outcome: &&Outcome| outcome.workload.to_string() == goal.workload;
+        let Some(outcome) = outcomes.iter().filter(|outcome| outcome.candidate == Kind::Node).find(of_goal) else {
+            continue;
+        };
+        let control = controls.iter().find(of_goal).and_then(|control| control.ratio(goal.metric));
+        let verdict = goal.judge(outcome, control.map(|ratio| ratio.median));
+        let ratio = outcome.ratio(goal.metric).map_or_else(|| "-".to_owned(), ratio_cell);
+        let (metric, sign) = metric_name(&goal);
+        let _ = writeln!(
+            table,
+            "| {} | {} {metric} | {ratio} | {sign} {:.2} | {sign} {:.2} | {verdict} |",
+            goal.id, goal.workload, goal.gate, goal.target
+        );
+    }
+    table
+}
+
+/// Memory per entry of some kinds against the first.
+pub(crate) fn memory(results: &[(Kind, f64)]) -> String {
+    let mut table = format!(
+        "Resident bytes an entry, {} entries of 16-byte keys and 100-byte values, each with a time to live:\n\n\
+         | server | bytes an entry | ratio | G11 (gate {:.2}, target {:.2}) |\n|---|---|---|---|\n",
+        thousands(memory::ENTRIES as f64),
+        gates::MEMORY_GATE,
+        gates::MEMORY_TARGET,
+    );
+    let base = results.first().map_or(f64::NAN, |(_, bytes)| *bytes);
+    for (index, (kind, bytes)) in results.iter().enumerate() {
+        let verdict = match index {
+            0 => "yardstick".to_owned(),
+            _ => gates::judge_cost(bytes / base, gates::MEMORY_GATE, gates::MEMORY_TARGET).to_string(),
+        };
+        let _ = writeln!(table, "| {} | {bytes:.0} | {:.2} | {verdict} |", kind.label(), bytes / base);
+    }
+    table
+}
+
+/// What the figures were measured on: no names, only what explains them.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(Path::new(path)).unwrap_or_default();
+    let after = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    let cpu = read("/proc/cpuinfo");
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    format!(
+        "{} (family {}, model {}), {cores} cores; {} of memory; Linux {}; load average {}",
+        after(&cpu, "model name"),
+        after(&cpu, "cpu family"),
+        after(&cpu, "model\t"),
+        after(&read("/proc/meminfo"), "MemTotal"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+    )
+}
+
+fn metric_name(goal: &Goal) -> (&'static str, &'static str) {
+    match goal.metric {
+        Metric::Throughput => ("throughput", ">="),
+        Metric::Cpu => ("CPU/request", "<="),
+        Metric::P50 => ("p50", "<="),
+        Metric::P99 => ("p99", "<="),
+        Metric::P999 => ("p999", "<="),
+    }
+}
+
+fn ratio_cell(ratio: Quartiles) -> String {
+    format!("{:.2} [{:.2}-{:.2}]", ratio.median, ratio.q1, ratio.q3)
+}
+
+/// `1234567` as `1 234 567`.
+fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped_from_the_right() {
+        assert_eq!(thousands(1_234_567.4), "1 234 567");
+        assert_eq!(thousands(12.0), "12");
+        assert_eq!(thousands(100.0), "100");
+    }
+
+    #[test]
+    fn memory_is_judged_against_the_first() {
+        let table = memory(&[(Kind::Redis, 200.0), (Kind::Node, 160.0), (Kind::NodeDisk, 300.0)]);
+        assert!(table.contains("| node (L1) | 160 | 0.80 | target met |"), "{table}");
+        assert!(table.contains("| node (L1+L3) | 300 | 1.50 | MISSED |"), "{table}");
+    }
+
+    #[test]
+    fn the_machine_is_described_by_its_kernel_and_cores() {
+        let text = machine();
+        assert!(text.contains(" cores; ") && !text.contains("unknown"), "{text}");
+    }
+}
