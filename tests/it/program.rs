@@ -1,0 +1,208 @@
+//! The cache node's program as a child process: start it, talk to it, end it.
+
+use std::{
+    env,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything here may take, on a machine that is busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running node. Killed when dropped.
+pub(crate) struct Node {
+    pub(crate) child: Child,
+    pub(crate) resp: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    log: Receiver<String>,
+}
+
+/// What a program that has ended left behind.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// An answer of the admin port.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// The release binary: `CACHE_NODE`, or the one in the same target folder as this test.
+pub(crate) fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("CACHE_NODE") {
+        return PathBuf::from(path);
+    }
+    let test = env::current_exe().expect("a program knows its path");
+    let target = test.ancestors().nth(3).expect("tests lie in target/debug/deps");
+    let binary = target.join("release/cache-node");
+    assert!(binary.exists(), "{} is missing; `make build` makes it", binary.display());
+    binary
+}
+
+/// Runs the program to its end, without the environment of the tests.
+pub(crate) fn run(args: &[&str]) -> Ended {
+    ended(command().args(args))
+}
+
+/// Runs a prepared command to its end.
+pub(crate) fn ended(command: &mut Command) -> Ended {
+    let output = command.stdin(Stdio::null()).output().expect("the program starts");
+    Ended {
+        code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The program, without the environment of the tests.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(binary());
+    command.env_remove("RUST_LOG").env_remove("NODE_NAME").env("TERMINATION_LOG", "/nonexistent");
+    command
+}
+
+/// Writes a configuration file with free ports and the folder's `data`, and `more` besides.
+pub(crate) fn config(folder: &TempDir, more: &str) -> PathBuf {
+    let path = folder.path().join("node.yaml");
+    let data = folder.path().join("data");
+    let text = format!(
+        "listen: {{resp: '127.0.0.1:0', admin: '127.0.0.1:0'}}\ndisk: {{path: '{}'}}\n{more}\n",
+        data.display()
+    );
+    std::fs::write(&path, text).expect("a scratch folder can be written");
+    path
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Starts a node and waits until it serves.
+    pub(crate) fn start(config: &Path) -> Self {
+        Self::start_by(command().arg("--config").arg(config))
+    }
+
+    /// Starts a prepared command and waits until it says that it serves.
+    pub(crate) fn start_by(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let stderr = child.stderr.take().expect("asked for as a pipe");
+        let (sender, log) = channel();
+        // Reads to the end, so that the node never waits for somebody to read its log.
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut node = Self { child, resp: ([0; 4], 0).into(), admin: ([0; 4], 0).into(), log };
+        let serving = node.logged("serving");
+        node.resp = address(&serving, "resp");
+        node.admin = address(&serving, "admin");
+        node
+    }
+
+    /// Waits for the log line with this message.
+    pub(crate) fn logged(&self, message: &str) -> Value {
+        let mut seen = Vec::new();
+        loop {
+            let Ok(line) = self.log.recv_timeout(PATIENCE) else {
+                panic!("no message {message:?} in the log:\n{}", seen.join("\n"));
+            };
+            match serde_json::from_str::<Value>(&line) {
+                Ok(entry) if entry["message"] == message => return entry,
+                _ => seen.push(line),
+            }
+        }
+    }
+
+    /// Sends a signal to the node.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("a child has a pid"), signal).expect("the child is not reaped yet");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("the child is ours")
+    }
+
+    /// Asks the admin port.
+    pub(crate) fn admin(&self, method: &str, path: &str) -> Answer {
+        http(self.admin, method, path)
+    }
+
+    /// The report of `/v1/layers`.
+    pub(crate) fn report(&self) -> Value {
+        serde_json::from_str(&self.admin("GET", "/v1/layers").body).expect("the report is JSON")
+    }
+
+    /// The value of one metric by its name and labels as they are written, such as `a{b="c"}`.
+    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.admin("GET", "/metrics").body;
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// A client connection.
+    pub(crate) fn connect(&self) -> BufReader<TcpStream> {
+        let stream = TcpStream::connect(self.resp).expect("the node accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+        BufReader::new(stream)
+    }
+
+    /// Sends inline commands together, and returns the first line of each answer. Not for answers with bodies.
+    pub(crate) fn ask(&self, commands: &[&str]) -> Vec<String> {
+        let mut client = self.connect();
+        client.get_mut().write_all((commands.join("\r\n") + "\r\n").as_bytes()).expect("the node reads");
+        commands.iter().map(|_| line(&mut client)).collect()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One line without its end.
+pub(crate) fn line(client: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    client.read_line(&mut line).expect("the node answers");
+    line.trim_end().to_owned()
+}
+
+/// One request on a connection of its own.
+pub(crate) fn http(address: SocketAddr, method: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).expect("the admin port accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").expect("the node reads");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("the node answers");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an answer has a status");
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+/// An empty file, as the kubelet mounts it for the last words of a container.
+pub(crate) fn termination_log(folder: &TempDir) -> PathBuf {
+    let path = folder.path().join("termination-log");
+    File::create(&path).expect("a scratch folder can be written");
+    path
+}
+
+fn address(entry: &Value, field: &str) -> SocketAddr {
+    entry[field].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {field} in {entry}"))
+}
