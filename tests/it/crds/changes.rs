@@ -1,0 +1,55 @@
+//! Rules of changes: what may not be added, changed or taken away later.
+
+use super::Stored;
+
+#[test]
+fn memory_limit_still_holds_when_only_one_side_changes() {
+    let stored = Stored::new("memory-sum", "{resources: {limits: {memory: 1Gi}}}");
+    stored.assert_patch_accepted(r#"{"memory": {"capacity": "640Mi"}}"#);
+    stored.assert_patch_refused(
+        r#"{"memory": {"capacity": "1Gi"}}"#,
+        &["spec.resources.limits.memory is 1Gi", "spec.memory.capacity 1Gi", "need at least 1408Mi"],
+    );
+    stored.assert_patch_accepted(r#"{"memory": {"capacity": "1Gi"}, "resources": {"limits": {"memory": null}}}"#);
+}
+
+#[test]
+fn disk_mode_is_fixed() {
+    let stored = Stored::new("mode", "{disk: {mode: Disabled}}");
+    stored.assert_patch_accepted(r#"{"disk": {"mode": "Disabled"}, "replicas": 2}"#);
+    let words = ["spec.disk.mode is Disabled and can not be changed to RocksDB", "create another cache"];
+    stored.assert_patch_refused(r#"{"disk": {"mode": "RocksDB"}}"#, &words);
+    // Taking the field away would bring the default, which is another mode.
+    stored.assert_patch_refused(r#"{"disk": {"mode": null}}"#, &words);
+    stored.assert_patch_refused(r#"{"disk": null}"#, &words);
+}
+
+#[test]
+fn disk_size_is_fixed() {
+    let stored = Stored::new("size", "{disk: {size: 2Gi}}");
+    stored.assert_patch_accepted(r#"{"disk": {"size": "2048Mi"}}"#);
+    stored.assert_patch_refused(
+        r#"{"disk": {"size": "3Gi"}}"#,
+        &["spec.disk.size is 2Gi and can not be changed to 3Gi", "create another cache"],
+    );
+    stored
+        .assert_patch_refused(r#"{"disk": {"size": "1Gi"}}"#, &["spec.disk.size is 2Gi and can not be changed to 1Gi"]);
+    stored
+        .assert_patch_refused(r#"{"disk": {"size": null}}"#, &["spec.disk.size is 2Gi and can not be changed to 10Gi"]);
+}
+
+#[test]
+fn storage_class_can_be_neither_added_nor_changed_nor_removed() {
+    let without = Stored::new("class-without", "{}");
+    without.assert_patch_accepted(r#"{"disk": {"maxTtl": "1h"}}"#);
+    let words = ["spec.disk.storageClassName is the default class and can not be changed to fast"];
+    without.assert_patch_refused(r#"{"disk": {"storageClassName": "fast"}}"#, &words);
+
+    let with = Stored::new("class-with", "{disk: {storageClassName: fast}}");
+    with.assert_patch_accepted(r#"{"disk": {"maxTtl": "1h"}}"#);
+    with.assert_patch_refused(r#"{"disk": {"storageClassName": "slow"}}"#, &["is fast and can not be changed to slow"]);
+    with.assert_patch_refused(
+        r#"{"disk": {"storageClassName": null}}"#,
+        &["is fast and can not be changed to the default class"],
+    );
+}

@@ -1,0 +1,217 @@
+//! Rules of one field: the values at its limits are accepted, those beyond are refused.
+
+use serde_json::{Value, json};
+
+use super::{Stored, assert_accepted, assert_refused, assert_says, create};
+
+#[test]
+fn an_empty_spec_is_stored_with_every_default() {
+    let stored = Stored::new("defaults", "{}");
+    assert_eq!(
+        stored.json()["spec"],
+        json!({
+            "replicas": 1,
+            "version": env!("CARGO_PKG_VERSION"),
+            "imagePullPolicy": "IfNotPresent",
+            "memory": {"capacity": "256Mi", "policy": "S3Fifo", "maxTtl": "24h"},
+            "disk": {
+                "mode": "RocksDB",
+                "size": "10Gi",
+                "maxTtl": "168h",
+                "retention": {"whenScaled": "Delete", "whenDeleted": "Retain"},
+            },
+            "resources": {"requests": {"cpu": "100m"}, "limits": {}},
+        })
+    );
+}
+
+#[test]
+fn an_explicit_null_means_the_default() {
+    let answer = create(
+        "cache",
+        "{replicas: null, image: null, memory: {capacity: null}, disk: null, resources: {limits: {memory: null}}}",
+    );
+    assert!(answer.ok, "{}", answer.text);
+    let made: Value = serde_json::from_str(&answer.text).expect("kubectl prints JSON");
+    assert_eq!(made["spec"]["replicas"], 1);
+    assert_eq!(made["spec"]["memory"]["capacity"], "256Mi");
+    assert_eq!(made["spec"]["disk"]["size"], "10Gi");
+    assert_eq!(made["spec"].get("image"), None);
+    assert_eq!(made["spec"]["resources"]["limits"], json!({}));
+}
+
+#[test]
+fn names_leave_room_for_names_of_pods() {
+    let longest = "a".repeat(40);
+    for name in ["a", "session-cache-2", &longest] {
+        let answer = create(name, "{}");
+        assert!(answer.ok, "{name}: {}", answer.text);
+    }
+    let too_long = "a".repeat(41);
+    for name in ["1a", "a.b", &too_long] {
+        let answer = create(name, "{}");
+        assert!(!answer.ok, "{name} should be refused");
+        assert_says(&answer, &["metadata.name is", name, "at most 40 characters"], name);
+    }
+}
+
+#[test]
+fn replicas_are_0_to_100() {
+    assert_accepted(&["{replicas: 0}", "{replicas: 100}"]);
+    assert_refused(&[
+        ("{replicas: -1}", &["spec.replicas", "-1", "greater than or equal to 0"]),
+        ("{replicas: 101}", &["spec.replicas", "101", "less than or equal to 100"]),
+    ]);
+}
+
+#[test]
+fn version_is_a_version() {
+    assert_accepted(&["{version: 1.22.333}", "{version: 1.0.0-rc.1}"]);
+    assert_refused(&[
+        ("{version: latest}", &["spec.version", "latest", "^[0-9]+"]),
+        ("{version: '1.0'}", &["spec.version", "1.0", "^[0-9]+"]),
+        (&format!("{{version: 1.0.0-{}}}", "a".repeat(60)), &["spec.version", "may not be more than 64"]),
+    ]);
+}
+
+#[test]
+fn image_is_an_image_and_its_policy_one_of_three() {
+    let digest = format!("{{image: 'registry.example:5000/a/b@sha256:{}'}}", "0".repeat(64));
+    assert_accepted(&["{image: localhost/cache-node:dev}", &digest, "{imagePullPolicy: Never}"]);
+    assert_refused(&[
+        ("{image: ''}", &["spec.image", "at least 1 chars"]),
+        ("{image: 'a b'}", &["spec.image", "a b", "should match"]),
+        (&format!("{{image: {}}}", "a".repeat(513)), &["spec.image", "may not be more than 512"]),
+        (
+            "{imagePullPolicy: Sometimes}",
+            &["spec.imagePullPolicy", "Sometimes", "\"IfNotPresent\", \"Always\", \"Never\""],
+        ),
+    ]);
+}
+
+#[test]
+fn memory_capacity_is_a_size_from_1mi_to_1ti() {
+    assert_accepted(&[
+        "{memory: {capacity: 1Mi}}",
+        "{memory: {capacity: '1048576'}}",
+        "{memory: {capacity: 500M}}",
+        "{memory: {capacity: 1Ti}}",
+    ]);
+    assert_refused(&[
+        ("{memory: {capacity: 1048575}}", &["spec.memory.capacity", "must be of type string"]),
+        ("{memory: {capacity: '1048575'}}", &["spec.memory.capacity is 1048575; it must be between 1Mi and 1Ti"]),
+        ("{memory: {capacity: 1025Gi}}", &["spec.memory.capacity is 1025Gi; it must be between 1Mi and 1Ti"]),
+        ("{memory: {capacity: 999999999999999Ti}}", &["spec.memory.capacity is 999999999999999Ti; it must be between"]),
+        ("{memory: {capacity: 1.5Gi}}", &["spec.memory.capacity", "1.5Gi", "should match"]),
+        ("{memory: {capacity: -1Gi}}", &["spec.memory.capacity", "-1Gi", "should match"]),
+    ]);
+}
+
+#[test]
+fn memory_policy_is_one_of_two() {
+    assert_accepted(&["{memory: {policy: S3Fifo}}", "{memory: {policy: TinyLfu}}"]);
+    assert_refused(&[("{memory: {policy: Lru}}", &["spec.memory.policy", "Lru", "\"S3Fifo\", \"TinyLfu\""])]);
+}
+
+#[test]
+fn times_to_live_are_durations_from_1s_to_87600h() {
+    for layer in ["memory", "disk"] {
+        for good in ["1s", "1000ms", "1h30m", "87600h", "30m", "0h1s"] {
+            assert_accepted(&[&format!("{{{layer}: {{maxTtl: {good}}}}}")]);
+        }
+        for (bad, limit) in [
+            ("999ms", "it must be between 1s and 87600h"),
+            ("0s", "it must be between 1s and 87600h"),
+            ("87601h", "it must be between 1s and 87600h"),
+            ("99999h99999h99999h99999h", "it must be between 1s and 87600h"),
+            ("7d", "should match"),
+            ("'5'", "should match"),
+            ("1.5h", "should match"),
+            ("999999h", "should match"),
+        ] {
+            let field = format!("spec.{layer}.maxTtl");
+            let value = bad.trim_matches('\'');
+            assert_refused(&[(&format!("{{{layer}: {{maxTtl: {bad}}}}}"), &[&field, value, limit])]);
+        }
+    }
+}
+
+#[test]
+fn disk_mode_is_one_of_two() {
+    assert_accepted(&["{disk: {mode: RocksDB}}", "{disk: {mode: Disabled}}"]);
+    assert_refused(&[("{disk: {mode: Rocksdb}}", &["spec.disk.mode", "Rocksdb", "\"RocksDB\", \"Disabled\""])]);
+}
+
+#[test]
+fn disk_size_is_a_size_from_256mi_to_64ti() {
+    assert_accepted(&["{disk: {size: 256Mi}}", "{disk: {size: 64Ti}}"]);
+    assert_refused(&[
+        ("{disk: {size: 255Mi}}", &["spec.disk.size is 255Mi; it must be between 256Mi and 64Ti"]),
+        ("{disk: {size: 65Ti}}", &["spec.disk.size is 65Ti; it must be between 256Mi and 64Ti"]),
+        ("{disk: {size: big}}", &["spec.disk.size", "big", "should match"]),
+    ]);
+}
+
+#[test]
+fn storage_class_is_a_name() {
+    assert_accepted(&["{disk: {storageClassName: fast.ssd-1}}"]);
+    assert_refused(&[
+        ("{disk: {storageClassName: ''}}", &["spec.disk.storageClassName", "at least 1 chars"]),
+        ("{disk: {storageClassName: Fast_SSD}}", &["spec.disk.storageClassName", "Fast_SSD", "should match"]),
+        (
+            &format!("{{disk: {{storageClassName: {}}}}}", "a".repeat(254)),
+            &["spec.disk.storageClassName", "may not be more than 253"],
+        ),
+    ]);
+}
+
+#[test]
+fn retention_is_delete_or_retain() {
+    assert_accepted(&[
+        "{disk: {retention: {whenScaled: Retain, whenDeleted: Delete}}}",
+        "{disk: {retention: {whenScaled: Delete, whenDeleted: Retain}}}",
+    ]);
+    for field in ["whenScaled", "whenDeleted"] {
+        let path = format!("spec.disk.retention.{field}");
+        assert_refused(&[(
+            &format!("{{disk: {{retention: {{{field}: Recycle}}}}}}"),
+            &[&path, "Recycle", "\"Delete\", \"Retain\""],
+        )]);
+    }
+}
+
+#[test]
+fn resources_are_amounts_above_zero() {
+    assert_accepted(&[
+        "{resources: {requests: {cpu: 250m, memory: 544Mi}, limits: {cpu: 2, memory: 1.5Gi}}}",
+        "{resources: {requests: {cpu: '0.5'}, limits: {memory: 2147483648}}}",
+    ]);
+    for (field, nested) in [
+        ("requests.cpu", "requests: {cpu: VALUE}"),
+        ("requests.memory", "requests: {memory: VALUE}"),
+        ("limits.cpu", "limits: {cpu: VALUE}"),
+        ("limits.memory", "limits: {memory: VALUE}"),
+    ] {
+        let path = format!("spec.resources.{field}");
+        for (bad, limit) in [
+            ("'0'", "it must be more than 0"),
+            ("0", "it must be more than 0"),
+            ("lots", "should match"),
+            ("-1Gi", "should match"),
+        ] {
+            let spec = format!("{{resources: {{{}}}}}", nested.replace("VALUE", bad));
+            assert_refused(&[(&spec, &[&path, bad.trim_matches('\''), limit])]);
+        }
+    }
+}
+
+#[test]
+fn misspelt_fields_are_refused_by_name() {
+    assert_refused(&[
+        ("{memory: {capcity: 1Gi}}", &["unknown field", "spec.memory.capcity"]),
+        (
+            "{resources: {limits: {ephemeral-storage: 1Gi}}}",
+            &["unknown field", "spec.resources.limits.ephemeral-storage"],
+        ),
+    ]);
+}
