@@ -40,23 +40,34 @@ mod storage;
 
 mod control_plane;
 
+mod dns;
+
 mod node;
 
+mod images;
+
+mod nodes;
+
+mod status;
+
+use std::cell::Cell;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 pub use error::{ClusterError, Result};
+pub use images::{CACHE_NODE_IMAGE, OPERATOR_IMAGE, REDIS_IMAGE, TOOLS_IMAGE};
 pub use layout::{ClusterName, Layout, NodeLayout};
 pub use network::NODES_MAX;
 pub use runtime::{boot_node, contain};
+pub use status::{NodeStatus, Status};
 
-use clock::wait_until;
+use clock::{now, wait_until};
 use control_plane::{ControlPlane, Endpoints};
 use error::AtPath;
 use runtime::Runtime;
@@ -148,8 +159,48 @@ impl Cluster {
         }
         self.begin()?;
         let shape = Shape { nodes: 0, endpoints: Endpoints::loopback()? };
+        self.start_supervisor(&shape)?;
         self.start_api(&shape)?;
         self.write_shape(&shape)
+    }
+
+    /// Brings a cluster of so many nodes up, building and installing what is missing; only adds nodes when it is up
+    /// with fewer. Takes about ten seconds once everything is built.
+    ///
+    /// # Errors
+    /// `Missing`, `OtherShape`, `Timeout`, `Command`, `Io`.
+    pub fn up(&self, nodes: u8) -> Result<()> {
+        assert!((1..=NODES_MAX).contains(&nodes), "a cluster has 1 to {NODES_MAX} nodes");
+        requirements::check_all(&self.say)?;
+        programs::build(&programs::ALL, &self.say)?;
+        let pause = images::pause()?;
+        let _lock = self.lock()?;
+        let steps = Steps::new(self.say);
+        if let Some(shape) = self.shape().filter(|_| Runtime::of(&self.layout).is_up()) {
+            if shape.nodes == 0 || shape.nodes > nodes {
+                return Err(self.other_shape(shape.nodes, nodes));
+            }
+            self.write_shape(&Shape { nodes, ..shape })?;
+            return self.complete_nodes(nodes, &pause, &steps);
+        }
+        self.begin()?;
+        let wire = network::create_control_plane(&self.layout)?;
+        let shape = Shape { nodes, endpoints: Endpoints::inside(wire) };
+        let booted = std::thread::scope(|scope| {
+            self.start_supervisor(&shape)?;
+            // The machines boot while the API server does.
+            let boot = scope.spawn(|| self.boot_nodes(nodes, &pause));
+            let api = self.start_api(&shape);
+            let booted = boot.join().expect("booting does not panic");
+            api.and(booted)
+        });
+        booted?;
+        steps.done("API server answers, machines are booted");
+        self.start_services(&shape)?;
+        steps.done("scheduler, storage and DNS started");
+        // Only now: a shape on disk says that the control plane is complete.
+        self.write_shape(&shape)?;
+        self.complete_nodes(nodes, &pause, &steps)
     }
 
     /// Takes everything down that the cluster started or made, except for its logs. Safe to call at any time.
@@ -188,6 +239,14 @@ impl Cluster {
         self.client(&programs::KUBERNETES.program("kubectl"))
     }
 
+    /// A command that runs helm as the administrator.
+    ///
+    /// # Errors
+    /// `NotUp`.
+    pub fn helm_command(&self) -> Result<Command> {
+        self.client(&programs::HELM.program("helm"))
+    }
+
     fn client(&self, program: &Path) -> Result<Command> {
         if !self.layout.kubeconfig().exists() {
             return Err(ClusterError::NotUp { name: self.layout.name().to_owned() });
@@ -203,11 +262,18 @@ impl Cluster {
     /// Whether the cluster is up with as many nodes; an error when it is up in another shape.
     fn is_up_as(&self, nodes: u8) -> Result<bool> {
         let Some(shape) = self.shape().filter(|_| Runtime::of(&self.layout).is_up()) else { return Ok(false) };
-        if shape.nodes == nodes {
-            return Ok(true);
-        }
+        if shape.nodes == nodes { Ok(true) } else { Err(self.other_shape(shape.nodes, nodes)) }
+    }
+
+    fn other_shape(&self, running: u8, asked: u8) -> ClusterError {
         let name = self.layout.name().to_owned();
-        Err(ClusterError::OtherShape { name, running: shape_name(shape.nodes), asked: shape_name(nodes) })
+        ClusterError::OtherShape { name, running: shape_name(running), asked: shape_name(asked) }
+    }
+
+    /// The shape of the running cluster.
+    fn running_shape(&self) -> Result<Shape> {
+        let shape = self.shape().filter(|_| Runtime::of(&self.layout).is_up());
+        shape.ok_or_else(|| ClusterError::NotUp { name: self.layout.name().to_owned() })
     }
 
     /// Makes room for a fresh start: whatever an interrupted or killed life left is removed first.
@@ -222,17 +288,34 @@ impl Cluster {
         fs::create_dir_all(&logs).at("creating", &logs)
     }
 
-    /// Starts the supervisor, etcd, the API server and the controllers, and waits until the API answers.
-    fn start_api(&self, shape: &Shape) -> Result<()> {
+    /// Makes the files that all programs need and starts what keeps them running.
+    fn start_supervisor(&self, shape: &Shape) -> Result<()> {
         let control_plane = ControlPlane::new(&self.layout, &shape.endpoints);
         control_plane.create_certificates(NODES_MAX)?;
         control_plane.write_config()?;
-        Runtime::of(&self.layout).start()?;
+        Runtime::of(&self.layout).start()
+    }
+
+    /// Starts etcd, the API server and the controllers, and waits until the API answers.
+    fn start_api(&self, shape: &Shape) -> Result<()> {
+        let control_plane = ControlPlane::new(&self.layout, &shape.endpoints);
         let parts = self.parts();
         parts.want("etcd", &control_plane.etcd())?;
         parts.want("kube-apiserver", &control_plane.api_server())?;
         self.await_api(&shape.endpoints)?;
         parts.want("kube-controller-manager", &control_plane.controller_manager())
+    }
+
+    /// Starts what a cluster with nodes has beyond an API.
+    fn start_services(&self, shape: &Shape) -> Result<()> {
+        let control_plane = ControlPlane::new(&self.layout, &shape.endpoints);
+        let parts = self.parts();
+        parts.want("kube-scheduler", &control_plane.scheduler())?;
+        self.apply(&(storage::manifest() + &dns::manifest()))?;
+        parts.want("coredns", &control_plane.dns())?;
+        let volumes = storage::volumes(&self.layout);
+        fs::create_dir_all(&volumes).at("creating", &volumes)?;
+        control_plane.storage().iter().try_for_each(|(name, part)| parts.want(name, part))
     }
 
     fn await_api(&self, endpoints: &Endpoints) -> Result<()> {
@@ -293,6 +376,28 @@ impl Cluster {
             flock(&lock, FlockOperation::LockExclusive).at("locking", &path)?;
         }
         Ok(lock)
+    }
+}
+
+/// Tells how long each step took.
+struct Steps {
+    say: fn(&str),
+    start: Instant,
+    last: Cell<Instant>,
+}
+
+// === impl Steps ===
+
+impl Steps {
+    fn new(say: fn(&str)) -> Self {
+        let start = now();
+        Self { say, start, last: Cell::new(start) }
+    }
+
+    /// Reports a step that ends now.
+    fn done(&self, what: &str) {
+        let took = self.last.replace(now()).elapsed();
+        (self.say)(&format!("{:5.1} s  {what} ({:.1} s)", self.start.elapsed().as_secs_f64(), took.as_secs_f64()));
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tests::cluster::{self, Cluster};
+use tests::cluster::{self, Cluster, NODES_MAX};
 
 /// A real Kubernetes of several nodes on one machine, for tests.
 #[derive(Debug, Parser)]
@@ -19,6 +19,30 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Bring the cluster up; does nothing when it is.
+    Up {
+        /// How many nodes.
+        #[arg(long, env = "NODES", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
+        nodes: u8,
+    },
+    /// Show what runs; exits with 1 when not all of it does.
+    Status,
+    /// Build the images and load them onto every node.
+    Images {
+        /// Only Redis and the tools, which need no build of this workspace.
+        #[arg(long)]
+        companions: bool,
+    },
+    /// Do something to a node.
+    Node {
+        #[command(subcommand)]
+        action: NodeAction,
+    },
+    /// Print the folder of the logs, or the end of one.
+    Logs {
+        /// Name of a log, such as `kube-apiserver` or `node1-kubelet`.
+        part: Option<String>,
+    },
     /// Build the programs that are missing; a cold build takes about 20 minutes.
     Build {
         /// Only list them and where they are.
@@ -41,6 +65,13 @@ enum Action {
         #[arg(allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run helm as the administrator.
+    #[command(trailing_var_arg = true)]
+    Helm {
+        /// What to pass on.
+        #[arg(allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Becomes a cluster's supervisor; called by `up`.
     #[command(hide = true)]
     Contain {
@@ -58,6 +89,30 @@ enum Action {
     BootNode {
         /// The node's folder.
         root: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum NodeAction {
+    /// Pull its plug; everything on it goes on running.
+    Cut {
+        /// Number of the node.
+        node: u8,
+    },
+    /// Plug it in again.
+    Heal {
+        /// Number of the node.
+        node: u8,
+    },
+    /// Cut its power.
+    Crash {
+        /// Number of the node.
+        node: u8,
+    },
+    /// Boot it afresh.
+    Restart {
+        /// Number of the node.
+        node: u8,
     },
 }
 
@@ -94,13 +149,39 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
             println!("export KUBECONFIG={}", cluster.kubeconfig_path().display());
         }
         Action::Kubeconfig => println!("{}", cluster.kubeconfig_path().display()),
-        Action::Kubectl { args } => {
-            let status = cluster.kubectl_command()?.args(args).status()?;
-            return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));
+        Action::Up { nodes } => {
+            cluster.up(nodes)?;
+            println!("export KUBECONFIG={}", cluster.kubeconfig_path().display());
         }
+        Action::Status => {
+            let status = cluster.status();
+            print!("{status}");
+            return Ok(if status.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Action::Images { companions: true } => cluster.load_companions()?,
+        Action::Images { companions: false } => cluster.load_images()?,
+        Action::Node { action } => match action {
+            NodeAction::Cut { node } => cluster.cut(node)?,
+            NodeAction::Heal { node } => cluster.heal(node)?,
+            NodeAction::Crash { node } => cluster.crash(node)?,
+            NodeAction::Restart { node } => cluster.restart(node)?,
+        },
+        Action::Logs { part: None } => println!("{}", cluster.layout().logs().display()),
+        Action::Logs { part: Some(part) } => {
+            let log = cluster.layout().logs().join(format!("{part}.log"));
+            return pass_on(std::process::Command::new("tail").args(["-n", "100"]).arg(log));
+        }
+        Action::Kubectl { args } => return pass_on(cluster.kubectl_command()?.args(args)),
+        Action::Helm { args } => return pass_on(cluster.helm_command()?.args(args)),
         Action::Contain { cluster } => cluster::contain(Cluster::named(&cluster)?.layout())?,
         Action::Supervise { folder } => cluster::supervise(&folder)?,
         Action::BootNode { root } => cluster::boot_node(&root)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a program in this one's place, with its exit code.
+fn pass_on(command: &mut std::process::Command) -> anyhow::Result<ExitCode> {
+    let status = command.status()?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }

@@ -19,6 +19,16 @@ use super::supervisor::{Parts, supervise};
 /// Control group of the cluster's own programs, as against its nodes' pods.
 const OWN_GROUP: &str = "parts";
 
+/// Kernel settings that a kubelet writes when it starts.
+const KUBELET_SETTINGS: [&str; 6] = [
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
+
 /// The running processes of one cluster.
 pub(crate) struct Runtime<'a> {
     layout: &'a Layout,
@@ -61,10 +71,14 @@ pub fn boot_node(root: &Path) -> Result<()> {
         }
         run("mount", &[Path::new("--bind"), &own, Path::new(usual)])?;
     }
-    // The kubelet would set the machine's panic and memory behaviour, which is not the cluster's to change.
-    for settings in ["/proc/sys/vm", "/proc/sys/kernel"] {
-        run("mount", &["--bind", settings, settings])?;
-        run("mount", &["-o", "remount,ro,bind", settings])?;
+    // The kubelet insists on setting the machine's panic and memory behaviour, which is not the cluster's to change:
+    // it gets copies to write to.
+    for setting in KUBELET_SETTINGS {
+        let real = Path::new("/proc/sys").join(setting);
+        let copy = Path::new("/run").join(setting.replace('/', "."));
+        let value = fs::read_to_string(&real).at("reading", &real)?;
+        fs::write(&copy, value).at("writing", &copy)?;
+        run("mount", &[Path::new("--bind"), &copy, &real])?;
     }
     supervise(root)
 }

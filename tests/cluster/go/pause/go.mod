@@ -1,0 +1,3 @@
+module tieredcache.io/tests/pause
+
+go 1.26.0

@@ -1,0 +1,271 @@
+//! Container images, built from what is on this machine: there is no registry to pull from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::command::{feed, run};
+use super::error::{AtPath, ClusterError, Result};
+use super::layout::cache;
+use super::node::PAUSE_IMAGE;
+use super::programs::PAUSE;
+
+/// Image of the operator, without its tag.
+pub const OPERATOR_IMAGE: &str = "localhost/tieredcache/operator";
+/// Image of the cache node, without its tag.
+pub const CACHE_NODE_IMAGE: &str = "localhost/tieredcache/cache-node";
+/// Image of Redis.
+pub const REDIS_IMAGE: &str = "localhost/redis:7";
+/// Image of clients in pods: `sh` and the usual commands, `redis-cli`, `redis-benchmark`.
+pub const TOOLS_IMAGE: &str = "localhost/tools:1";
+
+/// How many versions of one image's archive are kept.
+const ARCHIVES_KEPT: usize = 3;
+
+/// Debian packages whose files are the base image: the counterpart of a distroless C++ image.
+const BASE_PACKAGES: [&str; 6] = ["base-files", "libc6", "libgcc-s1", "libstdc++6", "ca-certificates", "tzdata"];
+/// Files of these packages that no program in an image needs.
+const BASE_WITHOUT: [&str; 4] = ["/usr/share/doc", "/usr/share/man", "/usr/share/lintian", "/usr/lib/x86_64-linux-gnu/gconv"];
+/// Base images have the certificates in one file that no package lists.
+const BASE_EXTRA: [&str; 1] = ["/etc/ssl/certs/ca-certificates.crt"];
+const BASE_USERS: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n";
+const BASE_GROUPS: &str = "root:x:0:\nnonroot:x:65532:\n";
+
+/// An image to build.
+struct Recipe<'a> {
+    /// Name with tag.
+    image: &'a str,
+    /// Its Containerfile.
+    containerfile: String,
+    /// Host files that make its content, each with its path in the build's folder.
+    files: Vec<(PathBuf, &'a str)>,
+    /// Other content that changes it.
+    salt: String,
+    /// Whether it stands on the base image.
+    on_base: bool,
+}
+
+/// The archive of the image that every pod needs.
+pub(crate) fn pause() -> Result<PathBuf> {
+    let recipe = Recipe {
+        image: PAUSE_IMAGE,
+        containerfile: "FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT [\"/pause\"]\n".to_owned(),
+        files: vec![(PAUSE.program("pause"), "pause")],
+        salt: String::new(),
+        on_base: false,
+    };
+    recipe.archive(&|folder| copy(&PAUSE.program("pause"), &folder.join("pause")))
+}
+
+/// The archives of Redis and of the tools.
+pub(crate) fn companions() -> Result<Vec<PathBuf>> {
+    let redis = Recipe {
+        image: REDIS_IMAGE,
+        containerfile: "ARG BASE\nFROM ${BASE}\nCOPY root /\nUSER 65532:65532\nWORKDIR /data\n\
+                        CMD [\"redis-server\", \"--protected-mode\", \"no\", \"--dir\", \"/data\"]\n"
+            .to_owned(),
+        // One program, which acts by the name it is started by.
+        files: vec![("/usr/bin/redis-check-rdb".into(), "usr/bin/redis-server"), cli()],
+        salt: "1".to_owned(),
+        on_base: true,
+    };
+    let tools = Recipe {
+        image: TOOLS_IMAGE,
+        containerfile: "ARG BASE\nFROM ${BASE}\nCOPY root /\nUSER 65532:65532\nWORKDIR /tmp\n\
+                        CMD [\"/bin/sh\", \"-c\", \"trap exit TERM; while :; do sleep 1; done\"]\n"
+            .to_owned(),
+        files: vec![
+            ("/bin/busybox".into(), "bin/busybox"),
+            ("/usr/bin/redis-benchmark".into(), "usr/bin/redis-benchmark"),
+            cli(),
+        ],
+        salt: "1".to_owned(),
+        on_base: true,
+    };
+    [redis, tools].iter().map(|recipe| recipe.archive(&|folder| fill_root(folder, &recipe.files))).collect()
+}
+
+/// The archives of this workspace's own programs, from their release build.
+pub(crate) fn products() -> Result<Vec<PathBuf>> {
+    [("operator", OPERATOR_IMAGE), ("cache-node", CACHE_NODE_IMAGE)].iter().map(|(name, image)| product(name, image)).collect()
+}
+
+fn product(name: &str, image: &str) -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let program = workspace.join(target).join("release").join(name);
+    if !program.is_file() {
+        let remedy = format!("build it with `cargo build --release -p {name}`");
+        return Err(ClusterError::Missing { what: program.display().to_string(), remedy });
+    }
+    let containerfile = workspace.join(name).join("Containerfile");
+    let recipe = Recipe {
+        image: &format!("{image}:{}", env!("CARGO_PKG_VERSION")),
+        containerfile: fs::read_to_string(&containerfile).at("reading", &containerfile)?,
+        files: vec![(program.clone(), name)],
+        salt: String::new(),
+        on_base: true,
+    };
+    recipe.archive(&|folder| {
+        // Symbols stay, for backtraces; the rest of the debug information is most of the file.
+        let stripped = folder.join(name);
+        run("strip", &["--strip-debug".as_ref(), "-o".as_ref(), stripped.as_os_str(), program.as_os_str()]).map(drop)
+    })
+}
+
+fn cli() -> (PathBuf, &'static str) {
+    ("/usr/bin/redis-cli".into(), "usr/bin/redis-cli")
+}
+
+// === impl Recipe ===
+
+impl Recipe<'_> {
+    /// Path of the image's archive; builds it when its content changed.
+    fn archive(&self, fill: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+        let base = if self.on_base { Some(base()?) } else { None };
+        let mut content = format!("{}{}{}{base:?}", self.image, self.containerfile, self.salt).into_bytes();
+        for (file, _) in &self.files {
+            content.extend(fs::read(file).at("reading", file)?);
+        }
+        let name = self.image.rsplit('/').next().unwrap_or(self.image).replace(':', "-");
+        kept(&name, &content, |folder, archive| {
+            let context = folder.join("context");
+            fs::create_dir_all(&context).at("creating", &context)?;
+            fill(&context)?;
+            let containerfile = folder.join("Containerfile");
+            fs::write(&containerfile, &self.containerfile).at("writing", &containerfile)?;
+            let mut args: Vec<String> = base.iter().map(|base| format!("BASE=oci-archive:{}", base.display())).collect();
+            args.extend(self.files.first().map(|(_, at)| format!("BINARY={at}")));
+            buildah(folder, self.image, &args, archive)
+        })
+    }
+}
+
+/// The archive of the base image.
+fn base() -> Result<PathBuf> {
+    let mut list = String::new();
+    for package in BASE_PACKAGES {
+        let files = run("dpkg", &["-L", package])?;
+        let wanted = files.lines().filter(|line| line.starts_with('/') && *line != "/.");
+        let wanted = wanted.filter(|line| !BASE_WITHOUT.iter().any(|without| line.starts_with(without)));
+        wanted.for_each(|line| list += &format!("{line}\n"));
+    }
+    BASE_EXTRA.iter().for_each(|line| list += &format!("{line}\n"));
+    let mut content = list.clone().into_bytes();
+    content.extend(run("dpkg-query", &[&["-W"], &BASE_PACKAGES[..]].concat())?.into_bytes());
+    content.extend([BASE_USERS, BASE_GROUPS, "2"].concat().into_bytes());
+    kept("base", &content, |folder, archive| {
+        let root = folder.join("context");
+        fs::create_dir_all(root.join("etc")).at("creating", &root)?;
+        let tarball = folder.join("base.tar");
+        // Names from a list on standard input; folders themselves, not all that happens to lie in them.
+        let pack = ["-c", "--no-recursion", "--ignore-failed-read", "-P", "-T", "-", "-f"].map(str::to_owned);
+        feed("tar", &[pack.as_slice(), &[tarball.display().to_string()]].concat(), &list)?;
+        let unpack = ["-x", "--transform=s,^/,,", "-P", "-C", &root.display().to_string(), "-f"].map(str::to_owned);
+        run("tar", &[unpack.as_slice(), &[tarball.display().to_string()]].concat())?;
+        for (name, text) in [("etc/passwd", BASE_USERS), ("etc/group", BASE_GROUPS)] {
+            let path = root.join(name);
+            fs::write(&path, text).at("writing", &path)?;
+        }
+        let containerfile = folder.join("Containerfile");
+        let text = "FROM scratch\nCOPY . /\nENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n\
+                    USER 65532:65532\nWORKDIR /\n";
+        fs::write(&containerfile, text).at("writing", &containerfile)?;
+        fs::remove_file(&tarball).at("removing", &tarball)?;
+        buildah(folder, "localhost/base:1", &[], archive)
+    })
+}
+
+/// The kept archive for this content, made by `make` in a scratch folder when there is none.
+fn kept(name: &str, content: &[u8], make: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = cache().join("images");
+    let archive = folder.join(format!("{name}-{:016x}.tar", xxh3_64(content)));
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    fs::create_dir_all(&folder).at("creating", &folder)?;
+    let scratch = folder.join(format!("scratch-{name}-{}", std::process::id()));
+    fs::create_dir_all(&scratch).at("creating", &scratch)?;
+    let draft = scratch.join("archive.tar");
+    let made = make(&scratch, &draft).and_then(|()| fs::rename(&draft, &archive).at("moving into place", &archive));
+    // Left-overs of a failure would only fill the disk.
+    let _ = fs::remove_dir_all(&scratch);
+    made?;
+    prune(&folder, name);
+    Ok(archive)
+}
+
+/// Removes all but the newest archives of one image.
+fn prune(folder: &Path, name: &str) {
+    let prefix = format!("{name}-");
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut archives: Vec<_> = entries
+        .filter(|entry| {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            // Sixteen digits and ".tar" after the name: not the archives of a longer name.
+            file.starts_with(&prefix) && file.len() == prefix.len() + 20
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    archives.sort();
+    let excess = archives.len().saturating_sub(ARCHIVES_KEPT);
+    for (_, path) in &archives[..excess] {
+        // Somebody else may prune as well.
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Puts programs and the libraries they load below `root/` of the build's folder.
+fn fill_root(folder: &Path, programs: &[(PathBuf, &str)]) -> Result<()> {
+    let root = folder.join("root");
+    for (program, at) in programs {
+        copy(program, &root.join(at))?;
+        // A static program has none, which ldd calls a failure.
+        let libraries = run("ldd", &[program]).unwrap_or_default();
+        for library in libraries.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))) {
+            // The C library is the base image's.
+            let is_base = ["libc.so", "libm.so", "ld-linux", "libgcc_s", "libstdc++"].iter().any(|name| library.contains(name));
+            if !is_base {
+                copy(Path::new(library), &root.join(library.trim_start_matches('/')))?;
+            }
+        }
+        if at.ends_with("busybox") {
+            for command in run(program, &["--list"])?.lines() {
+                let path = root.join("bin").join(command);
+                if command != "busybox" {
+                    std::os::unix::fs::symlink("busybox", &path).at("linking", &path)?;
+                }
+            }
+        }
+    }
+    for folder in ["data", "tmp"] {
+        let path = root.join(folder);
+        fs::create_dir_all(&path).at("creating", &path)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).at("opening up", &path)?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let parent = to.parent().unwrap_or(to);
+    fs::create_dir_all(parent).at("creating", parent)?;
+    fs::copy(from, to).at("copying", from).map(drop)
+}
+
+/// Builds `folder/context` by `folder/Containerfile` and writes the image as an archive.
+fn buildah(folder: &Path, image: &str, args: &[String], archive: &Path) -> Result<()> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let storage = ["--storage-driver".to_owned(), "vfs".to_owned(), "--root".to_owned(), path("storage"), "--runroot".to_owned(), path("run")];
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let mut build = storage.to_vec();
+    build.extend(words(&["build", "--isolation", "chroot", "--quiet", "--format", "oci", "--tag", image]));
+    build.extend(args.iter().flat_map(|arg| words(&["--build-arg", arg])));
+    build.extend(words(&["--file", &path("Containerfile"), &path("context")]));
+    run("buildah", &build)?;
+    let mut push = storage.to_vec();
+    // Uncompressed: it is read back on this machine only, by every node.
+    push.extend(words(&["push", "--quiet", "--disable-compression", image]));
+    push.push(format!("oci-archive:{}:{image}", archive.display()));
+    run("buildah", &push).map(drop)
+}
