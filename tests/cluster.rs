@@ -50,6 +50,8 @@ mod nodes;
 
 mod status;
 
+mod shared;
+
 use std::cell::Cell;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -65,6 +67,7 @@ pub use images::{CACHE_NODE_IMAGE, OPERATOR_IMAGE, REDIS_IMAGE, TOOLS_IMAGE};
 pub use layout::{ClusterName, Layout, NodeLayout};
 pub use network::NODES_MAX;
 pub use runtime::{boot_node, contain};
+pub use shared::shared;
 pub use status::{NodeStatus, Status};
 
 use clock::{now, wait_until};

@@ -26,10 +26,12 @@ const ARCHIVES_KEPT: usize = 3;
 /// Debian packages whose files are the base image: the counterpart of a distroless C++ image.
 const BASE_PACKAGES: [&str; 6] = ["base-files", "libc6", "libgcc-s1", "libstdc++6", "ca-certificates", "tzdata"];
 /// Files of these packages that no program in an image needs.
-const BASE_WITHOUT: [&str; 4] = ["/usr/share/doc", "/usr/share/man", "/usr/share/lintian", "/usr/lib/x86_64-linux-gnu/gconv"];
+const BASE_WITHOUT: [&str; 4] =
+    ["/usr/share/doc", "/usr/share/man", "/usr/share/lintian", "/usr/lib/x86_64-linux-gnu/gconv"];
 /// Base images have the certificates in one file that no package lists.
 const BASE_EXTRA: [&str; 1] = ["/etc/ssl/certs/ca-certificates.crt"];
-const BASE_USERS: &str = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n";
+const BASE_USERS: &str =
+    "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n";
 const BASE_GROUPS: &str = "root:x:0:\nnonroot:x:65532:\n";
 
 /// An image to build.
@@ -88,7 +90,10 @@ pub(crate) fn companions() -> Result<Vec<PathBuf>> {
 
 /// The archives of this workspace's own programs, from their release build.
 pub(crate) fn products() -> Result<Vec<PathBuf>> {
-    [("operator", OPERATOR_IMAGE), ("cache-node", CACHE_NODE_IMAGE)].iter().map(|(name, image)| product(name, image)).collect()
+    [("operator", OPERATOR_IMAGE), ("cache-node", CACHE_NODE_IMAGE)]
+        .iter()
+        .map(|(name, image)| product(name, image))
+        .collect()
 }
 
 fn product(name: &str, image: &str) -> Result<PathBuf> {
@@ -135,7 +140,8 @@ impl Recipe<'_> {
             fill(&context)?;
             let containerfile = folder.join("Containerfile");
             fs::write(&containerfile, &self.containerfile).at("writing", &containerfile)?;
-            let mut args: Vec<String> = base.iter().map(|base| format!("BASE=oci-archive:{}", base.display())).collect();
+            let mut args: Vec<String> =
+                base.iter().map(|base| format!("BASE=oci-archive:{}", base.display())).collect();
             args.extend(self.files.first().map(|(_, at)| format!("BINARY={at}")));
             buildah(folder, self.image, &args, archive)
         })
@@ -157,12 +163,15 @@ fn base() -> Result<PathBuf> {
     content.extend([BASE_USERS, BASE_GROUPS, "2"].concat().into_bytes());
     kept("base", &content, |folder, archive| {
         let root = folder.join("context");
-        fs::create_dir_all(root.join("etc")).at("creating", &root)?;
+        // Where Debian's links from /bin, /lib and so on lead; they are unpacked before what lies behind them.
+        for target in ["etc", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"] {
+            fs::create_dir_all(root.join(target)).at("creating", &root)?;
+        }
         let tarball = folder.join("base.tar");
         // Names from a list on standard input; folders themselves, not all that happens to lie in them.
-        let pack = ["-c", "--no-recursion", "--ignore-failed-read", "-P", "-T", "-", "-f"].map(str::to_owned);
+        let pack = ["-c", "--no-recursion", "--ignore-failed-read", "-T", "-", "-f"].map(str::to_owned);
         feed("tar", &[pack.as_slice(), &[tarball.display().to_string()]].concat(), &list)?;
-        let unpack = ["-x", "--transform=s,^/,,", "-P", "-C", &root.display().to_string(), "-f"].map(str::to_owned);
+        let unpack = ["-x", "-C", &root.display().to_string(), "-f"].map(str::to_owned);
         run("tar", &[unpack.as_slice(), &[tarball.display().to_string()]].concat())?;
         for (name, text) in [("etc/passwd", BASE_USERS), ("etc/group", BASE_GROUPS)] {
             let path = root.join(name);
@@ -225,7 +234,8 @@ fn fill_root(folder: &Path, programs: &[(PathBuf, &str)]) -> Result<()> {
         let libraries = run("ldd", &[program]).unwrap_or_default();
         for library in libraries.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/'))) {
             // The C library is the base image's.
-            let is_base = ["libc.so", "libm.so", "ld-linux", "libgcc_s", "libstdc++"].iter().any(|name| library.contains(name));
+            let is_base =
+                ["libc.so", "libm.so", "ld-linux", "libgcc_s", "libstdc++"].iter().any(|name| library.contains(name));
             if !is_base {
                 copy(Path::new(library), &root.join(library.trim_start_matches('/')))?;
             }
@@ -256,7 +266,14 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Builds `folder/context` by `folder/Containerfile` and writes the image as an archive.
 fn buildah(folder: &Path, image: &str, args: &[String], archive: &Path) -> Result<()> {
     let path = |name: &str| folder.join(name).display().to_string();
-    let storage = ["--storage-driver".to_owned(), "vfs".to_owned(), "--root".to_owned(), path("storage"), "--runroot".to_owned(), path("run")];
+    let storage = [
+        "--storage-driver".to_owned(),
+        "vfs".to_owned(),
+        "--root".to_owned(),
+        path("storage"),
+        "--runroot".to_owned(),
+        path("run"),
+    ];
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let mut build = storage.to_vec();
     build.extend(words(&["build", "--isolation", "chroot", "--quiet", "--format", "oci", "--tag", image]));

@@ -126,8 +126,18 @@ impl Layout {
         format!("tc.{}.cp", self.name())
     }
 
+    /// Names, on the host, of the cluster's network namespaces and of its wire.
+    #[must_use]
+    pub fn networks(&self) -> Vec<String> {
+        let nodes = (1..=super::network::NODES_MAX).map(|number| self.node(number).network);
+        let network = self.network();
+        let wire = super::network::host_link(&network);
+        nodes.chain([network, wire]).collect()
+    }
+
     /// Control group of everything that belongs to the cluster, below each hierarchy.
-    pub(crate) fn cgroup(&self) -> String {
+    #[must_use]
+    pub fn cgroup(&self) -> String {
         format!("tieredcache/{}", self.name())
     }
 

@@ -185,8 +185,8 @@ fn exists(network: &str) -> bool {
     Path::new("/run/netns").join(network).exists()
 }
 
-/// Name of the host's end of the wire: at most 15 characters, so a hash instead of the cluster's name.
-fn host_link(network: &str) -> String {
+/// Name of the host's end of the wire of a control plane's namespace: at most 15 characters, so a hash instead of the cluster's name.
+pub(crate) fn host_link(network: &str) -> String {
     format!("tc{:08x}", xxhash_rust::xxh3::xxh3_64(network.as_bytes()) >> 32)
 }
 

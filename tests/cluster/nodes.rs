@@ -168,7 +168,8 @@ impl Cluster {
 
     /// When the node last renewed its lease, in the API's words.
     fn last_seen(&self, node: &Node<'_>) -> String {
-        let lease = ["get", "lease", "--namespace=kube-node-lease", "--output=jsonpath={.spec.renewTime}", &node.name()];
+        let lease =
+            ["get", "lease", "--namespace=kube-node-lease", "--output=jsonpath={.spec.renewTime}", &node.name()];
         self.kubectl(lease).unwrap_or_default()
     }
 

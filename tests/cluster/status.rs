@@ -59,7 +59,11 @@ impl Cluster {
             name: node.name(),
             is_running,
             ready: self.kubectl(["get", "node", &node.name(), "--request-timeout=3s", path]).unwrap_or_default(),
-            parts: parts.wanted().into_iter().map(|name| (name.clone(), is_running && parts.is_running(&name))).collect(),
+            parts: parts
+                .wanted()
+                .into_iter()
+                .map(|name| (name.clone(), is_running && parts.is_running(&name)))
+                .collect(),
         }
     }
 }
