@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, TOOLS_IMAGE, shared};
 
 /// How often a condition is looked at while waiting for it.
 const POLL_EVERY: Duration = Duration::from_millis(250);
@@ -18,34 +18,33 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 /// Where the operator is installed.
 pub(crate) const OPERATOR_NAMESPACE: &str = "tieredcache-system";
 
-/// The image of the client pod, with redis-cli.
-const CLIENT_IMAGE: &str = "localhost/tools:1";
-
 /// A namespace with a client pod and whatever caches a test makes there; removed when dropped.
 pub(crate) struct Fleet {
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: &'static Cluster,
     pub(crate) namespace: String,
 }
 
 /// The shared cluster with the operator installed, once for all tests.
-pub(crate) fn cluster() -> Cluster {
+pub(crate) fn cluster() -> &'static Cluster {
     static INSTALLED: OnceLock<()> = OnceLock::new();
-    let cluster = tests::cluster::shared().expect("the test cluster comes up");
-    INSTALLED.get_or_init(|| install_operator(&cluster));
+    let cluster = shared();
+    INSTALLED.get_or_init(|| install_operator(cluster));
     cluster
 }
 
 fn install_operator(cluster: &Cluster) {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tieredcache-operator");
-    let arguments = [
-        "upgrade", "--install", "tieredcache", &chart.to_string_lossy(),
-        "--namespace", OPERATOR_NAMESPACE, "--create-namespace",
-        "--set", "image.repository=localhost/tieredcache/operator",
-        "--set", "nodeImage.repository=localhost/tieredcache/cache-node",
-        "--wait", "--timeout", "120s",
-    ]
-    .map(str::to_owned);
-    cluster.helm(&arguments).expect("the chart installs");
+    let output = cluster
+        .helm_command()
+        .expect("the cluster is up")
+        .args(["upgrade", "--install", "tieredcache", &chart.to_string_lossy()])
+        .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace"])
+        .args(["--set", "image.repository=localhost/tieredcache/operator"])
+        .args(["--set", "nodeImage.repository=localhost/tieredcache/cache-node"])
+        .args(["--wait", "--timeout", "120s"])
+        .output()
+        .expect("helm runs");
+    assert!(output.status.success(), "the chart installs: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Waits until `look` gives a value, and says what was last seen if it does not within `limit`.
@@ -71,7 +70,10 @@ impl Fleet {
     /// A namespace of this name, which enforces the restricted Pod Security Standard, with a client pod.
     pub(crate) fn new(namespace: &str) -> Self {
         let fleet = Self { cluster: cluster(), namespace: namespace.to_owned() };
-        fleet.cluster.kubectl(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"]).expect("a clean start");
+        fleet
+            .cluster
+            .kubectl(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"])
+            .expect("a clean start");
         fleet
             .cluster
             .apply(&format!(
@@ -89,7 +91,7 @@ spec:
   securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}
   containers:
     - name: client
-      image: {CLIENT_IMAGE}
+      image: {TOOLS_IMAGE}
       command: [sleep, '86400']
       securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
@@ -106,7 +108,7 @@ spec:
 
     /// kubectl in the fleet's namespace.
     pub(crate) fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        let all = ["-n", self.namespace.as_str()].iter().chain(arguments).copied();
+        let all = ["-n", self.namespace.as_str()].into_iter().chain(arguments.iter().copied());
         self.cluster.kubectl(all).map(|output| output.trim_end().to_owned()).map_err(|error| error.to_string())
     }
 
@@ -129,7 +131,10 @@ spec:
     pub(crate) fn condition(&self, cache: &str, kind: &str) -> Result<(String, String, String), String> {
         let object = self.get(&format!("tc/{cache}"))?;
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|condition| condition["type"] == kind).ok_or_else(|| format!("no condition {kind}"))?;
+        let found = conditions
+            .iter()
+            .find(|condition| condition["type"] == kind)
+            .ok_or_else(|| format!("no condition {kind}"))?;
         let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
         Ok((text("status"), text("reason"), text("message")))
     }

@@ -20,7 +20,9 @@ fn writes(fleet: &Fleet) -> Result<f64, String> {
     Ok(metrics
         .lines()
         .filter(|line| line.starts_with("apiserver_request_total{"))
-        .filter(|line| ["POST", "PUT", "PATCH", "APPLY", "DELETE"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\""))))
+        .filter(|line| {
+            ["POST", "PUT", "PATCH", "APPLY", "DELETE"].iter().any(|verb| line.contains(&format!("verb=\"{verb}\"")))
+        })
         .filter(|line| WRITTEN.iter().any(|resource| line.contains(&format!("resource=\"{resource}\""))))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum())
@@ -40,7 +42,11 @@ fn a_steady_fleet_causes_no_writes_for_60_s() {
             since = Instant::now();
             last = now;
         }
-        if since.elapsed() >= SILENCE { Ok(()) } else { Err(format!("last write {:.0} s ago", since.elapsed().as_secs_f64())) }
+        if since.elapsed() >= SILENCE {
+            Ok(())
+        } else {
+            Err(format!("last write {:.0} s ago", since.elapsed().as_secs_f64()))
+        }
     });
 }
 
@@ -57,10 +63,20 @@ fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
             if now == uid { Err("still the old one".to_owned()) } else { Ok(()) }
         });
     }
-    fleet.kubectl(&["patch", "svc/cache", "--type=json", "-p", r#"[{"op":"replace","path":"/spec/ports/0/port","value":7000}]"#]);
-    eventually("the port is as it was", REPAIRED_WITHIN, || equal(fleet.get("svc/cache")?["spec"]["ports"][0]["port"].as_u64(), Some(6379)));
+    fleet.kubectl(&[
+        "patch",
+        "svc/cache",
+        "--type=json",
+        "-p",
+        r#"[{"op":"replace","path":"/spec/ports/0/port","value":7000}]"#,
+    ]);
+    eventually("the port is as it was", REPAIRED_WITHIN, || {
+        equal(fleet.get("svc/cache")?["spec"]["ports"][0]["port"].as_u64(), Some(6379))
+    });
     fleet.kubectl(&["patch", "sts/cache", "--type=merge", "-p", r#"{"spec":{"replicas":1}}"#]);
-    eventually("the size is as it was", REPAIRED_WITHIN, || equal(fleet.get("sts/cache")?["spec"]["replicas"].as_u64(), Some(2)));
+    eventually("the size is as it was", REPAIRED_WITHIN, || {
+        equal(fleet.get("sts/cache")?["spec"]["replicas"].as_u64(), Some(2))
+    });
     fleet.await_ready("cache", 2, Duration::from_secs(60));
 }
 
@@ -73,7 +89,11 @@ fn a_foreign_object_of_the_same_name_is_left_alone_and_named() {
     eventually("the status names the foreign object", Duration::from_secs(30), || {
         let (status, reason, message) = fleet.condition("cache", "Ready")?;
         equal(status, "False".to_owned())?;
-        if message.contains("cache") && message.to_lowercase().contains("service") { Ok(()) } else { Err(format!("{reason}: {message}")) }
+        if message.contains("cache") && message.to_lowercase().contains("service") {
+            Ok(())
+        } else {
+            Err(format!("{reason}: {message}"))
+        }
     });
     let after = fleet.get("svc/cache").expect("the foreign object exists");
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "it is not touched");

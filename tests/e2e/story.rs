@@ -9,7 +9,8 @@ use std::{
 use crate::fleet::{Fleet, equal, eventually};
 
 /// A small cache of three nodes.
-const THREE: &str = "{replicas: 3, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenScaled: Delete, whenDeleted: Delete}}}";
+const THREE: &str =
+    "{replicas: 3, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenScaled: Delete, whenDeleted: Delete}}}";
 /// A small cache of one node.
 const ONE: &str = "{replicas: 1, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 
@@ -26,7 +27,12 @@ fn three_nodes_are_ready_within_20_s_of_apply() {
     println!("apply to Ready with 3 nodes: {:.1} s", started.elapsed().as_secs_f64());
     fleet.kubectl(&["wait", "tc/demo", "--for=condition=Ready", "--timeout=1s"]);
     let machines = fleet.kubectl(&[
-        "get", "pods", "-l", "app.kubernetes.io/instance=demo", "-o", "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}",
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/instance=demo",
+        "-o",
+        "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}",
     ]);
     let mut machines: Vec<&str> = machines.lines().collect();
     machines.sort_unstable();
@@ -73,11 +79,20 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
     fleet.apply("kill", ONE);
     fleet.await_ready("kill", 1, RESTART_WITHIN);
     let host = "kill-0.kill-nodes";
-    let script = |line: &dyn Fn(usize) -> String| (0..KEYS).map(line).fold(String::new(), |mut all, line| { let _ = writeln!(all, "{line}"); all });
+    let script = |line: &dyn Fn(usize) -> String| {
+        (0..KEYS).map(line).fold(String::new(), |mut all, line| {
+            let _ = writeln!(all, "{line}");
+            all
+        })
+    };
     for round in 0..3 {
-        fleet.redis_script(host, &script(&|key| format!("SET key:{key} old-{round} EX 600"))).expect("values are stored");
+        fleet
+            .redis_script(host, &script(&|key| format!("SET key:{key} old-{round} EX 600")))
+            .expect("values are stored");
         // Even keys are removed, odd ones overwritten; a removal of the same connection orders what came before it.
-        let changes = script(&|key| if key % 2 == 0 { format!("DEL key:{key}") } else { format!("SET key:{key} new-{round} EX 600") });
+        let changes = script(&|key| {
+            if key % 2 == 0 { format!("DEL key:{key}") } else { format!("SET key:{key} new-{round} EX 600") }
+        });
         fleet.redis_script(host, &changes).expect("changes are acknowledged");
         eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, "kill-0"));
         let pid = fleet.node_process("kill-0");
@@ -87,9 +102,10 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
             fleet.get("pod/kill-0").and_then(|pod| crate::fleet::pod_ready(&pod))
         });
         let values = fleet.redis_script(host, &script(&|key| format!("GET key:{key}"))).expect("values are read");
-        let returned = values.lines().enumerate().filter(|(key, value)| {
-            if key % 2 == 0 { !value.is_empty() } else { *value != format!("new-{round}") }
-        });
+        let returned = values
+            .lines()
+            .enumerate()
+            .filter(|(key, value)| if key % 2 == 0 { !value.is_empty() } else { *value != format!("new-{round}") });
         assert_eq!(returned.count(), 0, "round {round}: older values came back");
     }
 }
@@ -97,7 +113,8 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
 fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
     let path = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics", fleet.namespace);
     let metrics = fleet.try_kubectl(&["get", "--raw", &path])?;
-    let line = metrics.lines().find(|line| line.starts_with("tieredcache_write_queue_items ")).ok_or("no such metric")?;
+    let line =
+        metrics.lines().find(|line| line.starts_with("tieredcache_write_queue_items ")).ok_or("no such metric")?;
     equal(line.rsplit(' ').next().unwrap_or_default(), "0")
 }
 
@@ -118,7 +135,14 @@ fn scaling_keeps_or_deletes_claims_as_the_retention_says() {
     }
     fleet.kubectl(&["delete", "tc", "deletes", "retains"]);
     eventually("deletion leaves nothing that the policy does not retain", RESTART_WITHIN, || {
-        let left = fleet.try_kubectl(&["get", "pvc,pods,sts,svc,cm,pdb,sa", "-l", "app.kubernetes.io/managed-by=tieredcache-operator", "-o", "name"])?;
+        let left = fleet.try_kubectl(&[
+            "get",
+            "pvc,pods,sts,svc,cm,pdb,sa",
+            "-l",
+            "app.kubernetes.io/managed-by=tieredcache-operator",
+            "-o",
+            "name",
+        ])?;
         equal(left.as_str(), "")
     });
 }
@@ -138,8 +162,11 @@ fn a_changed_configuration_rolls_one_node_at_a_time() {
     eventually("the roll is over", Duration::from_secs(120), || {
         let pods = fleet.get("pods")?;
         let nodes = pods["items"].as_array().cloned().unwrap_or_default();
-        let ready = nodes.iter().filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("roll-")))
-            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && crate::fleet::pod_ready(pod).is_ok()).count();
+        let ready = nodes
+            .iter()
+            .filter(|pod| pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("roll-")))
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null() && crate::fleet::pod_ready(pod).is_ok())
+            .count();
         fewest_ready = fewest_ready.min(ready);
         let object = fleet.get("tc/roll")?;
         equal(object["status"]["observedGeneration"].clone(), object["metadata"]["generation"].clone())?;
