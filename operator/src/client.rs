@@ -188,7 +188,7 @@ where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Response = Response<GuardedBody>;
@@ -216,7 +216,7 @@ impl GuardLayer {
     where
         F: Future<Output = Result<Response<B>, E>>,
         E: Into<BoxError>,
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let started = clock::monotonic();
@@ -245,7 +245,7 @@ impl GuardLayer {
     /// A watch's body: every frame is a sign of life, and silence ends it.
     fn watched<B>(self, call: &Call, body: B) -> GuardedBody
     where
-        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let (kind, part) = (call.kind, call.part().unwrap_or_default());
@@ -268,7 +268,7 @@ impl GuardLayer {
 /// The body of an ordinary answer, which must be complete by `deadline`.
 fn bounded<B>(call: &Call, body: B, deadline: Instant) -> GuardedBody
 where
-    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let (verb, kind) = (call.verb, call.kind);

@@ -21,9 +21,6 @@ mod metrics;
 
 mod clock;
 
-#[cfg(test)]
-mod testing;
-
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -48,7 +45,7 @@ fn main() -> anyhow::Result<ExitCode> {
             runtime.block_on(runtime::run(run))
         }
         Command::Crds => {
-            print!("{}", crds::tiered_cache::crd_yaml());
+            print!("{}", crds::tiered_cache::yaml());
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
 /// Buckets of a reconcile pass and of an API call, in seconds: from a pass without a write to one that ran into every
@@ -56,7 +56,6 @@ pub(crate) struct Metrics {
     node_polls: IntCounterVec,
     events: IntCounterVec,
     silence_seconds: GaugeVec,
-    oldest_pass_seconds: Gauge,
     leader: IntGauge,
     caches: IntGauge,
     caches_ready: IntGauge,
@@ -137,11 +136,6 @@ impl Metrics {
             &["part"],
         )?;
         registry.register(Box::new(silence_seconds.clone()))?;
-        let oldest_pass_seconds = Gauge::new(
-            "tieredcache_operator_oldest_pass_seconds",
-            "Age of the reconcile pass that has been running longest; 0 when none runs",
-        )?;
-        registry.register(Box::new(oldest_pass_seconds.clone()))?;
         Ok(Self {
             reconciles: counter("tieredcache_operator_reconciles_total", "Passes over one object", &["outcome"])?,
             reconcile_seconds: histogram(
@@ -162,7 +156,6 @@ impl Metrics {
             node_polls: counter("tieredcache_operator_node_polls_total", "Reports asked of cache nodes", &["outcome"])?,
             events: counter("tieredcache_operator_events_total", "Events written", &["reason"])?,
             silence_seconds,
-            oldest_pass_seconds,
             leader: gauge("tieredcache_operator_leader", "1 if this replica acts, 0 if it stands by")?,
             caches: gauge("tieredcache_operator_caches", "TieredCache objects watched")?,
             caches_ready: gauge("tieredcache_operator_caches_ready", "TieredCache objects whose Ready is True")?,

@@ -1,0 +1,224 @@
+//! One pass over one `TieredCache`: fetch → validate → build → observe → apply → roll out → status. The middle is pure; a
+//! crash between any two calls is repaired by the next pass, because every pass starts from what the cluster has.
+
+mod fetch;
+
+mod validate;
+
+mod build;
+
+mod observe;
+
+mod rollout;
+
+mod apply;
+
+mod status;
+
+mod report;
+
+mod events;
+
+mod watches;
+
+mod memory;
+
+mod diagnose;
+
+mod compare;
+
+mod amount;
+
+#[cfg(test)]
+mod testing;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use crds::tiered_cache::{REPLICAS_MAX, TieredCache};
+use futures::FutureExt;
+use kube::{
+    Client, Resource, ResourceExt,
+    core::DeserializeGuard,
+    runtime::{controller::Action, events::Recorder},
+};
+
+use self::{
+    events::Tale,
+    fetch::Fetched,
+    memory::{Memories, Memory},
+    observe::Node,
+    rollout::Step,
+    status::{Verdict, View},
+    validate::{Identity, Rejection, ValidCache},
+    watches::Stores,
+};
+use crate::{
+    clock,
+    metrics::{Metrics, Outcome},
+};
+
+pub(crate) use self::{
+    observe::Poller,
+    validate::Settings,
+    watches::{Scope, run},
+};
+
+/// A fleet at rest is looked at this often at least, so that a node that is cut off is told within 20 s.
+const CALM: Duration = Duration::from_secs(5);
+/// Up to so much is added at random, so that a thousand fleets are not looked at at once.
+const CALM_JITTER: Duration = Duration::from_secs(3);
+/// A fleet in motion, or a node that has not answered, is looked at again after this.
+const BUSY: Duration = Duration::from_secs(2);
+/// So many passes in a row must fail before the status says so: most failures are over at the next attempt.
+const FAILURES_TOLD: u32 = 3;
+
+/// What the controller is given for each object: readable or not, so that one bad object does not stop the others.
+pub(crate) type Watched = DeserializeGuard<TieredCache>;
+
+/// What every pass needs.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// The API server.
+    pub(crate) client: Client,
+    /// What the operator was told by its flags.
+    pub(crate) settings: Settings,
+    /// Asks nodes.
+    pub(crate) poller: Poller,
+    /// Writes events.
+    pub(crate) recorder: Recorder,
+    /// Counts.
+    pub(crate) metrics: Metrics,
+}
+
+/// What every pass over the objects of one scope needs.
+struct Context {
+    shared: Shared,
+    stores: Stores,
+    memories: Memories,
+}
+
+/// Why a pass has failed. It is tried again with backoff.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    #[error("could not write the status: {0}")]
+    Status(#[source] Box<kube::Error>),
+    #[error("a bug: the pass panicked")]
+    Panicked,
+}
+
+/// What a pass has come to, whether or not it got to its end.
+struct Done {
+    verdict: Verdict,
+    tales: Vec<Tale>,
+    failure: Option<apply::Error>,
+}
+
+/// One pass. The controller never runs two for the same object at once.
+async fn reconcile(cache: Arc<Watched>, cx: Arc<Context>) -> Result<Action, Error> {
+    // Once deletion has begun the garbage collector does the rest; anything made now would be in its way.
+    if cache.meta().deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let started = clock::monotonic();
+    let identity = validate::identity(&cache);
+    let mut memory = cx.memories.take(&identity.uid);
+    let pass = AssertUnwindSafe(pass(&cache, &identity, &cx, &mut memory)).catch_unwind().await;
+    let result = pass.unwrap_or(Err(Error::Panicked));
+    if result.is_ok() {
+        memory.failures = 0;
+    }
+    cx.memories.put(&identity.uid, memory);
+    let outcome = result.as_ref().map_or(Outcome::Failed, |(outcome, _)| *outcome);
+    cx.shared.metrics.reconciled(outcome, clock::monotonic().duration_since(started));
+    result.map(|(_, wait)| Action::requeue(wait))
+}
+
+async fn pass(
+    cache: &Watched,
+    identity: &Identity,
+    cx: &Context,
+    memory: &mut Memory,
+) -> Result<(Outcome, Duration), Error> {
+    let fetched = fetch::fetch(&cx.stores, identity); // what the watches know
+    let valid = validate::validate(cache, &cx.shared.settings); // pure
+    let nodes = observe::observe(&cx.shared.poller, &fetched, memory, clock::now()).await; // asks the nodes
+    let done = match valid {
+        Ok(valid) => carry_out(cx, (&valid, &fetched), &nodes, memory).await, // asks and changes the API server
+        Err(rejection) => Done::refused(&rejection),
+    };
+    let Done { verdict, tales, failure } = done;
+    let outcome = verdict.outcome();
+    if failure.is_none() || memory.failures + 1 >= FAILURES_TOLD {
+        let view = View { identity, replicas: replicas(cache, &nodes), nodes: &nodes, verdict };
+        report::report(cx, cache, &view, tales, memory).await?; // changes the API server
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok((outcome, next_look(memory, &nodes))),
+    }
+}
+
+/// Makes the objects, then replaces at most one node.
+async fn carry_out(
+    cx: &Context,
+    (valid, fetched): (&ValidCache, &Fetched),
+    nodes: &[Node],
+    memory: &mut Memory,
+) -> Done {
+    let desired = build::build(valid);
+    let mut tales = Vec::new();
+    let applied = match apply::apply(cx, (&valid.identity, fetched), &desired, memory).await {
+        Ok(applied) => applied,
+        Err(error) => return Done::failed(error, tales),
+    };
+    tales.extend(events::of_writes(&applied.writes));
+    let mut step = match &applied.stateful_set {
+        Some(stateful_set) => rollout::decide(nodes, stateful_set, &desired.revisions),
+        None => Step::Settled,
+    };
+    if let Step::Replace(pod) = &step {
+        match apply::replace(cx, &valid.identity, pod).await {
+            Ok(true) => tales.push(events::of_replacement(pod)),
+            Ok(false) => step = Step::budget_refuses(pod),
+            Err(error) => return Done::failed(error, tales),
+        }
+    }
+    let verdict = Verdict::Applied { revisions: desired.revisions, conflicts: applied.conflicts, step };
+    Done { verdict, tales, failure: None }
+}
+
+/// How many nodes are asked for; of an object that can not be read, as many as there are.
+fn replicas(cache: &Watched, nodes: &[Node]) -> i32 {
+    match &cache.0 {
+        Ok(cache) => cache.spec.replicas.clamp(0, REPLICAS_MAX),
+        Err(_) => i32::try_from(nodes.len()).unwrap_or(i32::MAX),
+    }
+}
+
+/// How long until the next look, if nothing happens before.
+fn next_look(memory: &Memory, nodes: &[Node]) -> Duration {
+    let at_rest = nodes.iter().all(Node::is_ready) && !memory.polls.values().any(observe::Polled::is_doubtful);
+    if at_rest { CALM + CALM_JITTER.mul_f64(rand::random()) } else { BUSY }
+}
+
+/// What becomes of a failed pass.
+fn error_policy(cache: Arc<Watched>, error: &Error, cx: Arc<Context>) -> Action {
+    let wait = cx.memories.failed(&cache.uid().unwrap_or_default());
+    let (name, namespace) = (cache.name_any(), cache.namespace().unwrap_or_default());
+    tracing::warn!(%error, name, namespace, retry_in_ms = wait.as_millis(), "pass failed");
+    Action::requeue(wait)
+}
+
+// === impl Done ===
+
+impl Done {
+    fn refused(rejection: &Rejection) -> Self {
+        Self { verdict: Verdict::Refused(rejection.to_string()), tales: Vec::new(), failure: None }
+    }
+
+    fn failed(error: apply::Error, tales: Vec<Tale>) -> Self {
+        Self { verdict: Verdict::Failed(error.message()), tales, failure: Some(error) }
+    }
+}

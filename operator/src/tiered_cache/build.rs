@@ -1,0 +1,130 @@
+//! Pure: [`ValidCache`] → [`Desired`]. The same cache always gives the same objects, byte for byte.
+
+mod config_map;
+mod pdb;
+mod service;
+mod service_account;
+mod stateful_set;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+};
+use kube::Resource;
+
+use super::validate::{Identity, ValidCache};
+use crds::tiered_cache::TieredCache;
+
+/// Port of RESP clients.
+pub(super) const RESP_PORT: i32 = 6379;
+/// Port of probes, metrics and reports.
+pub(super) const ADMIN_PORT: i32 = 9090;
+/// Annotation of pods: which template they were made from.
+pub(super) const TEMPLATE_ANNOTATION: &str = "tieredcache.io/template";
+/// Value of the label `app.kubernetes.io/managed-by` on everything that the operator makes.
+pub(super) const MANAGED_BY: &str = "tieredcache-operator";
+/// The label that tells which cache an object belongs to.
+pub(super) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// The label by which everything of the operator is listed.
+pub(super) const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
+/// Everything that should exist for one cache.
+#[derive(Clone, Debug)]
+pub(super) struct Desired {
+    pub(super) service_account: ServiceAccount,
+    pub(super) config_map: ConfigMap,
+    pub(super) headless_service: Service,
+    pub(super) client_service: Service,
+    /// `None` for caches of one node, which a budget could only block.
+    pub(super) pdb: Option<PodDisruptionBudget>,
+    pub(super) stateful_set: StatefulSet,
+    pub(super) revisions: Revisions,
+}
+
+/// What a node must run to be up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Revisions {
+    /// Hash of the node's configuration; the node reports it.
+    pub(super) config: String,
+    /// Hash of the pod template, configuration included; the pod carries it.
+    pub(super) template: String,
+}
+
+/// Builds everything that should exist for the cache.
+pub(crate) fn build(cache: &ValidCache) -> Desired {
+    let (config_map, config) = config_map::build(cache);
+    let (stateful_set, template) = stateful_set::build(cache, config_map.metadata.name.as_deref().unwrap_or_default());
+    Desired {
+        service_account: service_account::build(cache),
+        config_map,
+        headless_service: service::headless(cache),
+        client_service: service::client(cache),
+        pdb: pdb::build(cache),
+        stateful_set,
+        revisions: Revisions { config, template },
+    }
+}
+
+/// The label selector of the cache's pods, as text: `status.selector`.
+pub(super) fn selector_text(cache_name: &str) -> String {
+    selector_labels(cache_name).iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Name of the pod with this ordinal.
+pub(super) fn pod_name(cache_name: &str, ordinal: i32) -> String {
+    format!("{cache_name}-{ordinal}")
+}
+
+/// Name of the claim of the pod with this name.
+pub(super) fn claim_name(pod_name: &str) -> String {
+    format!("{}-{pod_name}", stateful_set::DATA_VOLUME)
+}
+
+// Selectors can never change, so they have only what can never need to.
+fn selector_labels(cache_name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), "tieredcache".to_owned()),
+        (INSTANCE_LABEL.to_owned(), cache_name.to_owned()),
+    ])
+}
+
+fn labels(cache_name: &str) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(cache_name);
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    labels.insert("app.kubernetes.io/component".to_owned(), "cache-node".to_owned());
+    labels
+}
+
+fn label_selector(cache_name: &str) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector_labels(cache_name)), ..LabelSelector::default() }
+}
+
+/// Metadata of an object that belongs to the cache and is removed with it.
+fn metadata(identity: &Identity, name: String) -> ObjectMeta {
+    let owner = OwnerReference {
+        api_version: TieredCache::api_version(&()).into_owned(),
+        kind: TieredCache::kind(&()).into_owned(),
+        name: identity.name.clone(),
+        uid: identity.uid.clone(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    };
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(identity.namespace.clone()),
+        labels: Some(labels(&identity.name)),
+        owner_references: Some(vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// A short, stable name for content.
+fn hash(content: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content))[..10].to_owned()
+}

@@ -1,0 +1,77 @@
+//! The node's configuration file.
+//!
+//! Its name carries the hash of its content, and it is immutable: a pod that is restarted in the middle of a rollout
+//! comes back with the configuration it was made for, and going back to an earlier configuration is going back to an
+//! earlier template.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use crds::{
+    node_config::{self, DiskMode, NodeConfig},
+    tiered_cache::memory_budget,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata};
+
+/// Key of the file in the ConfigMap, and its name in the pod.
+pub(super) const FILE: &str = "config.yaml";
+/// Where the volume is mounted.
+pub(super) const DATA_DIR: &str = "/var/lib/tieredcache";
+
+/// Builds the ConfigMap, and the revision that nodes report when they run it.
+pub(super) fn build(cache: &ValidCache) -> (ConfigMap, String) {
+    let mut config = node_config(cache);
+    let revision = hash(render(&config).as_bytes());
+    config.revision.clone_from(&revision);
+    let config_map = ConfigMap {
+        metadata: metadata(&cache.identity, format!("{}-config-{revision}", cache.identity.name)),
+        data: Some(BTreeMap::from([(FILE.to_owned(), render(&config))])),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    };
+    (config_map, revision)
+}
+
+fn node_config(cache: &ValidCache) -> NodeConfig {
+    let disk = match &cache.disk {
+        Some(disk) => node_config::Disk {
+            mode: DiskMode::RocksDb,
+            path: PathBuf::from(format!("{DATA_DIR}/data")),
+            max_ttl: disk.max_ttl,
+            memory: memory_budget::ROCKSDB,
+        },
+        None => node_config::Disk { mode: DiskMode::Disabled, ..node_config::Disk::default() },
+    };
+    NodeConfig {
+        // The node's own name comes from the pod, by the environment variable NODE_NAME: one file for all nodes.
+        cache: node_config::CacheIdentity {
+            name: cache.identity.name.clone(),
+            uid: cache.identity.uid.clone(),
+            node: None,
+        },
+        revision: String::new(),
+        listen: node_config::Listen { resp: any(RESP_PORT), admin: any(ADMIN_PORT), threads: 0 },
+        memory: node_config::Memory {
+            capacity: cache.memory.capacity,
+            policy: cache.memory.policy,
+            max_ttl: cache.memory.max_ttl,
+        },
+        disk,
+        write_queue: node_config::WriteQueue {
+            capacity: memory_budget::WRITE_QUEUE,
+            ..node_config::WriteQueue::default()
+        },
+        limits: node_config::Limits::default(),
+        shutdown: node_config::Shutdown::default(),
+        log: node_config::Log::default(),
+    }
+}
+
+fn any(port: i32) -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], u16::try_from(port).expect("ports are constants below 65536")))
+}
+
+fn render(config: &NodeConfig) -> String {
+    serde_saphyr::to_string(config).expect("a configuration is plain data")
+}

@@ -1,0 +1,242 @@
+//! The StatefulSet and its pods: non-root, read-only root, no capabilities, spread over machines and zones.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    node_config::Shutdown,
+    tiered_cache::{ImagePullPolicy, RetentionPolicy},
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+            Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+            SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::ObjectMeta,
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{
+    ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache,
+    config_map::{DATA_DIR, FILE},
+    hash, label_selector, labels, metadata, service, service_account,
+};
+
+/// Name of the volume with the database; claims are named after it.
+pub(super) const DATA_VOLUME: &str = "data";
+const CONFIG_VOLUME: &str = "config";
+const CONFIG_DIR: &str = "/etc/tieredcache";
+/// The user of the image, as `distroless/…:nonroot` has it.
+const USER_ID: i64 = 65532;
+/// Time for Services to stop sending clients before the node is told to stop.
+const PRE_STOP_SECONDS: i64 = 2;
+/// Time for RocksDB to close after the queue is drained.
+const CLOSE_SECONDS: i64 = 8;
+/// How long a node may take to open its database before it is restarted.
+const STARTUP_SECONDS: i32 = 120;
+/// Templates kept by the StatefulSet controller; the operator itself needs none of them.
+const REVISIONS_KEPT: i32 = 3;
+
+/// Builds the StatefulSet, and the hash of its pod template.
+pub(super) fn build(cache: &ValidCache, config_map: &str) -> (StatefulSet, String) {
+    let (template, revision) = template(cache, config_map);
+    let name = &cache.identity.name;
+    let spec = StatefulSetSpec {
+        replicas: Some(cache.replicas),
+        service_name: Some(service::headless_name(name)),
+        selector: label_selector(name),
+        template,
+        // Nodes do not wait for each other to start, and the operator itself decides which one is replaced when: the
+        // controller's own rolling update never gets past a broken pod (kubernetes/kubernetes#67250).
+        pod_management_policy: Some("Parallel".to_owned()),
+        update_strategy: Some(StatefulSetUpdateStrategy {
+            type_: Some("OnDelete".to_owned()),
+            ..StatefulSetUpdateStrategy::default()
+        }),
+        revision_history_limit: Some(REVISIONS_KEPT),
+        persistent_volume_claim_retention_policy: cache.disk.as_ref().map(|disk| {
+            StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(retention(disk.retention.when_deleted)),
+                when_scaled: Some(retention(disk.retention.when_scaled)),
+            }
+        }),
+        volume_claim_templates: claim_templates(cache),
+        ..StatefulSetSpec::default()
+    };
+    (StatefulSet { metadata: metadata(&cache.identity, name.clone()), spec, status: None }, revision)
+}
+
+fn retention(policy: RetentionPolicy) -> String {
+    match policy {
+        RetentionPolicy::Delete => "Delete".to_owned(),
+        RetentionPolicy::Retain => "Retain".to_owned(),
+    }
+}
+
+fn claim_templates(cache: &ValidCache) -> Option<Vec<PersistentVolumeClaim>> {
+    let disk = cache.disk.as_ref()?;
+    let spec = PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        storage_class_name: disk.storage_class_name.clone(),
+        resources: Some(VolumeResourceRequirements {
+            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(disk.size.to_string()))])),
+            ..VolumeResourceRequirements::default()
+        }),
+        ..PersistentVolumeClaimSpec::default()
+    };
+    // Labels let the operator see the claims; claim templates can not change, so they have only what never needs to.
+    let metadata = ObjectMeta {
+        name: Some(DATA_VOLUME.to_owned()),
+        labels: Some(labels(&cache.identity.name)),
+        ..ObjectMeta::default()
+    };
+    Some(vec![PersistentVolumeClaim { metadata, spec: Some(spec), status: None }])
+}
+
+fn template(cache: &ValidCache, config_map: &str) -> (PodTemplateSpec, String) {
+    let mut metadata = ObjectMeta { labels: Some(labels(&cache.identity.name)), ..ObjectMeta::default() };
+    let spec = Some(pod(cache, config_map));
+    let unnamed = PodTemplateSpec { metadata: Some(metadata.clone()), spec };
+    let revision = hash(&serde_json::to_vec(&unnamed).expect("a pod template is plain data"));
+    metadata.annotations = Some(BTreeMap::from([(TEMPLATE_ANNOTATION.to_owned(), revision.clone())]));
+    (PodTemplateSpec { metadata: Some(metadata), ..unnamed }, revision)
+}
+
+fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
+    let config = Volume {
+        name: CONFIG_VOLUME.to_owned(),
+        config_map: Some(ConfigMapVolumeSource { name: config_map.to_owned(), ..ConfigMapVolumeSource::default() }),
+        ..Volume::default()
+    };
+    let drain_seconds = i64::try_from(Shutdown::default().drain_timeout.0.as_secs()).unwrap_or(i64::MAX);
+    PodSpec {
+        service_account_name: Some(service_account::name(&cache.identity.name)),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(PRE_STOP_SECONDS + drain_seconds + CLOSE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER_ID),
+            run_as_group: Some(USER_ID),
+            fs_group: Some(USER_ID),
+            // Without this the kubelet changes the owner of every file of a large volume at every start.
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        topology_spread_constraints: Some(vec![
+            spread(cache, "kubernetes.io/hostname"),
+            spread(cache, "topology.kubernetes.io/zone"),
+        ]),
+        containers: vec![container(cache)],
+        volumes: Some(vec![config]),
+        ..PodSpec::default()
+    }
+}
+
+/// Nodes are spread if there is room; a cache that runs crowded is better than one that does not run.
+fn spread(cache: &ValidCache, topology_key: &str) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: topology_key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(label_selector(&cache.identity.name)),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn container(cache: &ValidCache) -> Container {
+    let node_name = EnvVarSource {
+        field_ref: Some(ObjectFieldSelector {
+            api_version: Some("v1".to_owned()),
+            field_path: "metadata.name".to_owned(),
+        }),
+        ..EnvVarSource::default()
+    };
+    let pre_stop = LifecycleHandler {
+        sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
+        ..LifecycleHandler::default()
+    };
+    Container {
+        name: "cache-node".to_owned(),
+        image: Some(cache.image.clone()),
+        image_pull_policy: Some(pull_policy(cache.image_pull_policy)),
+        args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{FILE}")]),
+        env: Some(vec![EnvVar { name: "NODE_NAME".to_owned(), value: None, value_from: Some(node_name) }]),
+        ports: Some(vec![port("resp", RESP_PORT), port("admin", ADMIN_PORT)]),
+        startup_probe: Some(Probe { failure_threshold: Some(STARTUP_SECONDS), ..probe("/livez", 1) }),
+        readiness_probe: Some(probe("/readyz", 2)),
+        liveness_probe: Some(probe("/livez", 10)),
+        lifecycle: Some(Lifecycle { pre_stop: Some(pre_stop), ..Lifecycle::default() }),
+        resources: Some(ResourceRequirements {
+            requests: Some(cache.resources.requests.clone()),
+            limits: Some(cache.resources.limits.clone()),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        // A node that refuses its configuration says why in its termination message; one that crashes, in its log.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(volume_mounts(cache)),
+        ..Container::default()
+    }
+}
+
+fn volume_mounts(cache: &ValidCache) -> Vec<VolumeMount> {
+    let config = VolumeMount {
+        name: CONFIG_VOLUME.to_owned(),
+        mount_path: CONFIG_DIR.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let data = cache.disk.as_ref().map(|_| VolumeMount {
+        name: DATA_VOLUME.to_owned(),
+        mount_path: DATA_DIR.to_owned(),
+        ..VolumeMount::default()
+    });
+    [Some(config), data].into_iter().flatten().collect()
+}
+
+fn pull_policy(policy: ImagePullPolicy) -> String {
+    match policy {
+        ImagePullPolicy::IfNotPresent => "IfNotPresent".to_owned(),
+        ImagePullPolicy::Always => "Always".to_owned(),
+        ImagePullPolicy::Never => "Never".to_owned(),
+    }
+}
+
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn probe(path: &str, period_seconds: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("admin".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(3),
+        ..Probe::default()
+    }
+}

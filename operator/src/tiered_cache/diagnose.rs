@@ -1,0 +1,238 @@
+//! Pure: what keeps a pod from running, in words that say what to do next.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod, PodCondition};
+
+/// How long a pod may be without a machine or a volume before it is called a trouble: the scheduler's first try often
+/// comes before the claim exists.
+const PLACEMENT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a running container may be not ready before that is called a trouble and not a start.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// Messages of the kubelet can be long; the first part says it.
+const WORDS_MAX: usize = 400;
+
+/// What keeps a node from serving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// The stable word for it.
+    pub(super) kind: TroubleKind,
+    /// What is wrong and what to do, with names.
+    pub(super) message: String,
+}
+
+/// The kinds of trouble; their names are reasons in conditions and events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TroubleKind {
+    /// The image can not be pulled, or is not there.
+    ImageUnavailable,
+    /// The node ends again and again.
+    CrashLooping,
+    /// The container can not be made.
+    ContainerNotCreated,
+    /// The claim has no volume.
+    VolumePending,
+    /// No machine takes the pod.
+    Unschedulable,
+    /// It runs, and is still not ready.
+    NotReady,
+    /// It does not answer.
+    NodeUnreachable,
+}
+
+// === impl TroubleKind ===
+
+impl TroubleKind {
+    /// The reason in conditions and events.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::ImageUnavailable => "ImageUnavailable",
+            Self::CrashLooping => "CrashLooping",
+            Self::ContainerNotCreated => "ContainerNotCreated",
+            Self::VolumePending => "VolumePending",
+            Self::Unschedulable => "Unschedulable",
+            Self::NotReady => "NodeNotReady",
+            Self::NodeUnreachable => "NodeUnreachable",
+        }
+    }
+
+    /// Whether it stays until a person changes something.
+    pub(crate) const fn needs_a_person(self) -> bool {
+        match self {
+            Self::ImageUnavailable
+            | Self::CrashLooping
+            | Self::ContainerNotCreated
+            | Self::VolumePending
+            | Self::Unschedulable => true,
+            Self::NotReady | Self::NodeUnreachable => false,
+        }
+    }
+}
+
+/// What keeps the pod from running; `None` while all goes its usual way.
+pub(super) fn diagnose(pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: Timestamp) -> Option<Trouble> {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    placement(name, pod, claim, now).or_else(|| {
+        let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+        statuses.iter().find_map(|status| container(name, pod, status, now))
+    })
+}
+
+fn placement(name: &str, pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: Timestamp) -> Option<Trouble> {
+    let scheduled = condition(pod, "PodScheduled")?;
+    if scheduled.status != "False" || age(scheduled, now) < PLACEMENT_PATIENCE {
+        return None;
+    }
+    let said = first_words(scheduled.message.as_deref().unwrap_or("it gave no reason"));
+    if let Some(claim) = claim.filter(|claim| phase(claim) == "Pending" && about_volumes(&said)) {
+        let claim_name = claim.metadata.name.as_deref().unwrap_or_default();
+        let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
+        let class = class.map_or_else(|| "the default StorageClass".to_owned(), |class| format!("StorageClass {class:?}"));
+        let message = format!(
+            "{name} waits for the volume of claim {claim_name}, which {class} has not provided: {said}. If that class \
+             does not exist, create it, or create the cache again with another spec.disk.storageClassName; \
+             `kubectl describe pvc {claim_name}` says more"
+        );
+        return Some(Trouble { kind: TroubleKind::VolumePending, message });
+    }
+    let message = format!(
+        "no machine takes {name}: {said}. Free or add capacity, or ask for less in spec.resources"
+    );
+    Some(Trouble { kind: TroubleKind::Unschedulable, message })
+}
+
+fn container(name: &str, pod: &Pod, status: &ContainerStatus, now: Timestamp) -> Option<Trouble> {
+    let state = status.state.as_ref()?;
+    let Some(waiting) = &state.waiting else {
+        let started = state.running.as_ref()?.started_at.as_ref()?.0;
+        let running = Duration::try_from(now.duration_since(started)).unwrap_or_default();
+        let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
+        let message = format!("{name} runs but is not ready; `kubectl logs {name}` says what it waits for");
+        return (!ready && running >= START_PATIENCE).then_some(Trouble { kind: TroubleKind::NotReady, message });
+    };
+    let said = waiting.message.as_deref().map(|said| format!(": {}", first_words(said))).unwrap_or_default();
+    let (kind, message) = match waiting.reason.as_deref().unwrap_or_default() {
+        reason @ ("ImagePullBackOff" | "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName") => (
+            TroubleKind::ImageUnavailable,
+            // What the kubelet says changes between the pull and the pause after it; the reader needs one sentence.
+            format!(
+                "{name} can not get image {:?} ({}); correct spec.image or spec.version, or make the image available",
+                status.image,
+                if reason == "ImagePullBackOff" { "ErrImagePull" } else { reason }
+            ),
+        ),
+        "CrashLoopBackOff" => (TroubleKind::CrashLooping, format!("{name} {}", last_end(status))),
+        reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
+            (TroubleKind::ContainerNotCreated, format!("the container of {name} can not be started ({reason}){said}"))
+        }
+        _ => return None,
+    };
+    Some(Trouble { kind, message })
+}
+
+fn last_end(status: &ContainerStatus) -> String {
+    let ended = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let Some(ended) = ended else { return "ends again and again".to_owned() };
+    let reason = match ended.reason.as_deref() {
+        Some("OOMKilled") => ", killed for memory: raise spec.resources.limits.memory".to_owned(),
+        _ => match ended.message.as_deref().map(str::trim) {
+            Some(said) if !said.is_empty() => format!(": {}", first_words(said)),
+            _ => "; `kubectl logs --previous` says why".to_owned(),
+        },
+    };
+    format!("ends again and again, last with exit code {}{reason}", ended.exit_code)
+}
+
+fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == name)
+}
+
+fn age(condition: &PodCondition, now: Timestamp) -> Duration {
+    let since = condition.last_transition_time.as_ref().map_or(now, |time| time.0);
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+fn phase(claim: &PersistentVolumeClaim) -> &str {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
+}
+
+fn about_volumes(said: &str) -> bool {
+    let said = said.to_lowercase();
+    ["persistentvolume", "storageclass", "volume"].iter().any(|word| said.contains(word))
+}
+
+/// The first line, cut to a length that fits beside others in a condition.
+fn first_words(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default().trim_end_matches('.');
+    match line.char_indices().nth(WORDS_MAX) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiered_cache::testing::{at, from_yaml};
+
+    fn pod(status: &str) -> Pod {
+        from_yaml(&format!("{{metadata: {{name: sessions-0}}, status: {status}}}"))
+    }
+
+    fn trouble(status: &str) -> Option<Trouble> {
+        diagnose(&pod(status), None, at(100))
+    }
+
+    #[test]
+    fn a_missing_image_is_named_in_the_same_words_while_the_kubelet_changes_its_own() {
+        let waiting = |reason: &str| {
+            trouble(&format!("{{containerStatuses: [{{name: a, image: 'nodes:9', imageID: '', ready: false, restartCount: 0, state: {{waiting: {{reason: {reason}, message: 'Back-off 5s'}}}}}}]}}")).unwrap()
+        };
+        assert_eq!(waiting("ErrImagePull").kind, TroubleKind::ImageUnavailable);
+        assert!(waiting("ErrImagePull").message.contains("\"nodes:9\""));
+        assert_eq!(waiting("ErrImagePull"), waiting("ImagePullBackOff"));
+        assert!(waiting("ErrImageNeverPull").message.contains("ErrImageNeverPull"));
+    }
+
+    #[test]
+    fn a_crash_loop_tells_the_termination_message() {
+        let found = trouble("{containerStatuses: [{name: a, image: i, imageID: '', ready: false, restartCount: 3, state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {exitCode: 2, message: 'memory.capacity is 1Ki; at least 1Mi'}}}]}").unwrap();
+        assert_eq!(found.kind, TroubleKind::CrashLooping);
+        assert!(found.message.contains("exit code 2: memory.capacity is 1Ki; at least 1Mi"), "{}", found.message);
+    }
+
+    #[test]
+    fn the_scheduler_is_given_a_moment_before_its_words_count() {
+        let status = |since: i64| {
+            format!("{{conditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/3 nodes are available: 3 Insufficient memory.', lastTransitionTime: '{}'}}]}}", at(since))
+        };
+        assert_eq!(trouble(&status(96)), None);
+        let found = trouble(&status(95)).unwrap();
+        assert_eq!(found.kind, TroubleKind::Unschedulable);
+        assert!(found.message.contains("3 Insufficient memory. Free or add"), "{}", found.message);
+    }
+
+    #[test]
+    fn a_claim_that_waits_for_a_class_names_both() {
+        let status = format!("{{conditions: [{{type: PodScheduled, status: 'False', message: 'pod has unbound immediate PersistentVolumeClaims', lastTransitionTime: '{}'}}]}}", at(0));
+        let claim: PersistentVolumeClaim =
+            from_yaml("{metadata: {name: data-sessions-0}, spec: {storageClassName: fast}, status: {phase: Pending}}");
+        let found = diagnose(&pod(&status), Some(&claim), at(100)).unwrap();
+        assert_eq!(found.kind, TroubleKind::VolumePending);
+        assert!(found.message.contains("claim data-sessions-0") && found.message.contains("\"fast\""), "{}", found.message);
+    }
+
+    #[test]
+    fn a_pod_that_starts_is_no_trouble_until_it_takes_too_long() {
+        let running = |since: i64| {
+            trouble(&format!("{{containerStatuses: [{{name: a, image: i, imageID: '', ready: false, restartCount: 0, state: {{running: {{startedAt: '{}'}}}}}}]}}", at(since)))
+        };
+        assert_eq!(running(41), None);
+        assert_eq!(running(40).unwrap().kind, TroubleKind::NotReady);
+        assert_eq!(trouble("{phase: Pending}"), None);
+    }
+}

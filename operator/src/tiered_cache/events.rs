@@ -1,0 +1,219 @@
+//! Events: what a person would ask "why" or "when" about. Told once, when it happens; the status says what is.
+
+use std::collections::BTreeMap;
+
+use crds::tiered_cache::TieredCacheStatus;
+use kube::runtime::events::{Event, EventType};
+
+use super::{
+    apply::{Conflict, Write},
+    diagnose::Trouble,
+    observe::Node,
+    rollout::Replacement,
+};
+
+/// The reasons of events. README.md has a table of them, which a test compares with this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Created,
+    ScaledUp,
+    ScaledDown,
+    ReplacingNode,
+    RolledOut,
+    Repaired,
+    InvalidSpec,
+    ResourceConflict,
+    ApplyFailed,
+    NodeUnhealthy,
+    NodeRecovered,
+    LayerUnhealthy,
+    LayerRecovered,
+}
+
+/// What to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tale {
+    pub(super) reason: Reason,
+    pub(super) note: String,
+}
+
+/// Longest note that the API takes.
+const NOTE_MAX: usize = 1000;
+
+// === impl Reason ===
+
+impl Reason {
+    /// Every reason.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 13] = [
+        Self::Created,
+        Self::ScaledUp,
+        Self::ScaledDown,
+        Self::ReplacingNode,
+        Self::RolledOut,
+        Self::Repaired,
+        Self::InvalidSpec,
+        Self::ResourceConflict,
+        Self::ApplyFailed,
+        Self::NodeUnhealthy,
+        Self::NodeRecovered,
+        Self::LayerUnhealthy,
+        Self::LayerRecovered,
+    ];
+
+    /// The reason as it is written.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Created => "Created",
+            Self::ScaledUp => "ScaledUp",
+            Self::ScaledDown => "ScaledDown",
+            Self::ReplacingNode => "ReplacingNode",
+            Self::RolledOut => "RolledOut",
+            Self::Repaired => "Repaired",
+            Self::InvalidSpec => "InvalidSpec",
+            Self::ResourceConflict => "ResourceConflict",
+            Self::ApplyFailed => "ApplyFailed",
+            Self::NodeUnhealthy => "NodeUnhealthy",
+            Self::NodeRecovered => "NodeRecovered",
+            Self::LayerUnhealthy => "LayerUnhealthy",
+            Self::LayerRecovered => "LayerRecovered",
+        }
+    }
+
+    /// Whether it is bad news.
+    pub(super) const fn is_warning(self) -> bool {
+        match self {
+            Self::Created
+            | Self::ScaledUp
+            | Self::ScaledDown
+            | Self::ReplacingNode
+            | Self::RolledOut
+            | Self::NodeRecovered
+            | Self::LayerRecovered => false,
+            Self::Repaired
+            | Self::InvalidSpec
+            | Self::ResourceConflict
+            | Self::ApplyFailed
+            | Self::NodeUnhealthy
+            | Self::LayerUnhealthy => true,
+        }
+    }
+
+    /// What was done, in the verb form that the API asks for.
+    const fn action(self) -> &'static str {
+        match self {
+            Self::Created | Self::Repaired | Self::ApplyFailed | Self::ResourceConflict => "Apply",
+            Self::ScaledUp | Self::ScaledDown => "Scale",
+            Self::ReplacingNode | Self::RolledOut => "RollOut",
+            Self::InvalidSpec => "Validate",
+            Self::NodeUnhealthy | Self::NodeRecovered | Self::LayerUnhealthy | Self::LayerRecovered => "Observe",
+        }
+    }
+}
+
+// === impl Tale ===
+
+impl Tale {
+    fn new(reason: Reason, note: String) -> Self {
+        Self { reason, note }
+    }
+
+    /// The event in the form of the API.
+    pub(super) fn event(&self) -> Event {
+        let note = self.note.chars().take(NOTE_MAX).collect();
+        Event {
+            type_: if self.reason.is_warning() { EventType::Warning } else { EventType::Normal },
+            reason: self.reason.label().to_owned(),
+            note: Some(note),
+            action: self.reason.action().to_owned(),
+            secondary: None,
+        }
+    }
+}
+
+/// What the writes of a pass tell.
+pub(super) fn of_writes(writes: &[Write]) -> Vec<Tale> {
+    let tell = |write: &Write| match write {
+        Write::Created(object) if object.starts_with("StatefulSet") => {
+            Some(Tale::new(Reason::Created, format!("made {object} and what belongs to it")))
+        }
+        Write::Scaled { from, to } if to > from => {
+            Some(Tale::new(Reason::ScaledUp, format!("from {from} to {to} nodes")))
+        }
+        Write::Scaled { from, to } => Some(Tale::new(Reason::ScaledDown, format!("from {from} to {to} nodes"))),
+        Write::Repaired(object) => Some(Tale::new(
+            Reason::Repaired,
+            format!("{object} had been changed or deleted by somebody else and is as the spec asks again"),
+        )),
+        Write::Created(_) | Write::Changed(_) | Write::Deleted(_) => None,
+    };
+    writes.iter().filter_map(tell).collect()
+}
+
+/// What the replacement of a node tells.
+pub(super) fn of_replacement(pod: &Replacement) -> Tale {
+    Tale::new(Reason::ReplacingNode, format!("{}: {}", pod.name, pod.why))
+}
+
+/// What the change from one status to the next tells.
+pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -> Vec<Tale> {
+    let mut tales = Vec::new();
+    let reason_of = |status: &TieredCacheStatus, kind: &str| {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == kind)?;
+        Some((condition.reason.clone(), condition.message.clone()))
+    };
+    let (was, is) = (reason_of(before, "Ready"), reason_of(after, "Ready"));
+    if let Some((reason, message)) = is.filter(|is| Some(&is.0) != was.as_ref().map(|was| &was.0)) {
+        let told = [Reason::InvalidSpec, Reason::ResourceConflict, Reason::ApplyFailed];
+        let told = told.into_iter().find(|told| told.label() == reason);
+        tales.extend(told.map(|told| Tale::new(told, message)));
+    }
+    let rolling = |status| reason_of(status, "Progressing").is_some_and(|(reason, _)| reason == "RollingOut");
+    if rolling(before) && !rolling(after) && before.observed_generation == after.observed_generation {
+        let note = format!("{} nodes run the current image and configuration", after.updated_replicas);
+        tales.push(Tale::new(Reason::RolledOut, note));
+    }
+    for kind in ["MemoryHealthy", "WriteQueueHealthy", "DiskHealthy"] {
+        let state = |status: &TieredCacheStatus| {
+            let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
+            condition.map(|condition| (condition.status.clone(), condition.message.clone()))
+        };
+        let was_bad = state(before).is_some_and(|(status, _)| status == "False");
+        match state(after) {
+            Some((status, message)) if status == "False" && !was_bad => {
+                tales.push(Tale::new(Reason::LayerUnhealthy, message));
+            }
+            Some((status, _)) if status == "True" && was_bad => {
+                tales.push(Tale::new(Reason::LayerRecovered, format!("{kind} is True again")));
+            }
+            _ => {}
+        }
+    }
+    tales
+}
+
+/// What became of the nodes' troubles since they were last told; `told` is brought up to date.
+pub(super) fn of_nodes(nodes: &[Node], told: &mut BTreeMap<String, Trouble>) -> Vec<Tale> {
+    let mut tales = Vec::new();
+    for node in nodes {
+        match (&node.trouble, told.get(&node.name)) {
+            (Some(trouble), before) if before.map(|before| before.kind) != Some(trouble.kind) => {
+                tales.push(Tale::new(Reason::NodeUnhealthy, trouble.message.clone()));
+                told.insert(node.name.clone(), trouble.clone());
+            }
+            (None, Some(before)) if node.is_ready() => {
+                let note = format!("{} serves clients again (it was {})", node.name, before.kind.reason());
+                tales.push(Tale::new(Reason::NodeRecovered, note));
+                told.remove(&node.name);
+            }
+            _ => {}
+        }
+    }
+    told.retain(|name, _| nodes.iter().any(|node| node.name == *name));
+    tales
+}
+
+/// Names the objects in conflict, for the log.
+pub(super) fn conflict_names(conflicts: &[Conflict]) -> String {
+    conflicts.iter().map(|conflict| conflict.object.as_str()).collect::<Vec<_>>().join(", ")
+}
