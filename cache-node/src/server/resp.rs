@@ -64,10 +64,9 @@ pub struct Server {
 /// [`ServeError`] if the address can not be had or a thread can not be started.
 pub fn serve(coordinator: Arc<Coordinator>, options: Options) -> Result<Server, ServeError> {
     let listener = listen(options.address)?;
-    let address =
-        listener.local_addr().map_err(|source| ServeError::Listen { address: options.address, source })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { address: options.address, source })?;
     let limit = ConnectionLimit::new(options.limits.connections_max);
-    let counters = Arc::new(Counters::new(limit, options.threads));
+    let counters = Arc::new(Counters::new(limit));
     let workers = Workers::start(listener, coordinator, Arc::clone(&counters), options)?;
     Ok(Server { address, counters, workers })
 }

@@ -1,0 +1,78 @@
+//! The texts of errors: Redis's own where Redis has one, because clients match on them.
+
+use super::table::Spec;
+use crate::{
+    coordinator::WriteError,
+    protocol::{Arguments, Replies},
+};
+
+pub(super) const SYNTAX: &str = "ERR syntax error";
+pub(super) const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
+pub(super) const OVERFLOW: &str = "ERR increment or decrement would overflow";
+pub(super) const DECREMENT_OVERFLOW: &str = "ERR decrement would overflow";
+pub(super) const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+pub(super) const NX_WITH_OTHERS: &str = "ERR NX and XX, GT or LT options at the same time are not compatible";
+pub(super) const GT_WITH_LT: &str = "ERR GT and LT options at the same time are not compatible";
+pub(super) const DB_INDEX: &str = "ERR DB index is out of range";
+pub(super) const PROTOCOL_NOT_INTEGER: &str = "ERR Protocol version is not an integer or out of range";
+pub(super) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
+pub(super) const CLIENT_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(super) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default \
+                                      user. Are you sure your configuration is correct?";
+
+/// How much of a client's own words an error repeats, as in Redis.
+const QUOTED_BYTES_MAX: usize = 128;
+
+/// `text` shortened and made printable, to be repeated in an error.
+pub(super) fn quoted(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(QUOTED_BYTES_MAX)]).into_owned()
+}
+
+pub(super) fn unknown_command(out: &mut Replies, args: &Arguments<'_>) {
+    let mut text = format!("ERR unknown command '{}', with args beginning with: ", quoted(args.name()));
+    let mut shown = 0;
+    for arg in args.from(1) {
+        if shown >= QUOTED_BYTES_MAX {
+            break;
+        }
+        let arg = &arg[..arg.len().min(QUOTED_BYTES_MAX - shown)];
+        text.push_str(&format!("'{}' ", String::from_utf8_lossy(arg)));
+        shown += arg.len() + 3;
+    }
+    out.error(&text);
+}
+
+pub(super) fn arity(out: &mut Replies, spec: &Spec) {
+    out.error(&format!("ERR wrong number of arguments for '{}' command", spec.name));
+}
+
+pub(super) fn subcommand_arity(out: &mut Replies, command: &str, name: &[u8]) {
+    let name = quoted(&name.to_ascii_lowercase());
+    out.error(&format!("ERR wrong number of arguments for '{command}|{name}' command"));
+}
+
+pub(super) fn unknown_subcommand(out: &mut Replies, command: &str, name: &[u8]) {
+    out.error(&format!("ERR unknown subcommand '{}'. Try {command} HELP.", quoted(name)));
+}
+
+pub(super) fn invalid_expiry(command: &str) -> String {
+    format!("ERR invalid expire time in '{command}' command")
+}
+
+/// What `<command> HELP` answers.
+pub(super) fn help(out: &mut Replies, command: &str, subcommands: &[&str]) {
+    out.array(subcommands.len() + 1);
+    out.simple(&format!("{command} <subcommand> [<arg> ...]. Subcommands are:"));
+    for subcommand in subcommands {
+        out.simple(subcommand);
+    }
+}
+
+/// A write that was not done.
+pub(super) fn write(out: &mut Replies, error: &WriteError) {
+    match error {
+        // The word clients know for "full, try again later".
+        WriteError::QueueFull { .. } => out.error(&format!("OOM {error}")),
+        _ => out.error(&format!("ERR {error}")),
+    }
+}

@@ -1,0 +1,302 @@
+//! Commands that need I/O: owned, so that they can wait while the buffer they came in is used for other clients.
+//!
+//! Neighbours in a pipeline that can share one round trip are joined: reads with reads, removals of different keys
+//! with removals.
+
+use std::collections::HashSet;
+
+use futures::future::join_all;
+
+use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, owned, table::Verb};
+use crate::{
+    clock::UnixMillis,
+    context::OperationContext,
+    coordinator::{Peek, WriteError},
+    entry::{Entry, Key},
+    protocol::{Arguments, Replies},
+};
+
+/// Reads of a pipeline that share one round trip. A client that does not read its replies holds at most so many values.
+const READS_JOINED_MAX: usize = 32;
+
+/// Keys that removals of a pipeline, joined, may have.
+const REMOVALS_JOINED_MAX: usize = 256;
+
+/// Keys of the first round trip of a command with many, before the size of the values is known.
+const KEYS_FIRST: usize = 16;
+
+/// Keys of one round trip.
+const KEYS_MAX: usize = 128;
+
+/// A command, or several joined, whose replies need I/O.
+#[derive(Debug)]
+pub struct Later(Work);
+
+#[derive(Debug)]
+enum Work {
+    /// One or several single reads.
+    Reads(Vec<Read>),
+    /// MGET or EXISTS, from the first key that was cold.
+    Many(ManyReads),
+    Set(Entry),
+    SetMany(Vec<Entry>),
+    Change(Box<(Key, Change)>),
+    /// One or several commands, each with its keys.
+    Removals(Vec<Vec<Key>>),
+    Clear,
+}
+
+/// A single read: what to tell about which entry.
+#[derive(Debug)]
+struct Read {
+    what: One,
+    from: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Known(Option<Entry>),
+    Cold(Key),
+}
+
+#[derive(Debug)]
+struct ManyReads {
+    keys: Vec<Key>,
+    /// How many of the keys were told about.
+    told: usize,
+    /// Keys of the next round trip.
+    step: usize,
+    tell: Tell,
+}
+
+/// What a command with one key tells about it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum One {
+    Value,
+    Length,
+    LifeSeconds,
+    LifeMillis,
+}
+
+/// What a command with many keys tells about them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tell {
+    /// The value of each.
+    Values,
+    /// How many there are; so far.
+    Count(i64),
+}
+
+// === impl Later ===
+
+impl Later {
+    pub(super) fn read(key: Key, what: One) -> Self {
+        Self(Work::Reads(vec![Read { what, from: Source::Cold(key) }]))
+    }
+
+    pub(super) fn many(keys: Vec<Key>, tell: Tell) -> Self {
+        Self(Work::Many(ManyReads { keys, told: 0, step: KEYS_FIRST, tell }))
+    }
+
+    pub(super) fn set(entry: Entry) -> Self {
+        Self(Work::Set(entry))
+    }
+
+    pub(super) fn set_many(entries: Vec<Entry>) -> Self {
+        Self(Work::SetMany(entries))
+    }
+
+    pub(super) fn change(key: Key, change: Change) -> Self {
+        Self(Work::Change(Box::new((key, change))))
+    }
+
+    pub(super) fn remove(keys: Vec<Key>) -> Self {
+        Self(Work::Removals(vec![keys]))
+    }
+
+    pub(super) fn clear() -> Self {
+        Self(Work::Clear)
+    }
+}
+
+// === impl Commands ===
+
+impl Commands {
+    /// Takes the next command of the pipeline into `later`, if both can share a round trip. Returns which it was.
+    pub fn join(&self, cx: &OperationContext, later: &mut Later, args: &Arguments<'_>) -> Option<Verb> {
+        let verb = Verb::find(args.name()).filter(|verb| verb.spec().takes(args.len()))?;
+        let joined = match &mut later.0 {
+            Work::Reads(reads) if reads.len() < READS_JOINED_MAX => {
+                let read = One::of(verb).and_then(|what| self.read_for_join(cx, what, args.at(1)));
+                read.map(|read| reads.push(read)).is_some()
+            }
+            Work::Removals(removals) if matches!(verb, Verb::Del | Verb::Unlink) => join_removal(removals, args),
+            _ => false,
+        };
+        joined.then_some(verb)
+    }
+
+    fn read_for_join(&self, cx: &OperationContext, what: One, key: &[u8]) -> Option<Read> {
+        Key::check(key).ok()?;
+        let from = match self.coordinator.peek(cx, key) {
+            Peek::Hit(entry) => Source::Known(Some(entry)),
+            Peek::Absent => Source::Known(None),
+            Peek::Cold => Source::Cold(owned(key)),
+        };
+        Some(Read { what, from })
+    }
+
+    /// Goes on with a command that needs I/O. Returns what is left of it, once so many replies are written that they
+    /// should be sent first.
+    pub async fn run_later(&self, later: Later, out: &mut Replies) -> Option<Later> {
+        let cx = &self.context();
+        match later.0 {
+            Work::Reads(reads) => self.finish_reads(cx, reads, out).await,
+            Work::Many(many) => return self.go_on(cx, many, out).await,
+            Work::Set(entry) => acknowledge(self.coordinator.set(cx, entry).await, out),
+            Work::SetMany(entries) => acknowledge(self.coordinator.set_many(cx, entries).await, out),
+            Work::Change(change) => self.change_later(cx, &change.0, &change.1, out).await,
+            Work::Removals(removals) => self.finish_removals(cx, &removals, out).await,
+            Work::Clear => acknowledge(self.coordinator.clear(cx).await, out),
+        }
+        None
+    }
+
+    async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) {
+        let cold: Vec<Key> = reads.iter().filter_map(Read::cold_key).cloned().collect();
+        let mut found = match cold.as_slice() {
+            [key] => vec![self.coordinator.get(cx, key).await],
+            keys => self.coordinator.get_many(cx, keys).await,
+        }
+        .into_iter();
+        for read in reads {
+            let entry = match read.from {
+                Source::Known(entry) => entry,
+                Source::Cold(_) => found.next().flatten(),
+            };
+            read.what.reply(cx.now, entry.as_ref(), out);
+        }
+    }
+
+    async fn go_on(&self, cx: &OperationContext, mut many: ManyReads, out: &mut Replies) -> Option<Later> {
+        while many.told < many.keys.len() {
+            if out.len() > REPLY_BYTES_PAUSE {
+                return Some(Later(Work::Many(many)));
+            }
+            let end = many.keys.len().min(many.told + many.step);
+            let entries = self.coordinator.get_many(cx, &many.keys[many.told..end]).await;
+            debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
+            let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
+            entries.iter().for_each(|entry| many.tell.one(entry.as_ref(), out));
+            many.told = end;
+            // As many keys as should fill the next pause, now that the size of the values is known.
+            many.step = (REPLY_BYTES_PAUSE * entries.len() / bytes.max(1)).clamp(1, KEYS_MAX);
+        }
+        many.tell.end(out);
+        None
+    }
+
+    async fn finish_removals(&self, cx: &OperationContext, removals: &[Vec<Key>], out: &mut Replies) {
+        let removed = join_all(removals.iter().map(|keys| self.coordinator.remove_many(cx, keys))).await;
+        for count in removed {
+            match count {
+                Ok(count) => out.integer(i64::try_from(count).unwrap_or(i64::MAX)),
+                Err(error) => error::write(out, &error),
+            }
+        }
+    }
+}
+
+/// Removals that share a key are not joined: the second must find it gone.
+fn join_removal(removals: &mut Vec<Vec<Key>>, args: &Arguments<'_>) -> bool {
+    let taken: HashSet<&[u8], ahash::RandomState> = removals.iter().flatten().map(Key::as_bytes).collect();
+    let fits = taken.len() + args.len() <= REMOVALS_JOINED_MAX;
+    if !fits || args.from(1).any(|key| Key::check(key).is_err() || taken.contains(key)) {
+        return false;
+    }
+    removals.push(distinct(args));
+    true
+}
+
+/// The keys of a removal, each once: a key named twice is removed, and counted, once.
+pub(super) fn distinct(args: &Arguments<'_>) -> Vec<Key> {
+    if args.len() == 2 {
+        return vec![owned(args.at(1))];
+    }
+    let mut seen: HashSet<&[u8], ahash::RandomState> = HashSet::default();
+    args.from(1).filter(|key| seen.insert(key)).map(owned).collect()
+}
+
+fn acknowledge(result: Result<(), WriteError>, out: &mut Replies) {
+    match result {
+        Ok(()) => out.simple("OK"),
+        Err(error) => error::write(out, &error),
+    }
+}
+
+// === impl Read ===
+
+impl Read {
+    fn cold_key(&self) -> Option<&Key> {
+        match &self.from {
+            Source::Known(_) => None,
+            Source::Cold(key) => Some(key),
+        }
+    }
+}
+
+// === impl One ===
+
+impl One {
+    /// What a command with one key tells, if it is such a command.
+    pub(super) const fn of(verb: Verb) -> Option<Self> {
+        match verb {
+            Verb::Get => Some(Self::Value),
+            Verb::Strlen => Some(Self::Length),
+            Verb::Ttl => Some(Self::LifeSeconds),
+            Verb::Pttl => Some(Self::LifeMillis),
+            _ => None,
+        }
+    }
+
+    pub(super) fn reply(self, now: UnixMillis, entry: Option<&Entry>, out: &mut Replies) {
+        match (self, entry) {
+            (Self::Value, Some(entry)) => out.value(entry),
+            (Self::Value, None) => out.null(),
+            (Self::Length, entry) => out.integer(entry.map_or(0, |entry| signed(entry.value().len()))),
+            (Self::LifeSeconds | Self::LifeMillis, None) => out.integer(-2),
+            (Self::LifeSeconds, Some(entry)) => out.integer(life_ms(now, entry).map_or(-1, |ms| (ms + 500) / 1000)),
+            (Self::LifeMillis, Some(entry)) => out.integer(life_ms(now, entry).unwrap_or(-1)),
+        }
+    }
+}
+
+fn life_ms(now: UnixMillis, entry: &Entry) -> Option<i64> {
+    let life = entry.expires_at()?.since(now);
+    Some(i64::try_from(life.as_millis()).unwrap_or(i64::MAX - 500))
+}
+
+fn signed(len: usize) -> i64 {
+    i64::try_from(len).unwrap_or(i64::MAX)
+}
+
+// === impl Tell ===
+
+impl Tell {
+    /// Tells about the next key.
+    pub(super) fn one(&mut self, entry: Option<&Entry>, out: &mut Replies) {
+        match (self, entry) {
+            (Self::Values, Some(entry)) => out.value(entry),
+            (Self::Values, None) => out.null(),
+            (Self::Count(count), entry) => *count += i64::from(entry.is_some()),
+        }
+    }
+
+    /// All keys were told about.
+    pub(super) fn end(self, out: &mut Replies) {
+        match self {
+            Self::Values => {}
+            Self::Count(count) => out.integer(count),
+        }
+    }
+}

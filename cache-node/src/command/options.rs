@@ -1,0 +1,162 @@
+//! The options of SET and of the EXPIRE family, parsed once into what they mean.
+
+use super::{error, table::Verb};
+use crate::{
+    clock::UnixMillis,
+    protocol::{Arguments, parse_i64},
+};
+
+/// When a value may be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// Whatever is there.
+    #[default]
+    Any,
+    /// NX.
+    Absent,
+    /// XX.
+    Present,
+}
+
+/// What becomes of the key's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It lives until evicted.
+    #[default]
+    Unlimited,
+    /// KEEPTTL.
+    Kept,
+    /// Until a moment, which may be past.
+    Until(UnixMillis),
+}
+
+/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`, from the fourth word on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SetOptions {
+    pub existing: Existing,
+    pub life: Life,
+    /// Whether the old value is the reply.
+    pub get: bool,
+}
+
+/// On which present life an expiry may be set. Words may be combined as in Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ExpireCondition {
+    pub nx: bool,
+    pub xx: bool,
+    pub gt: bool,
+    pub lt: bool,
+}
+
+/// How a number becomes a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimeUnit {
+    seconds: bool,
+    absolute: bool,
+}
+
+/// Milliseconds since 1970 that may lie before it, as EXPIRE allows.
+pub(super) type SignedMillis = i64;
+
+// === impl SetOptions ===
+
+impl SetOptions {
+    /// Parses the words after the value.
+    ///
+    /// # Errors
+    /// The text of the reply.
+    pub(super) fn parse(args: &Arguments<'_>, now: UnixMillis) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut expiry: Option<(TimeUnit, &[u8])> = None;
+        let mut words = args.from(3);
+        while let Some(word) = words.next() {
+            let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+            if is("nx") && options.existing != Existing::Present {
+                options.existing = Existing::Absent;
+            } else if is("xx") && options.existing != Existing::Absent {
+                options.existing = Existing::Present;
+            } else if is("get") {
+                options.get = true;
+            } else if is("keepttl") && expiry.is_none() {
+                options.life = Life::Kept;
+            } else {
+                let unit = TimeUnit::of_option(word).ok_or(error::SYNTAX)?;
+                let other_life = options.life == Life::Kept || expiry.is_some_and(|(earlier, _)| earlier != unit);
+                let amount = words.next().filter(|_| !other_life).ok_or(error::SYNTAX)?;
+                expiry = Some((unit, amount));
+            }
+        }
+        if let Some((unit, amount)) = expiry {
+            let amount = parse_i64(amount).ok_or(error::NOT_INTEGER)?;
+            let at = unit.moment(amount, now).filter(|_| amount > 0);
+            let at = at.ok_or_else(|| error::invalid_expiry("set"))?;
+            options.life = Life::Until(UnixMillis(at.unsigned_abs()));
+        }
+        Ok(options)
+    }
+}
+
+// === impl ExpireCondition ===
+
+impl ExpireCondition {
+    /// Parses the words after the time.
+    ///
+    /// # Errors
+    /// The text of the reply.
+    pub(super) fn parse(args: &Arguments<'_>) -> Result<Self, String> {
+        let mut condition = Self::default();
+        for word in args.from(3) {
+            match word.to_ascii_lowercase().as_slice() {
+                b"nx" => condition.nx = true,
+                b"xx" => condition.xx = true,
+                b"gt" => condition.gt = true,
+                b"lt" => condition.lt = true,
+                _ => return Err(format!("ERR Unsupported option {}", error::quoted(word))),
+            }
+        }
+        if condition.nx && (condition.xx || condition.gt || condition.lt) {
+            return Err(error::NX_WITH_OTHERS.to_owned());
+        }
+        if condition.gt && condition.lt {
+            return Err(error::GT_WITH_LT.to_owned());
+        }
+        Ok(condition)
+    }
+
+    /// Whether a key that expires at `current` may be given the expiry `at`. No expiry counts as the end of time.
+    pub(super) fn allows(self, current: Option<UnixMillis>, at: SignedMillis) -> bool {
+        let current = current.map(|current| i64::try_from(current.0).unwrap_or(i64::MAX));
+        !(self.nx && current.is_some()
+            || self.xx && current.is_none()
+            || self.gt && current.is_none_or(|current| at <= current)
+            || self.lt && current.is_some_and(|current| at >= current))
+    }
+}
+
+// === impl TimeUnit ===
+
+impl TimeUnit {
+    fn of_option(word: &[u8]) -> Option<Self> {
+        match word.to_ascii_lowercase().as_slice() {
+            b"ex" => Some(Self { seconds: true, absolute: false }),
+            b"px" => Some(Self { seconds: false, absolute: false }),
+            b"exat" => Some(Self { seconds: true, absolute: true }),
+            b"pxat" => Some(Self { seconds: false, absolute: true }),
+            _ => None,
+        }
+    }
+
+    /// The unit of a command of the EXPIRE family.
+    pub(super) fn of_command(verb: Verb) -> Self {
+        Self {
+            seconds: matches!(verb, Verb::Expire | Verb::Expireat),
+            absolute: matches!(verb, Verb::Expireat | Verb::Pexpireat),
+        }
+    }
+
+    /// The moment that `amount` means, unless it is out of range.
+    pub(super) fn moment(self, amount: i64, now: UnixMillis) -> Option<SignedMillis> {
+        let ms = if self.seconds { amount.checked_mul(1000)? } else { amount };
+        if self.absolute { Some(ms) } else { ms.checked_add(i64::try_from(now.0).ok()?) }
+    }
+}

@@ -1,0 +1,145 @@
+//! Commands that write: SET, MSET, DEL, UNLINK, the EXPIRE family, PERSIST, the INCR family, APPEND, FLUSHALL, FLUSHDB.
+
+use bytes::Bytes;
+
+use super::{
+    Call, Commands, Step,
+    change::{Change, ConditionalSet},
+    error,
+    later::{Later, distinct},
+    options::{Existing, ExpireCondition, Life, SetOptions, TimeUnit},
+    table::Verb,
+};
+use crate::{
+    entry::{Entry, EntryMeta},
+    protocol::{Replies, parse_i64},
+};
+
+// === impl Commands ===
+
+impl Commands {
+    pub(super) fn set(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        let value = call.args.at(2);
+        if !self.is_value(value, out) {
+            return Step::Done;
+        }
+        let options = if call.args.len() == 3 {
+            SetOptions::default()
+        } else {
+            match SetOptions::parse(&call.args, call.cx.now) {
+                Ok(options) => options,
+                Err(text) => {
+                    out.error(&text);
+                    return Step::Done;
+                }
+            }
+        };
+        let (expires_at, keep_life) = match options.life {
+            Life::Unlimited => (None, false),
+            Life::Kept => (None, true),
+            Life::Until(at) => (Some(at), false),
+        };
+        let entry = Entry::new(key, value, EntryMeta { expires_at });
+        let expired = expires_at.is_some_and(|at| at <= call.cx.now);
+        if keep_life || expired || options.get || options.existing != Existing::Any {
+            let set = ConditionalSet { entry, existing: options.existing, keep_life, get: options.get };
+            return self.change(call.cx, key, Change::Set(set), out);
+        }
+        match self.coordinator.try_set(call.cx, entry) {
+            Ok(()) => out.simple("OK"),
+            Err(entry) => return Step::Later(Later::set(entry)),
+        }
+        Step::Done
+    }
+
+    pub(super) fn mset(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let args = call.args;
+        if args.len() % 2 == 0 {
+            error::arity(out, call.verb.spec());
+            return Step::Done;
+        }
+        let values_fit = || args.from(2).step_by(2).all(|value| value.len() <= self.settings.value_bytes_max);
+        if !self.are_keys(call, 2, out) {
+            return Step::Done;
+        }
+        if !values_fit() {
+            let longest = args.from(2).step_by(2).max_by_key(|value| value.len()).unwrap_or_default();
+            self.is_value(longest, out);
+            return Step::Done;
+        }
+        let mut entries = (1..args.len())
+            .step_by(2)
+            .map(|index| Entry::new(args.at(index), args.at(index + 1), EntryMeta::default()));
+        while let Some(entry) = entries.next() {
+            if let Err(entry) = self.coordinator.try_set(call.cx, entry) {
+                return Step::Later(Later::set_many([entry].into_iter().chain(entries).collect()));
+            }
+        }
+        out.simple("OK");
+        Step::Done
+    }
+
+    pub(super) fn del(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        if !self.are_keys(call, 1, out) {
+            return Step::Done;
+        }
+        Step::Later(Later::remove(distinct(&call.args)))
+    }
+
+    pub(super) fn expire(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        let parsed = ExpireCondition::parse(&call.args).and_then(|condition| {
+            let amount = parse_i64(call.args.at(2)).ok_or(error::NOT_INTEGER)?;
+            let at = TimeUnit::of_command(call.verb).moment(amount, call.cx.now);
+            let at = at.ok_or_else(|| error::invalid_expiry(call.verb.spec().name))?;
+            Ok(Change::Expire { at, condition })
+        });
+        self.change_if_valid(call, key, parsed, out)
+    }
+
+    pub(super) fn persist(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        self.change(call.cx, key, Change::Persist, out)
+    }
+
+    /// INCR, DECR, INCRBY, DECRBY.
+    pub(super) fn add(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        let amount = || parse_i64(call.args.at(2)).ok_or(error::NOT_INTEGER);
+        let delta = match call.verb {
+            Verb::Incr => Ok(1),
+            Verb::Decr => Ok(-1),
+            Verb::Decrby => amount().and_then(|by| by.checked_neg().ok_or(error::DECREMENT_OVERFLOW)),
+            _ => amount(),
+        };
+        self.change_if_valid(call, key, delta.map(Change::Add).map_err(str::to_owned), out)
+    }
+
+    pub(super) fn append(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        let suffix = Bytes::copy_from_slice(call.args.at(2));
+        let value_bytes_max = self.settings.value_bytes_max;
+        self.change(call.cx, key, Change::Append { suffix, value_bytes_max }, out)
+    }
+
+    /// `FLUSHALL|FLUSHDB [ASYNC|SYNC]`: both words mean the same, because forgetting is one step in every layer.
+    pub(super) fn flush(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let known = |word: &[u8]| word.eq_ignore_ascii_case(b"async") || word.eq_ignore_ascii_case(b"sync");
+        if call.args.len() > 2 || !call.args.from(1).all(known) {
+            out.error(error::SYNTAX);
+            return Step::Done;
+        }
+        Step::Later(Later::clear())
+    }
+
+    fn change_if_valid(&self, call: &Call<'_>, key: &[u8], change: Result<Change, String>, out: &mut Replies) -> Step {
+        match change {
+            Ok(change) => self.change(call.cx, key, change, out),
+            Err(text) => {
+                out.error(&text);
+                Step::Done
+            }
+        }
+    }
+}

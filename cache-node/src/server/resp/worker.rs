@@ -1,0 +1,288 @@
+//! Threads: one acceptor, and the event loops it hands connections to.
+
+use std::{
+    io::{self, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::mpsc::{self, Receiver, Sender},
+    task::JoinSet,
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{
+    Limits, Options,
+    connection::{Connection, Scratch},
+    counters::{Counters, Event},
+};
+use crate::{
+    command::{Commands, Session, Settings},
+    coordinator::Coordinator,
+    server::{Place, ServeError},
+};
+
+/// Accepted connections on their way to one event loop.
+const HANDED_OVER_MAX: usize = 256;
+
+/// How long the acceptor rests when the system has no descriptor to give: connections wait in the kernel meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a thread may take to end once everything in it was cut off.
+const CUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client that hears nothing for so long is asked by the kernel whether it still exists, as in Redis.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// The threads of one RESP server.
+#[derive(Debug)]
+pub(super) struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    /// Closed when the last thread has ended.
+    ended: Receiver<()>,
+    /// Ends connections that are still busy.
+    cut: CancellationToken,
+}
+
+/// One event loop, as its connections see it.
+#[derive(Debug)]
+pub(super) struct EventLoop {
+    pub(super) commands: Arc<Commands>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) limits: Limits,
+    pub(super) stop: CancellationToken,
+    /// The buffers of whichever connection has its turn. Never contended: all its connections run on one thread.
+    scratch: Mutex<Scratch>,
+}
+
+/// One event loop, as the acceptor sees it.
+struct Target {
+    connections: Arc<AtomicU32>,
+    handover: Sender<Accepted>,
+}
+
+/// A connection that was given a place.
+struct Accepted {
+    stream: TcpStream,
+    session: Session,
+    _place: Place,
+    _load: Load,
+}
+
+/// One connection in the count of its event loop.
+struct Load(Arc<AtomicU32>);
+
+// === impl Workers ===
+
+impl Workers {
+    pub(super) fn start(
+        listener: TcpListener,
+        coordinator: Arc<Coordinator>,
+        counters: Arc<Counters>,
+        options: Options,
+    ) -> Result<Self, ServeError> {
+        let (alive, ended) = mpsc::channel(1);
+        let cut = CancellationToken::new();
+        let mut workers = Self { threads: Vec::new(), ended, cut: cut.clone() };
+        let facts = Arc::clone(&counters);
+        let settings = Settings {
+            identity: options.identity,
+            value_bytes_max: options.limits.value_bytes_max,
+            request_timeout: options.limits.request_timeout,
+        };
+        let facts = Arc::new(move || facts.facts());
+        let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
+
+        let mut targets = Vec::new();
+        for index in 0..options.threads.get() {
+            let (handover, accepted) = mpsc::channel(HANDED_OVER_MAX);
+            targets.push(Target { connections: Arc::default(), handover });
+            let event_loop = Arc::new(EventLoop {
+                commands: Arc::clone(&commands),
+                counters: Arc::clone(&counters),
+                limits: options.limits,
+                // A child per thread, so that polling it is not contended between threads.
+                stop: options.stop.child_token(),
+                scratch: Mutex::default(),
+            });
+            let cut = cut.clone();
+            let alive = alive.clone();
+            workers.spawn(&options.stop, format!("resp-{index}"), move |runtime| {
+                runtime.block_on(event_loop.run(accepted, cut));
+                drop(alive);
+            })?;
+        }
+        let stop = options.stop.clone();
+        workers.spawn(&options.stop, "resp-accept".to_owned(), move |runtime| {
+            let accept = accept(listener, targets, counters, options.clock);
+            runtime.block_on(stop.run_until_cancelled(accept));
+            drop(alive);
+        })?;
+        Ok(workers)
+    }
+
+    /// Starts one thread with an event loop of its own. If that fails, those that run already are stopped.
+    fn spawn(
+        &mut self,
+        stop: &CancellationToken,
+        name: String,
+        body: impl FnOnce(Runtime) + Send + 'static,
+    ) -> Result<(), ServeError> {
+        let started = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .and_then(|runtime| thread::Builder::new().name(name.clone()).spawn(move || body(runtime)));
+        match started {
+            Ok(thread) => self.threads.push(thread),
+            Err(source) => {
+                stop.cancel();
+                self.cut.cancel();
+                return Err(ServeError::Thread { name, source });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn join(mut self, deadline: Instant) {
+        // Nothing is ever sent: the channel closes when the threads have ended.
+        if tokio::time::timeout_at(deadline.into(), self.ended.recv()).await.is_err() {
+            warn!("connections were still busy at the end of the drain timeout and are cut off");
+            self.cut.cancel();
+            if tokio::time::timeout(CUT_TIMEOUT, self.ended.recv()).await.is_err() {
+                error!("a RESP thread did not end");
+                return;
+            }
+        }
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("a RESP thread had panicked");
+            }
+        }
+    }
+}
+
+// === impl EventLoop ===
+
+impl EventLoop {
+    /// Serves the connections handed over, until `stop`; then until all are done, or `cut`.
+    async fn run(self: Arc<Self>, mut accepted: Receiver<Accepted>, cut: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(next) = accepted.recv() => {
+                    if let Err(error) = self.take_over(next, &mut connections) {
+                        warn!(%error, "a new connection was lost");
+                    }
+                }
+                Some(ended) = connections.join_next() => self.note_end(ended),
+                () = self.stop.cancelled() => break,
+            }
+        }
+        accepted.close();
+        let drained = async {
+            while let Some(ended) = connections.join_next().await {
+                self.note_end(ended);
+            }
+        };
+        let _ = cut.run_until_cancelled(drained).await;
+    }
+
+    fn take_over(self: &Arc<Self>, accepted: Accepted, connections: &mut JoinSet<()>) -> io::Result<()> {
+        let Accepted { stream, session, _place, _load } = accepted;
+        let stream = tokio::net::TcpStream::from_std(stream)?;
+        let event_loop = Arc::clone(self);
+        connections.spawn(async move {
+            Connection::new(stream, session, &event_loop).run().await;
+            drop((_place, _load));
+        });
+        Ok(())
+    }
+
+    /// A fault of the node ends one connection, not the thread.
+    fn note_end(&self, ended: Result<(), tokio::task::JoinError>) {
+        if let Err(error) = ended {
+            self.counters.note(Event::Panic, 1);
+            error!(%error, "a connection ended by a fault of the node");
+        }
+    }
+
+    /// Lends the buffers of this thread.
+    pub(super) fn with_scratch<T>(&self, borrow: impl FnOnce(&mut Scratch) -> T) -> T {
+        // A panic of another connection may have left anything in the buffers, but a turn starts by clearing them.
+        borrow(&mut self.scratch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === accepting ===
+
+/// Hands every new connection to the event loop that has the fewest, for ever.
+async fn accept(listener: TcpListener, targets: Vec<Target>, counters: Arc<Counters>, clock: crate::clock::Clock) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "the RESP listener can not be watched"),
+    };
+    for id in 1.. {
+        let (stream, peer) = loop {
+            match listener.accept().await {
+                Ok(accepted) => break accepted,
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        };
+        let Ok(stream) = prepare(stream) else { continue };
+        let Some(place) = counters.limit().take() else {
+            reject(stream);
+            continue;
+        };
+        let Some(target) = targets.iter().min_by_key(|target| target.connections.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let local = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let session = Session::new(id, peer, local, clock.now());
+        let load = Load::new(&target.connections);
+        let accepted = Accepted { stream, session, _place: place, _load: load };
+        if target.handover.send(accepted).await.is_err() {
+            warn!("a RESP thread has ended; its connection is dropped");
+        }
+    }
+}
+
+/// Moves the stream out of the acceptor's event loop, with the options of a request–reply protocol.
+fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))?;
+    stream.into_std()
+}
+
+/// Says why, as Redis does, as far as it fits into the empty buffer of a new connection.
+fn reject(mut stream: TcpStream) {
+    if let Err(error) = stream.write_all(b"-ERR max number of clients reached\r\n") {
+        warn!(%error, "a connection over the limit could not be told so");
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    fn new(connections: &Arc<AtomicU32>) -> Self {
+        connections.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
