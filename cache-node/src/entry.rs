@@ -2,12 +2,15 @@
 
 use std::{
     borrow::Borrow,
+    cell::RefCell,
     fmt,
     hash::{Hash, Hasher},
 };
 
 use bytes::Bytes;
 use triomphe::ThinArc;
+
+pub mod envelope;
 
 use crate::clock::UnixMillis;
 
@@ -45,7 +48,15 @@ struct Header {
     /// `u64::MAX` for none, so that the check of a hit is one comparison.
     expires_at_ms: u64,
     key_len: u32,
-    flags: u32,
+}
+
+/// Scratch buffers larger than this are not kept: an occasional large value must not pin memory on every thread.
+const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// Where key and value meet before they become one block. `ThinArc` is filled at speed only from one slice; this
+    /// buffer makes that a second copy (3 ns for 100 bytes) instead of a second allocation.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 // === impl Key ===
@@ -106,10 +117,18 @@ impl Entry {
         debug_assert!(Key::check(key).is_ok(), "keys are checked where they enter");
         let header = Header {
             expires_at_ms: meta.expires_at.map_or(u64::MAX, |at| at.0),
-            key_len: u32::try_from(key.len()).unwrap_or(u32::MAX),
-            flags: 0,
+            key_len: u32::try_from(key.len()).expect("a key is shorter than 4 GiB"),
         };
-        Self(ThinArc::from_header_and_slice(header, &[key, value].concat()))
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.clear();
+            scratch.extend_from_slice(key);
+            scratch.extend_from_slice(value);
+            let block = ThinArc::from_header_and_slice(header, scratch);
+            if scratch.capacity() > SCRATCH_KEPT_BYTES {
+                *scratch = Vec::new();
+            }
+            Self(block)
+        })
     }
 
     /// The key.
@@ -126,6 +145,22 @@ impl Entry {
     pub fn expires_at(&self) -> Option<UnixMillis> {
         let ms = self.0.header.header.expires_at_ms;
         (ms != u64::MAX).then_some(UnixMillis(ms))
+    }
+
+    /// What the entry carries besides key and value.
+    pub fn meta(&self) -> EntryMeta {
+        EntryMeta { expires_at: self.expires_at() }
+    }
+
+    /// Whether the value may still be served at `now`: from the millisecond of its expiry on it may not.
+    #[inline]
+    pub fn is_live(&self, now: UnixMillis) -> bool {
+        now.0 < self.0.header.header.expires_at_ms
+    }
+
+    /// Bytes of key and value together.
+    pub fn bytes(&self) -> u64 {
+        self.0.slice.len() as u64
     }
 }
 

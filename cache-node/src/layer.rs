@@ -4,11 +4,17 @@
 //! for dispatch. The stores below it are held as `Vec<Arc<dyn Layer>>`, because a call there costs micro- to
 //! milliseconds anyway.
 
+// pub mod disk;
+pub mod memory;
+pub mod metered;
+mod observed;
+
 use std::{fmt, time::Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
 
+pub use self::observed::{Observed, Verdict};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
@@ -166,6 +172,26 @@ pub trait Layer: Component {
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError>;
 }
 
+// === impl Change ===
+
+impl Change {
+    /// The key that changes.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Self::Set(entry) => entry.key(),
+            Self::Remove(key) => key.as_bytes(),
+        }
+    }
+
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Set(entry) => entry.bytes(),
+            Self::Remove(key) => key.as_bytes().len() as u64,
+        }
+    }
+}
+
 // === impl LayerId ===
 
 impl LayerId {
@@ -188,6 +214,9 @@ impl fmt::Display for LayerId {
 // === impl ErrorKind ===
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Timeout, Self::Unreachable, Self::Corrupt, Self::Full, Self::Refused];
+
     /// The value of the metric label `kind`.
     pub const fn label(self) -> &'static str {
         match self {

@@ -1,0 +1,356 @@
+//! Any cold layer, measured from outside: the layer itself stays free of counters.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use prometheus::{Histogram, IntCounter};
+
+use crate::{
+    clock::Clock,
+    context::OperationContext,
+    entry::Key,
+    layer::{Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Stats},
+    metrics::{Definition, Kind, Metrics},
+};
+
+/// What was asked of a layer and how it ended; memory reports its part of it too.
+pub const REQUESTS: Definition = Definition {
+    name: "tieredcache_layer_requests_total",
+    help: "Keys asked for and changes written, by what was asked and how it ended.",
+    kind: Kind::Counter,
+    labels: &["operation", "result"],
+};
+
+/// Calls that failed.
+pub const ERRORS: Definition = Definition {
+    name: "tieredcache_layer_errors_total",
+    help: "Calls of a layer that failed, by kind.",
+    kind: Kind::Counter,
+    labels: &["kind"],
+};
+
+const LATENCY: &str = "tieredcache_layer_latency_seconds";
+const LATENCY_HELP: &str = "Time that one call of a layer took, for any number of keys.";
+
+/// A layer with counters and clocks around it.
+pub struct Metered {
+    inner: Arc<dyn Layer>,
+    clock: Clock,
+    requests: Requests,
+    errors: [(ErrorKind, IntCounter); ErrorKind::ALL.len()],
+    latency: Latency,
+}
+
+/// Handles, resolved once.
+struct Requests {
+    hit: IntCounter,
+    miss: IntCounter,
+    not_handled: IntCounter,
+    stopped: IntCounter,
+    read_failed: IntCounter,
+    set: Written,
+    remove: Written,
+    clear: Written,
+}
+
+/// Handles of one kind of change.
+struct Written {
+    ok: IntCounter,
+    failed: IntCounter,
+}
+
+/// Handles, resolved once.
+struct Latency {
+    get: Histogram,
+    get_many: Histogram,
+    apply: Histogram,
+    clear: Histogram,
+}
+
+// === impl Metered ===
+
+impl Metered {
+    /// Measures `inner` under the label of its name.
+    pub fn new(inner: Arc<dyn Layer>, metrics: &Metrics, clock: Clock) -> Self {
+        let layer = ("layer", inner.name());
+        let requests = metrics.counters(layer, &REQUESTS);
+        let request = |operation, result| requests.with_label_values(&[operation, result]);
+        let written = |operation| Written { ok: request(operation, "ok"), failed: request(operation, "error") };
+        let errors = metrics.counters(layer, &ERRORS);
+        let latencies = metrics.latencies(layer, LATENCY, LATENCY_HELP, &["operation"]);
+        let latency = |operation| latencies.with_label_values(&[operation]);
+        Self {
+            inner,
+            clock,
+            requests: Requests {
+                hit: request("get", "hit"),
+                miss: request("get", "miss"),
+                not_handled: request("get", "not_handled"),
+                stopped: request("get", "stopped"),
+                read_failed: request("get", "error"),
+                set: written("set"),
+                remove: written("remove"),
+                clear: written("clear"),
+            },
+            errors: ErrorKind::ALL.map(|kind| (kind, errors.with_label_values(&[kind.label()]))),
+            latency: Latency {
+                get: latency("get"),
+                get_many: latency("get_many"),
+                apply: latency("apply"),
+                clear: latency("clear"),
+            },
+        }
+    }
+
+    fn since(&self, start: Instant) -> f64 {
+        self.clock.monotonic().saturating_duration_since(start).as_secs_f64()
+    }
+
+    fn read(&self, result: &LayerResult) {
+        match result {
+            LayerResult::Hit(_) => &self.requests.hit,
+            LayerResult::Miss => &self.requests.miss,
+            LayerResult::NotHandled => &self.requests.not_handled,
+            LayerResult::StopWithoutValue => &self.requests.stopped,
+        }
+        .inc();
+    }
+
+    fn failed(&self, error: &LayerError) {
+        for (kind, errors) in &self.errors {
+            if *kind == error.kind {
+                errors.inc();
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Component for Metered {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    /// What the layer says of what it holds, with what was counted here of what it did.
+    fn stats(&self) -> Stats {
+        let Requests { hit, miss, not_handled, stopped, read_failed, set, remove, clear } = &self.requests;
+        let reads = [hit, miss, not_handled, stopped, read_failed].into_iter();
+        let writes = [set, remove, clear].into_iter().flat_map(|written| [&written.ok, &written.failed]);
+        Stats {
+            hits: hit.get(),
+            misses: miss.get() + stopped.get(),
+            operations: reads.chain(writes).map(IntCounter::get).sum(),
+            errors: self.errors.iter().map(|(kind, counter)| (*kind, counter.get())).collect(),
+            ..self.inner.stats()
+        }
+    }
+
+    async fn shutdown(&self, deadline: Instant) {
+        self.inner.shutdown(deadline).await;
+    }
+}
+
+#[async_trait]
+impl Layer for Metered {
+    fn id(&self) -> LayerId {
+        self.inner.id()
+    }
+
+    async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
+        let start = self.clock.monotonic();
+        let answer = self.inner.get(cx, key).await;
+        self.latency.get.observe(self.since(start));
+        match &answer {
+            Ok(result) => self.read(result),
+            Err(error) => {
+                self.requests.read_failed.inc();
+                self.failed(error);
+            }
+        }
+        answer
+    }
+
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+        let start = self.clock.monotonic();
+        let answer = self.inner.get_many(cx, keys).await;
+        self.latency.get_many.observe(self.since(start));
+        match &answer {
+            Ok(results) => results.iter().for_each(|result| self.read(result)),
+            Err(error) => {
+                self.requests.read_failed.inc_by(keys.len() as u64);
+                self.failed(error);
+            }
+        }
+        answer
+    }
+
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+        let start = self.clock.monotonic();
+        let answer = self.inner.apply(cx, changes).await;
+        self.latency.apply.observe(self.since(start));
+        let Requests { set, remove, .. } = &self.requests;
+        let sets = changes.iter().filter(|change| matches!(change, Change::Set(_))).count();
+        let removals = changes.len() - sets;
+        match &answer {
+            Ok(()) => {
+                set.ok.inc_by(sets as u64);
+                remove.ok.inc_by(removals as u64);
+            }
+            Err(error) => {
+                set.failed.inc_by(sets as u64);
+                remove.failed.inc_by(removals as u64);
+                self.failed(error);
+            }
+        }
+        answer
+    }
+
+    async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError> {
+        let start = self.clock.monotonic();
+        let answer = self.inner.clear(cx).await;
+        self.latency.clear.observe(self.since(start));
+        match &answer {
+            Ok(()) => self.requests.clear.ok.inc(),
+            Err(error) => {
+                self.requests.clear.failed.inc();
+                self.failed(error);
+            }
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        clock::UnixMillis,
+        context::Origin,
+        entry::{Entry, EntryMeta},
+        layer::HealthState,
+    };
+
+    /// Has the key `here`, not the key `absent`, and fails on all others; takes 3 ms for everything.
+    struct Scripted(Clock);
+
+    fn failure() -> LayerError {
+        LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message: "bits flipped".to_owned() }
+    }
+
+    #[async_trait]
+    impl Component for Scripted {
+        fn name(&self) -> &'static str {
+            "disk"
+        }
+
+        fn health(&self) -> Health {
+            Health { state: HealthState::Degraded, reason: "Scripted", message: String::new(), since: UnixMillis(7) }
+        }
+
+        fn stats(&self) -> Stats {
+            Stats { hits: 1000, entries: Some(5), ..Stats::default() }
+        }
+
+        async fn shutdown(&self, _deadline: Instant) {}
+    }
+
+    #[async_trait]
+    impl Layer for Scripted {
+        fn id(&self) -> LayerId {
+            LayerId::Disk
+        }
+
+        async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
+            self.0.advance(Duration::from_millis(3));
+            match key.as_bytes() {
+                b"here" => Ok(LayerResult::Hit(Entry::new(b"here", b"value", EntryMeta::default()))),
+                b"absent" => Ok(LayerResult::Miss),
+                _ => Err(failure()),
+            }
+        }
+
+        async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+            let mut results = Vec::new();
+            for key in keys {
+                results.push(self.get(cx, key).await?);
+            }
+            Ok(results)
+        }
+
+        async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+            if changes.iter().all(|change| change.key() != b"broken") { Ok(()) } else { Err(failure()) }
+        }
+
+        async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {
+            Ok(())
+        }
+    }
+
+    fn key(text: &'static str) -> Key {
+        Key::new(text.as_bytes()).unwrap()
+    }
+
+    /// A measured layer after one of everything, and its metrics as text.
+    async fn exercised() -> (Metered, String) {
+        let clock = Clock::manual(UnixMillis(0));
+        let metrics = Metrics::new("");
+        let layer = Metered::new(Arc::new(Scripted(clock.clone())), &metrics, clock.clone());
+        let cx = OperationContext { origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() };
+        for name in ["here", "here", "absent", "broken"] {
+            let _ = layer.get(&cx, &key(name)).await;
+        }
+        let _ = layer.get_many(&cx, &[key("here"), key("absent")]).await;
+        let set = Change::Set(Entry::new(b"here", b"value", EntryMeta::default()));
+        layer.apply(&cx, &[set.clone(), set, Change::Remove(key("absent"))]).await.unwrap();
+        layer.apply(&cx, &[Change::Remove(key("broken"))]).await.unwrap_err();
+        layer.clear(&cx).await.unwrap();
+        (layer, metrics.render())
+    }
+
+    #[tokio::test]
+    async fn every_outcome_is_counted_once_under_its_labels() {
+        let (_layer, text) = exercised().await;
+        for (operation, result, count) in [
+            ("get", "hit", 3),
+            ("get", "miss", 2),
+            ("get", "error", 1),
+            ("get", "stopped", 0),
+            ("set", "ok", 2),
+            ("remove", "ok", 1),
+            ("remove", "error", 1),
+            ("clear", "ok", 1),
+        ] {
+            let line = format!(
+                "tieredcache_layer_requests_total{{layer=\"disk\",operation=\"{operation}\",result=\"{result}\"}} {count}\n"
+            );
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+        assert!(text.contains("tieredcache_layer_errors_total{kind=\"corrupt\",layer=\"disk\"} 2\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn time_is_measured_around_each_call() {
+        let (_layer, text) = exercised().await;
+        let bucket = |end: &str, count: u32| {
+            format!(
+                "tieredcache_layer_latency_seconds_bucket{{layer=\"disk\",operation=\"get\",le=\"{end}\"}} {count}\n"
+            )
+        };
+        assert!(text.contains(&bucket("0.0025", 0)) && text.contains(&bucket("0.005", 4)), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_report_joins_what_was_counted_here_with_what_the_layer_holds() {
+        let (layer, _text) = exercised().await;
+        let stats = layer.stats();
+        assert_eq!((stats.hits, stats.misses, stats.operations, stats.entries), (3, 2, 11, Some(5)));
+        assert!(stats.errors.contains(&(ErrorKind::Corrupt, 2)));
+        assert_eq!(layer.health().reason, "Scripted");
+    }
+}
