@@ -29,7 +29,12 @@ pub(super) fn headless(cache: &ValidCache) -> Service {
 
 /// What clients connect to: ready nodes only, under the cache's own name.
 pub(super) fn client(cache: &ValidCache) -> Service {
-    let spec = ServiceSpec { ports: Some(vec![port("resp", RESP_PORT)]), ..spec(cache) };
+    let spec = ServiceSpec {
+        ports: Some(vec![port("resp", RESP_PORT)]),
+        // Nodes share no layer yet: a client must find on its next connection what it stored on the last.
+        session_affinity: Some("ClientIP".to_owned()),
+        ..spec(cache)
+    };
     Service {
         metadata: metadata(&cache.identity, cache.identity.name.clone()),
         spec: Some(spec),
