@@ -19,6 +19,8 @@ use crate::{
 pub use generate::{crd, yaml};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
 
+#[cfg(test)]
+mod checks;
 mod generate;
 pub mod memory_budget;
 mod rules;

@@ -25,11 +25,18 @@ pub fn needed(capacity: ByteSize, mode: DiskMode) -> ByteSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node_config;
 
     #[test]
     fn need_is_capacity_an_eighth_of_it_and_the_fixed_parts() {
         assert_eq!(needed(ByteSize::mebibytes(256), DiskMode::RocksDb), ByteSize::mebibytes(256 + 32 + 128 + 128));
         assert_eq!(needed(ByteSize::mebibytes(256), DiskMode::Disabled), ByteSize::mebibytes(256 + 32 + 128));
+    }
+
+    #[test]
+    fn parts_are_what_a_node_takes_by_default() {
+        assert_eq!(ROCKSDB, node_config::Disk::default().memory);
+        assert_eq!(WRITE_QUEUE, node_config::WriteQueue::default().capacity);
     }
 
     #[test]
