@@ -4,7 +4,7 @@
 //! for dispatch. The stores below it are held as `Vec<Arc<dyn Layer>>`, because a call there costs micro- to
 //! milliseconds anyway.
 
-// pub mod disk;
+pub mod disk;
 pub mod memory;
 pub mod metered;
 mod observed;

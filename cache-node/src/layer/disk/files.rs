@@ -1,0 +1,125 @@
+//! What lies in the layer's folder besides the database: the lock, the mark of the last write, and what was moved aside.
+//!
+//! ```text
+//! lock      held while a process uses the folder
+//! mark      which write was the last, on which boot of the machine, and whether the database was closed after it
+//! db/       the database
+//! aside/    the last database that was found damaged, foreign or behind; given up when the volume fills
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use crc_fast::{CrcAlgorithm, checksum};
+
+const MAGIC: [u8; 8] = *b"TCMARK01";
+const MARK_BYTES: usize = 64;
+
+/// The folder, locked.
+pub(super) struct Files {
+    folder: PathBuf,
+    mark: File,
+    _lock: File,
+}
+
+/// How far a database had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// The database's number of its last write.
+    pub(super) sequence: u64,
+    /// Which boot of the machine it was.
+    pub(super) boot: [u8; 36],
+    /// Closed, with everything on the medium.
+    pub(super) closed: bool,
+}
+
+// === impl Files ===
+
+impl Files {
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let lock = File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::other("another process uses the folder"),
+            TryLockError::Error(error) => error,
+        })?;
+        let mark = File::options().create(true).truncate(false).read(true).write(true).open(folder.join("mark"))?;
+        Ok(Self { folder: folder.to_owned(), mark, _lock: lock })
+    }
+
+    pub(super) fn database(&self) -> PathBuf {
+        self.folder.join("db")
+    }
+
+    /// Puts the database aside, in place of an older one.
+    pub(super) fn move_aside(&self) -> io::Result<()> {
+        self.drop_aside()?;
+        match fs::rename(self.database(), self.aside()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Frees the space of what was put aside.
+    pub(super) fn drop_aside(&self) -> io::Result<()> {
+        remove_all(&self.aside())
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.folder.join("aside")
+    }
+
+    /// The mark, unless there is none or it is damaged.
+    pub(super) fn read_mark(&self) -> Option<Mark> {
+        let mut bytes = [0; MARK_BYTES];
+        self.mark.read_exact_at(&mut bytes, 0).ok()?;
+        Mark::decode(&bytes)
+    }
+
+    /// Replaces the mark. Outlives the process; with `sync` it outlives the machine.
+    pub(super) fn write_mark(&self, mark: Mark, sync: bool) -> io::Result<()> {
+        self.mark.write_all_at(&mark.encode(), 0)?;
+        if sync { self.mark.sync_data() } else { Ok(()) }
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    fn encode(self) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[16..52].copy_from_slice(&self.boot);
+        bytes[52] = u8::from(self.closed);
+        let sum = checksum(CrcAlgorithm::Crc32Iscsi, &bytes[..56]);
+        bytes[56..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; MARK_BYTES]) -> Option<Self> {
+        let sequence = u64::from_le_bytes(bytes[8..16].try_into().expect("eight bytes"));
+        let boot = bytes[16..52].try_into().expect("36 bytes");
+        let mark = Self { sequence, boot, closed: bytes[52] == 1 };
+        (mark.encode() == *bytes).then_some(mark)
+    }
+}
+
+/// The number of this boot of the machine, the same in all its containers.
+pub(super) fn boot_id() -> io::Result<[u8; 36]> {
+    let text = fs::read("/proc/sys/kernel/random/boot_id")?;
+    text.get(..36).and_then(|id| id.try_into().ok()).ok_or_else(|| io::Error::other("boot_id is not a UUID"))
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A file in place of the folder.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        outcome => outcome,
+    }
+}
