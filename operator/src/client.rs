@@ -91,6 +91,9 @@ pub(crate) async fn connect(metrics: &Metrics, heartbeats: &Heartbeats, fence: &
     config.connect_timeout = Some(Duration::from_secs(5));
     // Retries happen in one place: a whole pass is tried again with its own backoff.
     config.default_retry = false;
+    // Audit logs and API server metrics then tell who it was.
+    let agent = concat!("tieredcache-operator/", env!("CARGO_PKG_VERSION"));
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
     let around = GuardLayer { metrics: metrics.clone(), heartbeats: heartbeats.clone(), fence: fence.clone() };
     Ok(ClientBuilder::try_from(config)?.with_layer(&around).build())
 }

@@ -39,6 +39,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let client = client::connect(&metrics, &heartbeats, &fence).await.context("find the cluster to connect to")?;
     let admin = Admin { metrics: metrics.clone(), heartbeats: heartbeats.clone(), readiness: readiness.clone() };
     let listener = Admin::bind(args.admin_address).await.with_context(|| format!("bind {}", args.admin_address))?;
+    tracing::info!(address = %listener.local_addr()?, "serving probes and metrics");
     let (stop, stop_admin, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
     tasks.spawn(stop_on_signal(stop.clone())?);
     tasks.spawn(admin.serve(listener, stop_admin.clone()));

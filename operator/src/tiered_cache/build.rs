@@ -128,3 +128,6 @@ fn metadata(identity: &Identity, name: String) -> ObjectMeta {
 fn hash(content: &[u8]) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content))[..10].to_owned()
 }
+
+#[cfg(test)]
+mod tests;

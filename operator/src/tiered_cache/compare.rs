@@ -23,7 +23,7 @@ fn projected(live: &Value, asked: &Value, amounts: bool) -> Value {
         (Value::Object(live), Value::Object(asked)) => {
             let fields = asked.iter().map(|(key, asked)| {
                 let live = live.get(key).unwrap_or(&Value::Null);
-                (key.clone(), projected(live, asked, AMOUNTS.contains(&key.as_str())))
+                (key.clone(), projected(live, asked, amounts || AMOUNTS.contains(&key.as_str())))
             });
             Value::Object(fields.collect())
         }

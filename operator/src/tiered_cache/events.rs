@@ -6,7 +6,7 @@ use crds::tiered_cache::TieredCacheStatus;
 use kube::runtime::events::{Event, EventType};
 
 use super::{
-    apply::{Conflict, Write},
+    apply::Write,
     diagnose::Trouble,
     observe::Node,
     rollout::Replacement,
@@ -213,7 +213,44 @@ pub(super) fn of_nodes(nodes: &[Node], told: &mut BTreeMap<String, Trouble>) -> 
     tales
 }
 
-/// Names the objects in conflict, for the log.
-pub(super) fn conflict_names(conflicts: &[Conflict]) -> String {
-    conflicts.iter().map(|conflict| conflict.object.as_str()).collect::<Vec<_>>().join(", ")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiered_cache::testing::NodeFixture as N;
+
+    #[test]
+    fn every_reason_is_in_the_readme_and_the_reverse() {
+        let readme = include_str!("../../README.md");
+        let table = readme.split("## Events").nth(1).unwrap().split("\n## ").next().unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: Vec<&str> = rows.collect();
+        assert_eq!(documented, Reason::ALL.map(Reason::label));
+    }
+
+    #[test]
+    fn a_trouble_is_told_once_and_so_is_its_end() {
+        let mut told = BTreeMap::new();
+        let nodes = |node: N| [N::current(0).build(), node.build()];
+        let labels = |tales: Vec<Tale>| tales.into_iter().map(|tale| tale.reason).collect::<Vec<_>>();
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &mut told)), [Reason::NodeUnhealthy]);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).starting()), &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), [Reason::NodeRecovered]);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), []);
+    }
+
+    #[test]
+    fn writes_tell_what_a_person_would_ask_about() {
+        let writes = [
+            Write::Created("Service sessions".to_owned()),
+            Write::Created("StatefulSet sessions".to_owned()),
+            Write::Scaled { from: 3, to: 5 },
+            Write::Scaled { from: 5, to: 2 },
+            Write::Repaired("Service sessions".to_owned()),
+            Write::Changed("StatefulSet sessions".to_owned()),
+        ];
+        let reasons: Vec<_> = of_writes(&writes).into_iter().map(|tale| tale.reason).collect();
+        assert_eq!(reasons, [Reason::Created, Reason::ScaledUp, Reason::ScaledDown, Reason::Repaired]);
+    }
 }

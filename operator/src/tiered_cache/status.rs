@@ -333,3 +333,6 @@ fn version_order(version: &str) -> (Vec<u64>, bool, String) {
     let numbers = release.split('.').map(|part| part.parse().unwrap_or_default()).collect();
     (numbers, suffix.is_none(), suffix.unwrap_or_default().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

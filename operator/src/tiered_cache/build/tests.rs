@@ -1,0 +1,133 @@
+use crds::node_config::NodeConfig;
+use serde_json::Value;
+
+use super::*;
+use crate::tiered_cache::{
+    testing::{cache, settings},
+    validate::validate,
+};
+
+fn desired(spec: &str) -> Desired {
+    build(&validate(&cache(spec), &settings()).unwrap())
+}
+
+fn stateful_set(spec: &str) -> Value {
+    serde_json::to_value(desired(spec).stateful_set).unwrap()
+}
+
+fn config(spec: &str) -> NodeConfig {
+    let data = desired(spec).config_map.data.unwrap();
+    serde_saphyr::from_str(&data["config.yaml"]).unwrap()
+}
+
+/// Every object of an ordinary cache, field by field. When this fails, an upgrade of the operator would change running
+/// fleets: that must be meant, and be in the release notes.
+#[test]
+fn an_ordinary_cache_is_built_as_ever() {
+    let Desired { service_account, config_map, headless_service, client_service, pdb, stateful_set, revisions } =
+        desired("{replicas: 3, version: 0.1.0}");
+    let objects = serde_json::json!([
+        service_account, config_map, headless_service, client_service, pdb, stateful_set
+    ]);
+    let text = serde_saphyr::to_string(&objects).unwrap();
+    let golden = include_str!("golden.yaml");
+    assert_eq!(text, golden, "built:\n{text}\nrevisions {revisions:?}");
+}
+
+#[test]
+fn the_same_cache_gives_the_same_objects_and_another_gives_another_revision() {
+    assert_eq!(desired("{}").revisions, desired("{}").revisions);
+    assert_ne!(desired("{}").revisions.config, desired("{memory: {policy: TinyLfu}}").revisions.config);
+    assert_ne!(desired("{}").revisions.template, desired("{memory: {policy: TinyLfu}}").revisions.template);
+    assert_eq!(desired("{}").revisions.config, desired("{image: other:1}").revisions.config);
+    assert_ne!(desired("{}").revisions.template, desired("{image: other:1}").revisions.template);
+}
+
+#[test]
+fn scaling_and_retention_restart_nothing() {
+    let one = desired("{}");
+    assert_eq!(one.revisions, desired("{replicas: 9}").revisions);
+    assert_eq!(one.revisions, desired("{disk: {retention: {whenScaled: Retain, whenDeleted: Delete}}}").revisions);
+}
+
+#[test]
+fn the_node_is_told_its_cache_and_revision() {
+    let config = config("{memory: {capacity: 512Mi, maxTtl: 30m}}");
+    assert_eq!(config.cache.uid, "cache-uid");
+    assert_eq!(config.cache.node, None);
+    assert_eq!(config.revision, desired("{memory: {capacity: 512Mi, maxTtl: 30m}}").revisions.config);
+    assert_eq!(config.memory.capacity.to_string(), "512Mi");
+    assert_eq!(config.memory.max_ttl.to_string(), "30m");
+    assert_eq!(config.listen.admin.to_string(), "0.0.0.0:9090");
+}
+
+#[test]
+fn a_cache_without_disk_has_no_volume_and_says_so_to_the_node() {
+    let spec = "{disk: {mode: Disabled}}";
+    let set = stateful_set(spec);
+    assert_eq!(set["spec"].get("volumeClaimTemplates"), None);
+    assert_eq!(set["spec"].get("persistentVolumeClaimRetentionPolicy"), None);
+    let mounts = set["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().clone();
+    assert_eq!(mounts.len(), 1);
+    assert_eq!(config(spec).disk.mode, crds::node_config::DiskMode::Disabled);
+}
+
+#[test]
+fn a_budget_exists_only_where_it_can_not_block_every_drain() {
+    assert!(desired("{replicas: 0}").pdb.is_none());
+    assert!(desired("{replicas: 1}").pdb.is_none());
+    assert!(desired("{replicas: 2}").pdb.is_some());
+}
+
+/// The rules of the Pod Security Standard "restricted", as far as they speak about what we build.
+#[test]
+fn pods_pass_the_restricted_profile() {
+    let set = stateful_set("{}");
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert_eq!(pod.get(field), None);
+    }
+    for container in pod["containers"].as_array().unwrap() {
+        let context = &container["securityContext"];
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["capabilities"], serde_json::json!({"drop": ["ALL"]}));
+    }
+    for volume in pod["volumes"].as_array().unwrap() {
+        assert!(volume.get("hostPath").is_none(), "{volume}");
+    }
+    assert_eq!(pod["automountServiceAccountToken"], false);
+}
+
+#[test]
+fn a_node_has_time_to_drain_before_it_is_killed() {
+    let config = config("{}");
+    let grace = stateful_set("{}")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace >= config.shutdown.drain_timeout.0.as_secs() + 5, "{grace}");
+}
+
+#[test]
+fn names_stay_within_what_labels_and_dns_allow() {
+    let longest = "a".repeat(crds::tiered_cache::NAME_LENGTH_MAX);
+    let mut cache = cache("{replicas: 3}");
+    if let Ok(cache) = &mut cache.0 {
+        cache.metadata.name = Some(longest.clone());
+    }
+    let desired = build(&validate(&cache, &settings()).unwrap());
+    let names = [
+        desired.service_account.metadata.name,
+        desired.config_map.metadata.name,
+        desired.headless_service.metadata.name,
+        desired.client_service.metadata.name,
+        desired.stateful_set.metadata.name,
+        Some(pod_name(&longest, 99)),
+        Some(claim_name(&pod_name(&longest, 99))),
+    ];
+    for name in names.into_iter().flatten() {
+        assert!(name.len() <= 63, "{name}");
+    }
+    // The StatefulSet controller labels pods with its own name and a hash of ten characters.
+    assert!(longest.len() + 11 <= 63);
+}

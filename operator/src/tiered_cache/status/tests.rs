@@ -1,0 +1,231 @@
+use crds::node_report::{HealthState, LayerName};
+
+use super::*;
+use crate::tiered_cache::{
+    rollout::{Block, Rule},
+    testing::{NodeFixture as N, at, revisions},
+};
+
+fn identity() -> Identity {
+    Identity { name: "sessions".to_owned(), namespace: "default".to_owned(), uid: "cache-uid".to_owned(), generation: 7 }
+}
+
+fn applied(step: Step) -> Verdict {
+    Verdict::Applied { revisions: revisions(), conflicts: Vec::new(), step }
+}
+
+fn status_of(replicas: i32, nodes: &[N], verdict: Verdict) -> TieredCacheStatus {
+    let nodes: Vec<Node> = nodes.iter().map(N::build).collect();
+    let view = View { identity: &identity(), replicas, nodes: &nodes, verdict };
+    compose(&view, &TieredCacheStatus::default(), at(0))
+}
+
+fn settled(nodes: &[N]) -> TieredCacheStatus {
+    status_of(3, nodes, applied(Step::Settled))
+}
+
+fn condition<'a>(status: &'a TieredCacheStatus, kind: &str) -> &'a Condition {
+    status.conditions.iter().find(|condition| condition.type_ == kind).unwrap()
+}
+
+/// Status and reason, as in `True AllNodesReady`.
+fn says(status: &TieredCacheStatus, kind: &str) -> String {
+    let condition = condition(status, kind);
+    format!("{} {}", condition.status, condition.reason)
+}
+
+/// What kubectl, Argo CD and Flux make of a status, by the rules of kstatus for custom resources.
+fn kstatus(status: &TieredCacheStatus, generation: i64) -> &'static str {
+    if status.observed_generation != Some(generation) {
+        return "InProgress";
+    }
+    let is = |kind: &str| condition(status, kind).status == "True";
+    match (is("Stalled"), is("Ready")) {
+        (true, _) => "Failed",
+        (false, true) => "Current",
+        (false, false) => "InProgress",
+    }
+}
+
+#[test]
+fn a_fleet_that_serves_is_ready_and_nothing_else() {
+    let status = settled(&[N::current(0), N::current(1), N::current(2)]);
+    assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+    assert_eq!(says(&status, "Progressing"), "False Settled");
+    assert_eq!(says(&status, "Degraded"), "False AsExpected");
+    assert_eq!(says(&status, "Stalled"), "False AsExpected");
+    for kind in ["MemoryHealthy", "WriteQueueHealthy", "DiskHealthy"] {
+        assert_eq!(says(&status, kind), "True AsExpected");
+    }
+    assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas), (3, 3, 3));
+    assert_eq!(status.version.as_deref(), Some("0.1.0"));
+    assert_eq!(status.selector, "app.kubernetes.io/instance=sessions,app.kubernetes.io/name=tieredcache");
+    assert_eq!(kstatus(&status, 7), "Current");
+}
+
+#[test]
+fn every_condition_is_there_at_the_first_visit_with_reason_message_and_generation() {
+    let verdicts =
+        [applied(Step::Settled), Verdict::Refused("because".to_owned()), Verdict::Failed("because".to_owned())];
+    for verdict in verdicts {
+        let status = status_of(3, &[], verdict);
+        assert_eq!(status.conditions.len(), 7);
+        for condition in &status.conditions {
+            assert!(!condition.reason.is_empty() && !condition.message.is_empty(), "{condition:?}");
+            assert_eq!(condition.observed_generation, Some(7));
+        }
+        assert_eq!(status.observed_generation, Some(7));
+    }
+}
+
+#[test]
+fn a_new_fleet_is_starting_and_neither_degraded_nor_stalled() {
+    let status = settled(&[N::current(0).starting(), N::current(1)]);
+    assert_eq!(says(&status, "Ready"), "False Starting");
+    assert!(condition(&status, "Ready").message.contains("1 of 3"), "{:?}", status.conditions);
+    assert_eq!(says(&status, "Progressing"), "True Starting");
+    assert_eq!(says(&status, "Degraded"), "False AsExpected");
+    assert_eq!(kstatus(&status, 7), "InProgress");
+    assert_eq!(says(&settled(&[]), "DiskHealthy"), "Unknown NoReport");
+}
+
+#[test]
+fn a_fleet_is_not_ready_while_one_node_runs_an_earlier_configuration() {
+    for node in [N::outdated(2), N::current(2).with_other_configuration()] {
+        let status = settled(&[N::current(0), N::current(1), node]);
+        assert_eq!(condition(&status, "Ready").status, "False");
+        assert_eq!(condition(&status, "Progressing").status, "True");
+        assert_eq!(kstatus(&status, 7), "InProgress");
+    }
+}
+
+#[test]
+fn a_rollout_that_is_held_back_names_rule_and_node() {
+    let block = Block { rule: Rule::NewNodeMustServe, node: "sessions-2".to_owned() };
+    let nodes = [N::outdated(0), N::outdated(1), N::current(2).in_trouble()];
+    let status = status_of(3, &nodes, applied(Step::Blocked(block)));
+    assert_eq!(says(&status, "Progressing"), "True RollingOut");
+    let message = &condition(&status, "Progressing").message;
+    assert!(message.contains("stopped at sessions-2"), "{message}");
+    assert_eq!(says(&status, "Ready"), "False ImageUnavailable");
+    assert_eq!(says(&status, "Degraded"), "True ImageUnavailable");
+    assert_eq!(says(&status, "Stalled"), "True ImageUnavailable");
+    assert_eq!(kstatus(&status, 7), "Failed");
+    assert_eq!((status.ready_replicas, status.updated_replicas), (2, 1));
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_not_ready_and_its_layers_are_unknown() {
+    let status = settled(&[N::current(0), N::current(1).unreachable(), N::current(2)]);
+    assert_eq!(says(&status, "Ready"), "False NodeUnreachable");
+    assert_eq!(says(&status, "Degraded"), "True NodeUnreachable");
+    assert_eq!(says(&status, "Progressing"), "False Waiting");
+    assert_eq!(says(&status, "Stalled"), "False AsExpected");
+    assert_eq!(says(&status, "DiskHealthy"), "Unknown NodeUnreachable");
+    assert!(!status.nodes[1].ready && !status.nodes[1].message.is_empty());
+    assert_eq!(status.layers[0].nodes_healthy, 2);
+}
+
+#[test]
+fn a_sick_layer_degrades_and_leaves_the_fleet_ready_and_beats_an_unknown_one() {
+    let sick = N::current(1).with_layer(LayerName::Disk, HealthState::Degraded, "DiskFull");
+    let status = settled(&[N::current(0), sick.clone(), N::current(2)]);
+    assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+    assert_eq!(says(&status, "Degraded"), "True DiskDegraded");
+    assert_eq!(says(&status, "DiskHealthy"), "False DiskFull");
+    assert_eq!(condition(&status, "DiskHealthy").message, "sessions-1: DiskFull in words");
+    assert_eq!(says(&status, "MemoryHealthy"), "True AsExpected");
+    assert_eq!(status.nodes[1].unhealthy_layers, [LayerName::Disk]);
+    let status = settled(&[N::current(0).unreachable(), sick, N::current(2)]);
+    assert_eq!(says(&status, "DiskHealthy"), "False DiskFull");
+}
+
+#[test]
+fn a_fleet_whose_memory_does_not_work_is_not_ready() {
+    let sick = N::current(1).with_layer(LayerName::Memory, HealthState::Unavailable, "Broken");
+    assert_eq!(says(&settled(&[N::current(0), sick, N::current(2)]), "Ready"), "False MemoryUnavailable");
+}
+
+#[test]
+fn a_layer_that_is_switched_off_is_healthy_by_choice() {
+    let off = |ordinal| N::current(ordinal).with_layer(LayerName::Disk, HealthState::Disabled, "Disabled");
+    let status = settled(&[off(0), off(1), off(2)]);
+    assert_eq!(says(&status, "DiskHealthy"), "True Disabled");
+    assert_eq!(status.layers[2].health, HealthState::Disabled);
+    assert_eq!(says(&status, "Degraded"), "False AsExpected");
+}
+
+#[test]
+fn a_node_on_its_way_up_or_down_is_no_news_about_layers() {
+    for node in [N::current(2).starting(), N::current(2).terminating()] {
+        let status = settled(&[N::current(0), N::current(1), node]);
+        assert_eq!(says(&status, "DiskHealthy"), "True AsExpected");
+    }
+}
+
+#[test]
+fn nothing_is_ready_before_the_last_surplus_node_is_gone() {
+    let nodes = [N::current(0), N::current(1), N::current(2), N::current(3).terminating()];
+    let status = settled(&nodes);
+    assert_eq!(says(&status, "Ready"), "False ScalingDown");
+    assert_eq!(says(&status, "Progressing"), "True ScalingDown");
+    let status = status_of(0, &[], applied(Step::Settled));
+    assert_eq!(says(&status, "Ready"), "True ScaledToZero");
+}
+
+#[test]
+fn a_spec_that_can_not_be_acted_on_leaves_the_fleet_and_says_why() {
+    let status = status_of(3, &[N::current(0), N::current(1), N::current(2)], Verdict::Refused("x is y".to_owned()));
+    for kind in ["Ready", "Degraded", "Stalled"] {
+        assert_eq!(condition(&status, kind).reason, "InvalidSpec");
+        assert_eq!(condition(&status, kind).message, "x is y");
+    }
+    assert_eq!(kstatus(&status, 7), "Failed");
+    assert_eq!(status.ready_replicas, 3);
+}
+
+#[test]
+fn an_object_in_the_way_is_named_with_its_owner_and_the_way_out() {
+    let conflict = Conflict { object: "Service sessions".to_owned(), owner: "Deployment web".to_owned() };
+    let verdict =
+        Verdict::Applied { revisions: revisions(), conflicts: vec![conflict], step: Step::Settled };
+    let status = status_of(3, &[], verdict);
+    assert_eq!(says(&status, "Ready"), "False ResourceConflict");
+    let message = &condition(&status, "Stalled").message;
+    for words in ["Service sessions belongs to Deployment web", "deleted or renamed"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn the_same_view_gives_the_same_status_for_ever_and_times_move_only_with_states() {
+    let nodes = [N::current(0), N::current(1), N::current(2)].map(|node| node.build());
+    let identity = identity();
+    let view = View { identity: &identity, replicas: 3, nodes: &nodes, verdict: applied(Step::Settled) };
+    let first = compose(&view, &TieredCacheStatus::default(), at(0));
+    let second = compose(&view, &first, at(100));
+    assert_eq!(first, second);
+    let shaken = [N::current(0), N::current(1), N::current(2).unreachable()].map(|node| node.build());
+    let third = compose(&View { nodes: &shaken, ..view.clone() }, &second, at(200));
+    assert_eq!(condition(&third, "Ready").last_transition_time, Time(at(200)));
+    assert_eq!(condition(&third, "Progressing").last_transition_time, Time(at(0)));
+}
+
+#[test]
+fn a_status_survives_the_api() {
+    let status = settled(&[N::current(0), N::outdated(1), N::current(2).in_trouble()]);
+    let json = serde_json::to_value(&status).unwrap();
+    assert_eq!(serde_json::from_value::<TieredCacheStatus>(json).unwrap(), status);
+}
+
+#[test]
+fn versions_are_ordered_as_numbers_and_a_pre_release_comes_before_its_release() {
+    assert!(version_order("0.9.0") < version_order("0.10.0"));
+    assert!(version_order("1.0.0-rc.1") < version_order("1.0.0"));
+}
+
+#[test]
+fn long_words_are_cut_at_a_character() {
+    assert_eq!(cut("ä".repeat(10), 8), "ää…");
+    assert_eq!(cut("short".to_owned(), 8), "short");
+}
