@@ -110,11 +110,12 @@ impl Environment {
 // === impl Config ===
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file; without one, the default configuration.
     ///
     /// # Errors
     /// [`ConfigError`], by what is wrong.
-    pub fn load(path: &Path, environment: &Environment) -> Result<Self, ConfigError> {
+    pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Self::check(NodeConfig::default(), environment) };
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::from_yaml(&text, environment)
     }
@@ -168,6 +169,25 @@ impl Config {
     /// Threads that serve RESP: `listen.threads`, or the number of cores; 1 to 64.
     pub const fn resp_threads(&self) -> u16 {
         self.resp_threads
+    }
+
+    /// What a person who starts a node by hand wants to know.
+    pub fn welcome(&self) -> String {
+        let NodeConfig { listen, memory, disk, .. } = &self.effective;
+        let (host, port) = (listen.resp.ip(), listen.resp.port());
+        let storage = match disk.mode {
+            DiskMode::RocksDb => format!("{} of memory, then RocksDB in {}", memory.capacity, disk.path.display()),
+            DiskMode::Disabled => format!("{} of memory", memory.capacity),
+        };
+        format!(
+            "TieredCache {}, one node on this machine\n\
+             \x20 connect   redis-cli -h {host} -p {port}\n\
+             \x20 look      curl http://{}/v1/layers   (or /metrics, /readyz)\n\
+             \x20 values    {storage}\n\
+             \x20 stop      Ctrl-C\n",
+            env!("CARGO_PKG_VERSION"),
+            listen.admin,
+        )
     }
 
     /// The effective configuration as a file, defaults and environment written out.

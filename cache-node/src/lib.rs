@@ -1,6 +1,12 @@
-//! The layered cache server, as a library.
-
+#![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+// In reading order: each uses only those below it.
+pub mod node;
+
+pub mod config;
+
+pub mod telemetry;
 
 pub mod server;
 
@@ -23,3 +29,6 @@ pub mod entry;
 pub mod clock;
 
 pub mod tally;
+
+#[cfg(test)]
+mod testing;

@@ -1,5 +1,6 @@
 //! Listeners, the limit on connections, and draining: what every front end of the node shares.
 
+pub mod admin;
 pub mod resp;
 
 use std::{

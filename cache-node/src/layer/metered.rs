@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     context::OperationContext,
     entry::Key,
-    layer::{Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Stats},
+    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats},
     metrics::{Definition, Kind, Metrics},
 };
 
@@ -21,14 +21,6 @@ pub const REQUESTS: Definition = Definition {
     labels: &["operation", "result"],
 };
 
-/// Calls that failed.
-pub const ERRORS: Definition = Definition {
-    name: "tieredcache_layer_errors_total",
-    help: "Calls of a layer that failed, by kind.",
-    kind: Kind::Counter,
-    labels: &["kind"],
-};
-
 const LATENCY: &str = "tieredcache_layer_latency_seconds";
 const LATENCY_HELP: &str = "Time that one call of a layer took, for any number of keys.";
 
@@ -37,7 +29,6 @@ pub struct Metered {
     inner: Arc<dyn Layer>,
     clock: Clock,
     requests: Requests,
-    errors: [(ErrorKind, IntCounter); ErrorKind::ALL.len()],
     latency: Latency,
 }
 
@@ -76,7 +67,6 @@ impl Metered {
         let requests = metrics.counters(layer, &REQUESTS);
         let request = |operation, result| requests.with_label_values(&[operation, result]);
         let written = |operation| Written { ok: request(operation, "ok"), failed: request(operation, "error") };
-        let errors = metrics.counters(layer, &ERRORS);
         let latencies = metrics.latencies(layer, LATENCY, LATENCY_HELP, &["operation"]);
         let latency = |operation| latencies.with_label_values(&[operation]);
         Self {
@@ -92,7 +82,6 @@ impl Metered {
                 remove: written("remove"),
                 clear: written("clear"),
             },
-            errors: ErrorKind::ALL.map(|kind| (kind, errors.with_label_values(&[kind.label()]))),
             latency: Latency {
                 get: latency("get"),
                 get_many: latency("get_many"),
@@ -115,14 +104,6 @@ impl Metered {
         }
         .inc();
     }
-
-    fn failed(&self, error: &LayerError) {
-        for (kind, errors) in &self.errors {
-            if *kind == error.kind {
-                errors.inc();
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -135,18 +116,8 @@ impl Component for Metered {
         self.inner.health()
     }
 
-    /// What the layer says of what it holds, with what was counted here of what it did.
     fn stats(&self) -> Stats {
-        let Requests { hit, miss, not_handled, stopped, read_failed, set, remove, clear } = &self.requests;
-        let reads = [hit, miss, not_handled, stopped, read_failed].into_iter();
-        let writes = [set, remove, clear].into_iter().flat_map(|written| [&written.ok, &written.failed]);
-        Stats {
-            hits: hit.get(),
-            misses: miss.get() + stopped.get(),
-            operations: reads.chain(writes).map(IntCounter::get).sum(),
-            errors: self.errors.iter().map(|(kind, counter)| (*kind, counter.get())).collect(),
-            ..self.inner.stats()
-        }
+        self.inner.stats()
     }
 
     async fn shutdown(&self, deadline: Instant) {
@@ -166,10 +137,7 @@ impl Layer for Metered {
         self.latency.get.observe(self.since(start));
         match &answer {
             Ok(result) => self.read(result),
-            Err(error) => {
-                self.requests.read_failed.inc();
-                self.failed(error);
-            }
+            Err(_) => self.requests.read_failed.inc(),
         }
         answer
     }
@@ -180,10 +148,7 @@ impl Layer for Metered {
         self.latency.get_many.observe(self.since(start));
         match &answer {
             Ok(results) => results.iter().for_each(|result| self.read(result)),
-            Err(error) => {
-                self.requests.read_failed.inc_by(keys.len() as u64);
-                self.failed(error);
-            }
+            Err(_) => self.requests.read_failed.inc_by(keys.len() as u64),
         }
         answer
     }
@@ -200,10 +165,9 @@ impl Layer for Metered {
                 set.ok.inc_by(sets as u64);
                 remove.ok.inc_by(removals as u64);
             }
-            Err(error) => {
+            Err(_) => {
                 set.failed.inc_by(sets as u64);
                 remove.failed.inc_by(removals as u64);
-                self.failed(error);
             }
         }
         answer
@@ -215,10 +179,7 @@ impl Layer for Metered {
         self.latency.clear.observe(self.since(start));
         match &answer {
             Ok(()) => self.requests.clear.ok.inc(),
-            Err(error) => {
-                self.requests.clear.failed.inc();
-                self.failed(error);
-            }
+            Err(_) => self.requests.clear.failed.inc(),
         }
         answer
     }
@@ -233,7 +194,7 @@ mod tests {
         clock::UnixMillis,
         context::Origin,
         entry::{Entry, EntryMeta},
-        layer::HealthState,
+        layer::{ErrorKind, HealthState},
     };
 
     /// Has the key `here`, not the key `absent`, and fails on all others; takes 3 ms for everything.
@@ -254,7 +215,7 @@ mod tests {
         }
 
         fn stats(&self) -> Stats {
-            Stats { hits: 1000, entries: Some(5), ..Stats::default() }
+            Stats::default()
         }
 
         async fn shutdown(&self, _deadline: Instant) {}
@@ -296,8 +257,8 @@ mod tests {
         Key::new(text.as_bytes()).unwrap()
     }
 
-    /// A measured layer after one of everything, and its metrics as text.
-    async fn exercised() -> (Metered, String) {
+    /// The metrics of a measured layer after some of everything.
+    async fn exercised() -> String {
         let clock = Clock::manual(UnixMillis(0));
         let metrics = Metrics::new("");
         let layer = Metered::new(Arc::new(Scripted(clock.clone())), &metrics, clock.clone());
@@ -310,12 +271,12 @@ mod tests {
         layer.apply(&cx, &[set.clone(), set, Change::Remove(key("absent"))]).await.unwrap();
         layer.apply(&cx, &[Change::Remove(key("broken"))]).await.unwrap_err();
         layer.clear(&cx).await.unwrap();
-        (layer, metrics.render())
+        metrics.render()
     }
 
     #[tokio::test]
     async fn every_outcome_is_counted_once_under_its_labels() {
-        let (_layer, text) = exercised().await;
+        let text = exercised().await;
         for (operation, result, count) in [
             ("get", "hit", 3),
             ("get", "miss", 2),
@@ -331,26 +292,16 @@ mod tests {
             );
             assert!(text.contains(&line), "{line} in {text}");
         }
-        assert!(text.contains("tieredcache_layer_errors_total{kind=\"corrupt\",layer=\"disk\"} 2\n"), "{text}");
     }
 
     #[tokio::test]
     async fn time_is_measured_around_each_call() {
-        let (_layer, text) = exercised().await;
+        let text = exercised().await;
         let bucket = |end: &str, count: u32| {
             format!(
                 "tieredcache_layer_latency_seconds_bucket{{layer=\"disk\",operation=\"get\",le=\"{end}\"}} {count}\n"
             )
         };
         assert!(text.contains(&bucket("0.0025", 0)) && text.contains(&bucket("0.005", 4)), "{text}");
-    }
-
-    #[tokio::test]
-    async fn the_report_joins_what_was_counted_here_with_what_the_layer_holds() {
-        let (layer, _text) = exercised().await;
-        let stats = layer.stats();
-        assert_eq!((stats.hits, stats.misses, stats.operations, stats.entries), (3, 2, 11, Some(5)));
-        assert!(stats.errors.contains(&(ErrorKind::Corrupt, 2)));
-        assert_eq!(layer.health().reason, "Scripted");
     }
 }

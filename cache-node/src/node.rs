@@ -1,0 +1,203 @@
+//! The composition root: opens every part in order, closes them in reverse, and is the only file that names them all.
+
+use std::{fmt, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
+
+use crds::node_config::{DiskMode, MemoryPolicy};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock::Clock,
+    command::Identity,
+    config::Config,
+    coordinator::Coordinator,
+    layer::{
+        Layer, LayerError,
+        disk::{Disk, DiskOptions},
+        memory::{Memory, MemoryOptions, Policy},
+        metered::Metered,
+    },
+    metrics::Metrics,
+    server::{
+        ServeError,
+        admin::{About, Admin, Board, Stage, register_board, register_coordinator, register_resp},
+        resp,
+    },
+    write_queue::QueueOptions,
+};
+
+/// How long the admin port may take to finish its answers once everything else is closed.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// One running cache node. Several can live in one process: nothing of a node is global.
+pub struct Node {
+    clock: Clock,
+    drain_timeout: Duration,
+    board: Arc<Board>,
+    admin: Admin,
+    coordinator: Arc<Coordinator>,
+    resp: resp::Server,
+    stop_resp: CancellationToken,
+}
+
+/// Why a node could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A port or a thread could not be had.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The disk layer could not be opened, not even empty.
+    #[error("opening the disk layer")]
+    Disk(#[source] LayerError),
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Opens every part, and returns when clients are served. The admin port answers from the beginning, so that a
+    /// long opening is seen as alive and not ready.
+    ///
+    /// Its tasks run on the current runtime, which needs a thread besides the one that blocks on this future.
+    ///
+    /// # Errors
+    /// [`NodeError`]; whatever was open is closed again.
+    pub async fn open(config: Config) -> Result<Self, NodeError> {
+        let clock = Clock::system();
+        let metrics = Metrics::new(&config.effective().revision);
+        let board = Arc::new(Board::new(about(&config, &clock)));
+        register_board(&metrics, Arc::clone(&board));
+        let admin = Admin::serve(config.effective().listen.admin, Arc::clone(&board), metrics.clone())?;
+
+        board.announce(Stage::Opening("the disk layer"));
+        let coordinator = open_layers(&config, &metrics, &clock).await?;
+        register_coordinator(&metrics, &coordinator);
+        board.show(&coordinator);
+
+        board.announce(Stage::Opening("the RESP port"));
+        let drain_timeout = config.effective().shutdown.drain_timeout.0;
+        let stop_resp = CancellationToken::new();
+        let options = resp_options(&config, clock.clone(), stop_resp.clone());
+        let resp = match resp::serve(Arc::clone(&coordinator), options) {
+            Ok(resp) => resp,
+            Err(error) => {
+                coordinator.shutdown(clock.monotonic() + drain_timeout).await;
+                return Err(error.into());
+            }
+        };
+        register_resp(&metrics, resp.counters());
+
+        board.announce(Stage::Serving);
+        tracing::info!(
+            node = config.node(),
+            cache = config.effective().cache.name,
+            revision = config.effective().revision,
+            resp = %resp.address(),
+            admin = %admin.address(),
+            "serving"
+        );
+        Ok(Self { clock, drain_timeout, board, admin, coordinator, resp, stop_resp })
+    }
+
+    /// Where clients connect.
+    pub fn resp_address(&self) -> SocketAddr {
+        self.resp.address()
+    }
+
+    /// Where health, metrics and reports are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// Closes everything, top to bottom, within `shutdown.drainTimeout`: no new clients, requests under way are
+    /// answered, queued writes go to disk, the database is closed.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the queue undrained; what was acknowledged as removed is gone all the same.
+    pub async fn shutdown(self) {
+        let Self { clock, drain_timeout, board, admin, coordinator, resp, stop_resp } = self;
+        let started = clock.monotonic();
+        let deadline = started + drain_timeout;
+        board.announce(Stage::Draining);
+        tracing::info!(timeout_ms = drain_timeout.as_millis(), "draining");
+        stop_resp.cancel();
+        // Clients may use half of the time; the other half belongs to what they have written.
+        resp.join(started + drain_timeout / 2).await;
+        coordinator.shutdown(deadline).await;
+        let took = clock.monotonic().duration_since(started);
+        tracing::info!(took_ms = took.as_millis(), "closed");
+        admin.shutdown(clock.monotonic() + ADMIN_GRACE).await;
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("resp", &self.resp.address()).field("admin", &self.admin.address()).finish()
+    }
+}
+
+// === configuration → options of the parts ===
+
+fn about(config: &Config, clock: &Clock) -> About {
+    let file = config.effective();
+    About {
+        cache: file.cache.name.clone(),
+        cache_uid: file.cache.uid.clone(),
+        node: config.node().to_owned(),
+        config_revision: file.revision.clone(),
+        started: clock.now(),
+    }
+}
+
+async fn open_layers(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<Arc<Coordinator>, NodeError> {
+    let file = config.effective();
+    let memory = MemoryOptions {
+        capacity_bytes: file.memory.capacity.0,
+        policy: match file.memory.policy {
+            MemoryPolicy::S3Fifo => Policy::S3Fifo,
+            MemoryPolicy::TinyLfu => Policy::TinyLfu,
+        },
+        max_ttl: file.memory.max_ttl.0,
+        value_bytes_max: file.limits.value_bytes_max.0,
+    };
+    let memory = Memory::open(memory, clock.clone());
+    let queue =
+        QueueOptions { capacity_bytes: file.write_queue.capacity.0, items_max: u64::from(file.write_queue.items_max) };
+    let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
+    if file.disk.mode == DiskMode::RocksDb {
+        let disk = Disk::open(disk_options(config), clock.clone()).await.map_err(NodeError::Disk)?;
+        cold.push(Arc::new(Metered::new(Arc::new(disk), metrics, clock.clone())));
+    }
+    Ok(Coordinator::open(memory, queue, cold, clock.clone()))
+}
+
+fn disk_options(config: &Config) -> DiskOptions {
+    let file = config.effective();
+    DiskOptions {
+        path: file.disk.path.clone(),
+        memory_bytes: file.disk.memory.0,
+        max_ttl: file.disk.max_ttl.0,
+        cache_uid: file.cache.uid.clone(),
+        node: config.node().to_owned(),
+    }
+}
+
+fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp::Options {
+    let file = config.effective();
+    resp::Options {
+        address: file.listen.resp,
+        threads: NonZeroU16::new(config.resp_threads()).expect("the configuration says at least 1"),
+        limits: resp::Limits {
+            connections_max: file.limits.connections_max,
+            value_bytes_max: usize::try_from(file.limits.value_bytes_max.0).unwrap_or(usize::MAX),
+            request_timeout: file.limits.request_timeout.0,
+            partial_request_timeout: file.limits.partial_request_timeout.0,
+        },
+        identity: Identity {
+            cache: file.cache.name.clone(),
+            node: config.node().to_owned(),
+            memory_bytes_max: file.memory.capacity.0,
+            port: file.listen.resp.port(),
+        },
+        clock,
+        stop,
+    }
+}

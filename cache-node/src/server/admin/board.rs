@@ -1,0 +1,146 @@
+//! What the node says about itself while it opens, serves and drains.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crds::node_report::{HealthReport, HealthState, LayerName, LayerReport, NodeReport, StatsReport};
+
+use crate::{
+    clock::UnixMillis,
+    coordinator::Coordinator,
+    layer::{self, Component, Health, LayerId, Stats},
+};
+
+/// The reason of a part that the configuration has switched off.
+const DISABLED: &str = "DisabledByConfiguration";
+
+/// The notice board of one node: written as it opens and closes, read by probes and the operator.
+#[derive(Debug)]
+pub struct Board {
+    about: About,
+    stage: Mutex<Stage>,
+    /// Weak, so that a report never keeps a closed node's database open.
+    coordinator: OnceLock<Weak<Coordinator>>,
+}
+
+/// What does not change while the node runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Name of the cache.
+    pub cache: String,
+    /// UID of the cache's resource.
+    pub cache_uid: String,
+    /// Name of the node.
+    pub node: String,
+    /// Revision of the configuration.
+    pub config_revision: String,
+    /// When the node was started.
+    pub started: UnixMillis,
+}
+
+/// Where the node is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Not ready: this is being opened.
+    Opening(&'static str),
+    /// Ready.
+    Serving,
+    /// Not ready any more: clients are leaving and the queue is being written.
+    Draining,
+}
+
+// === impl Board ===
+
+impl Board {
+    /// The board of a node that has just begun to open.
+    pub fn new(about: About) -> Self {
+        Self { about, stage: Mutex::new(Stage::Opening("configuration")), coordinator: OnceLock::new() }
+    }
+
+    /// Announces the next stage.
+    pub fn announce(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// From now on the parts of this coordinator are reported. Only the first one counts.
+    pub fn show(&self, coordinator: &Arc<Coordinator>) {
+        let _ = self.coordinator.set(Arc::downgrade(coordinator));
+    }
+
+    /// What the node waits for before it is ready; empty when it is.
+    pub fn waiting_for(&self) -> Vec<String> {
+        match *self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
+            Stage::Opening(part) => vec![format!("{part} is being opened")],
+            Stage::Serving => Vec::new(),
+            Stage::Draining => vec!["the node is stopping".to_owned()],
+        }
+    }
+
+    /// The report for `/v1/layers`.
+    pub fn report(&self) -> NodeReport {
+        let waiting_for = self.waiting_for();
+        let About { cache, cache_uid, node, config_revision, started } = self.about.clone();
+        let coordinator = self.coordinator.get().and_then(Weak::upgrade);
+        NodeReport {
+            node,
+            cache,
+            cache_uid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_revision,
+            ready: waiting_for.is_empty(),
+            waiting_for,
+            started_unix_ms: started.0,
+            layers: coordinator.map(|coordinator| self.layers(&coordinator)).unwrap_or_default(),
+        }
+    }
+
+    fn layers(&self, coordinator: &Coordinator) -> Vec<LayerReport> {
+        let mut layers = vec![part(LayerName::Memory, coordinator.memory())];
+        match coordinator.cold().iter().find(|layer| layer.id() == LayerId::Disk) {
+            Some(disk) => {
+                layers.push(part(LayerName::WriteQueue, coordinator.write_queue()));
+                layers.push(part(LayerName::Disk, disk.as_ref()));
+            }
+            // Without a layer to write to, the queue only gives writes their order and keeps none.
+            None => layers.extend([LayerName::WriteQueue, LayerName::Disk].map(|name| self.disabled(name))),
+        }
+        layers
+    }
+
+    fn disabled(&self, name: LayerName) -> LayerReport {
+        let health = HealthReport {
+            state: HealthState::Disabled,
+            reason: DISABLED.to_owned(),
+            message: String::new(),
+            since_unix_ms: self.about.started.0,
+        };
+        LayerReport { name, health, stats: StatsReport::default() }
+    }
+}
+
+fn part(name: LayerName, part: &(impl Component + ?Sized)) -> LayerReport {
+    LayerReport { name, health: health(part.health()), stats: stats(part.stats()) }
+}
+
+fn health(Health { state, reason, message, since }: Health) -> HealthReport {
+    let state = match state {
+        layer::HealthState::Healthy => HealthState::Healthy,
+        layer::HealthState::Disabled => HealthState::Disabled,
+        layer::HealthState::Degraded => HealthState::Degraded,
+        layer::HealthState::Unavailable => HealthState::Unavailable,
+    };
+    HealthReport { state, reason: reason.to_owned(), message, since_unix_ms: since.0 }
+}
+
+fn stats(stats: Stats) -> StatsReport {
+    let Stats { hits, misses, stale_hits: _, operations, errors, entries, bytes, capacity_bytes, extras } = stats;
+    StatsReport {
+        hits,
+        misses,
+        operations,
+        errors: errors.into_iter().map(|(kind, count)| (kind.label().to_owned(), count)).collect(),
+        entries,
+        bytes,
+        capacity_bytes,
+        extras: extras.into_iter().map(|(name, number)| (name.to_owned(), number)).collect(),
+    }
+}

@@ -1,0 +1,198 @@
+//! What is summed at each scrape: the parts' own counters, under the names that the README documents.
+
+use std::sync::{Arc, Weak};
+
+use super::Board;
+use crate::{
+    coordinator::Coordinator,
+    layer::{Component, ErrorKind, HealthState, LayerId, Stats, metered::REQUESTS},
+    metrics::{Definition, Kind, Metrics, Samples},
+    server::resp::Counters,
+};
+
+const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Definition {
+    Definition { name, help, kind: Kind::Gauge, labels }
+}
+
+const fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Definition {
+    Definition { name, help, kind: Kind::Counter, labels }
+}
+
+const READY: Definition = gauge("tieredcache_ready", "1 while the node serves clients, else 0.", &[]);
+
+const HEALTH: Definition =
+    gauge("tieredcache_layer_health", "1 for the state that the layer is in, else 0.", &["state"]);
+const ERRORS: Definition = counter("tieredcache_layer_errors_total", "Operations that failed, by kind.", &["kind"]);
+const ENTRIES: Definition =
+    gauge("tieredcache_layer_entries", "Entries held; for the write queue, writes not on disk yet.", &[]);
+const BYTES: Definition = gauge("tieredcache_layer_bytes", "Bytes held.", &[]);
+const CAPACITY: Definition = gauge("tieredcache_layer_capacity_bytes", "Bytes that may be held.", &[]);
+const EVICTIONS: Definition = counter(
+    "tieredcache_layer_evictions_total",
+    "Entries given up for want of room, by whether anybody had read them.",
+    &["read"],
+);
+const EXPIRED: Definition = counter(
+    "tieredcache_layer_expired_total",
+    "Entries reclaimed after their expiry without having been asked for.",
+    &[],
+);
+const PROMOTIONS: Definition = counter(
+    "tieredcache_layer_promotions_total",
+    "Values from a lower layer: put into this one, or refused because the key had been written meanwhile.",
+    &["result"],
+);
+const OLDEST: Definition =
+    gauge("tieredcache_write_queue_oldest_seconds", "Age of the oldest write that is not on disk.", &[]);
+const FLUSHED: Definition = counter("tieredcache_write_queue_flushed_total", "Writes brought to disk.", &[]);
+const BATCHES: Definition = counter("tieredcache_write_queue_batches_total", "Batches brought to disk.", &[]);
+const FLUSH_FAILURES: Definition =
+    counter("tieredcache_write_queue_flush_failures_total", "Batches that failed and were tried again.", &[]);
+const REFUSED: Definition =
+    counter("tieredcache_write_queue_refused_total", "Writes that found the queue full, before waiting.", &[]);
+
+const NOT_WRITTEN: Definition = counter(
+    "tieredcache_disk_not_written_total",
+    "Entries that were accepted and not written to disk: too little life left, or the volume too full.",
+    &["reason"],
+);
+const COLD_STARTS: Definition = counter(
+    "tieredcache_disk_cold_starts_total",
+    "Times that the database was replaced by an empty one: foreign, damaged or behind.",
+    &[],
+);
+
+const MEMORY: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, EVICTIONS, EXPIRED, PROMOTIONS];
+const QUEUE: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED];
+const DISK: &[Definition] = &[HEALTH, ERRORS, ENTRIES, BYTES, CAPACITY, NOT_WRITTEN, COLD_STARTS];
+
+const OPEN: Definition = gauge("tieredcache_resp_connections", "Client connections open.", &[]);
+const OPEN_MAX: Definition = gauge("tieredcache_resp_connections_max", "Client connections that may be open.", &[]);
+const CONNECTIONS: Definition = counter(
+    "tieredcache_resp_connections_total",
+    "Client connections that were accepted or rejected as too many.",
+    &["result"],
+);
+const CLOSED: Definition = counter(
+    "tieredcache_resp_connections_aborted_total",
+    "Client connections that the node closed: client too slow, not RESP, or a fault of the node.",
+    &["reason"],
+);
+const COMMANDS: Definition =
+    counter("tieredcache_resp_commands_total", "Commands received; unknown names count as unknown.", &["command"]);
+const ERROR_REPLIES: Definition =
+    counter("tieredcache_resp_error_replies_total", "Commands answered with an error.", &[]);
+const TRAFFIC: Definition = counter("tieredcache_resp_bytes_total", "Bytes from and to clients.", &["direction"]);
+const RESP: &[Definition] = &[OPEN, OPEN_MAX, CONNECTIONS, CLOSED, COMMANDS, ERROR_REPLIES, TRAFFIC];
+
+/// Readiness as a metric.
+pub fn register_board(metrics: &Metrics, board: Arc<Board>) {
+    metrics.at_scrape(&[], &[READY], move |samples| {
+        samples.put(&READY, &[], f64::from(u8::from(board.waiting_for().is_empty())));
+    });
+}
+
+/// The layers of a coordinator. Held weakly, so that a scrape never keeps a closed node's database open.
+pub fn register_coordinator(metrics: &Metrics, coordinator: &Arc<Coordinator>) {
+    let register = |layer, definitions, read: fn(&Coordinator, &mut Samples)| {
+        let coordinator = Arc::downgrade(coordinator);
+        metrics.at_scrape(&[("layer", layer)], definitions, move |samples| {
+            if let Some(coordinator) = Weak::upgrade(&coordinator) {
+                read(&coordinator, samples);
+            }
+        });
+    };
+    register(coordinator.memory().name(), MEMORY, memory);
+    let Some(part) = disk_of(coordinator) else { return };
+    register(coordinator.write_queue().name(), QUEUE, write_queue);
+    register(part.name(), DISK, |coordinator, samples| {
+        disk_of(coordinator).iter().for_each(|part| disk(*part, samples))
+    });
+}
+
+/// The RESP server.
+pub fn register_resp(metrics: &Metrics, counters: Arc<Counters>) {
+    metrics.at_scrape(&[], RESP, move |samples| {
+        let totals = counters.totals();
+        samples.put(&OPEN, &[], f64::from(totals.connections_open));
+        samples.put(&OPEN_MAX, &[], f64::from(totals.connections_max));
+        samples.put(&CONNECTIONS, &["accepted"], totals.connections_accepted as f64);
+        samples.put(&CONNECTIONS, &["rejected"], totals.connections_rejected as f64);
+        samples.put(&CLOSED, &["timeout"], totals.connections_timed_out as f64);
+        samples.put(&CLOSED, &["protocol"], totals.protocol_errors as f64);
+        samples.put(&CLOSED, &["panic"], totals.panics as f64);
+        for command in &totals.commands {
+            samples.put(&COMMANDS, &[command.command], command.count as f64);
+        }
+        samples.put(&ERROR_REPLIES, &[], totals.error_replies as f64);
+        samples.put(&TRAFFIC, &["in"], totals.bytes_in as f64);
+        samples.put(&TRAFFIC, &["out"], totals.bytes_out as f64);
+    });
+}
+
+fn disk_of(coordinator: &Coordinator) -> Option<&dyn Component> {
+    coordinator.cold().iter().find(|layer| layer.id() == LayerId::Disk).map(|layer| layer.as_ref() as &dyn Component)
+}
+
+fn memory(coordinator: &Coordinator, samples: &mut Samples) {
+    let memory = coordinator.memory();
+    let stats = memory.stats();
+    common(samples, memory, &stats);
+    let reads = stats.hits + stats.misses;
+    samples.put(&REQUESTS, &["get", "hit"], stats.hits as f64);
+    samples.put(&REQUESTS, &["get", "miss"], stats.misses as f64);
+    samples.put(&REQUESTS, &["write", "ok"], stats.operations.saturating_sub(reads) as f64);
+    let unread = extra(&stats, "evictionsUnread");
+    samples.put(&EVICTIONS, &["no"], unread);
+    samples.put(&EVICTIONS, &["yes"], extra(&stats, "evictions") - unread);
+    samples.put(&EXPIRED, &[], extra(&stats, "expired"));
+    samples.put(&PROMOTIONS, &["stored"], coordinator.promotions() as f64);
+}
+
+fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
+    let queue = coordinator.write_queue();
+    let stats = queue.stats();
+    common(samples, queue, &stats);
+    samples.put(&OLDEST, &[], queue.oldest_age().as_secs_f64());
+    samples.put(&FLUSHED, &[], extra(&stats, "flushed"));
+    samples.put(&BATCHES, &[], extra(&stats, "batches"));
+    samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
+    samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
+}
+
+fn disk(disk: &dyn Component, samples: &mut Samples) {
+    let stats = disk.stats();
+    common(samples, disk, &stats);
+    for kind in ErrorKind::ALL {
+        let count = stats.errors.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
+        samples.put(&ERRORS, &[kind.label()], count as f64);
+    }
+    samples.put(&NOT_WRITTEN, &["short_lived"], extra(&stats, "notWrittenShortLived"));
+    samples.put(&NOT_WRITTEN, &["disk_pressure"], extra(&stats, "notWrittenDiskPressure"));
+    samples.put(&COLD_STARTS, &[], extra(&stats, "coldStarts"));
+}
+
+/// What every part has.
+fn common(samples: &mut Samples, part: &(impl Component + ?Sized), stats: &Stats) {
+    let now = part.health().state;
+    for (state, label) in [
+        (HealthState::Healthy, "healthy"),
+        (HealthState::Disabled, "disabled"),
+        (HealthState::Degraded, "degraded"),
+        (HealthState::Unavailable, "unavailable"),
+    ] {
+        samples.put(&HEALTH, &[label], f64::from(u8::from(state == now)));
+    }
+    for (definition, number) in [(&ENTRIES, stats.entries), (&BYTES, stats.bytes), (&CAPACITY, stats.capacity_bytes)] {
+        if let Some(number) = number {
+            samples.put(definition, &[], number as f64);
+        }
+    }
+}
+
+/// A number that only this part has, by the name that the report gives it.
+fn extra(stats: &Stats, name: &str) -> f64 {
+    let found = stats.extras.iter().find(|(known, _)| *known == name);
+    debug_assert!(found.is_some(), "{name} is none of {:?}", stats.extras);
+    found.map_or(0.0, |(_, number)| *number as f64)
+}
