@@ -47,7 +47,8 @@ fn a_bad_configuration_exits_2_with_every_broken_limit_also_as_last_words() {
     let folder = tempdir().unwrap();
     let file = config(&folder, "memory: {capacity: 512Ki}\nlimits: {connectionsMax: 0}");
     let last_words = termination_log(&folder);
-    let expected = "memory.capacity: 512Ki is below the minimum of 1Mi\nlimits.connectionsMax: 0 is below the minimum of 1";
+    let expected =
+        "memory.capacity: 512Ki is below the minimum of 1Mi\nlimits.connectionsMax: 0 is below the minimum of 1";
     for args in [["check-config"], ["--config"]] {
         fs::write(&last_words, "").unwrap();
         let ended = ended(command().args(args).arg(&file).env("TERMINATION_LOG", &last_words));
@@ -70,7 +71,8 @@ fn a_taken_address_exits_1_and_is_named_also_as_last_words() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let last_words = termination_log(&folder);
-    for listen in [format!("resp: '{address}', admin: '127.0.0.1:0'"), format!("resp: '127.0.0.1:0', admin: '{address}'")]
+    for listen in
+        [format!("resp: '{address}', admin: '127.0.0.1:0'"), format!("resp: '127.0.0.1:0', admin: '{address}'")]
     {
         let file = folder.path().join("taken.yaml");
         fs::write(&file, format!("listen: {{{listen}}}\ndisk: {{mode: Disabled}}")).unwrap();
