@@ -23,23 +23,28 @@ pub(super) const NO_PASSWORD: &str = "ERR AUTH <password> called without any pas
 /// How much of a client's own words an error repeats, as in Redis.
 const QUOTED_BYTES_MAX: usize = 128;
 
-/// `text` shortened and made printable, to be repeated in an error.
+/// `text` shortened, to be repeated in an error.
 pub(super) fn quoted(text: &[u8]) -> String {
     String::from_utf8_lossy(&text[..text.len().min(QUOTED_BYTES_MAX)]).into_owned()
 }
 
 pub(super) fn unknown_command(out: &mut Replies, args: &Arguments<'_>) {
-    let mut text = format!("ERR unknown command '{}', with args beginning with: ", quoted(args.name()));
-    let mut shown = 0;
+    let name = args.name();
+    let mut shown = Vec::new();
     for arg in args.from(1) {
-        if shown >= QUOTED_BYTES_MAX {
+        let room = QUOTED_BYTES_MAX.saturating_sub(shown.len());
+        if room == 0 {
             break;
         }
-        let arg = &arg[..arg.len().min(QUOTED_BYTES_MAX - shown)];
-        text.push_str(&format!("'{}' ", String::from_utf8_lossy(arg)));
-        shown += arg.len() + 3;
+        shown.extend_from_slice(&[b"'", &c_string(arg)[..c_string(arg).len().min(room)], b"' "].concat());
     }
-    out.error(&text);
+    let name = &c_string(name)[..c_string(name).len().min(QUOTED_BYTES_MAX)];
+    out.error_bytes(&[b"ERR unknown command '", name, b"', with args beginning with: ", &shown].concat());
+}
+
+/// What Redis, which is written in C, shows of a text: the bytes before the first zero.
+fn c_string(text: &[u8]) -> &[u8] {
+    text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 pub(super) fn arity(out: &mut Replies, spec: &Spec) {

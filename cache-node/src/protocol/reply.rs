@@ -65,9 +65,14 @@ impl Replies {
 
     /// `-text`, counted. Line breaks, which a client's own words may bring in, become spaces.
     pub fn error(&mut self, text: &str) {
+        self.error_bytes(text.as_bytes());
+    }
+
+    /// As [`Replies::error`], for a text that repeats bytes of a client.
+    pub fn error_bytes(&mut self, text: &[u8]) {
         self.errors += 1;
         self.bytes.push(b'-');
-        self.bytes.extend(text.bytes().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
+        self.bytes.extend(text.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
         self.end_line();
     }
 

@@ -62,9 +62,11 @@ pub struct Server {
 ///
 /// # Errors
 /// [`ServeError`] if the address can not be had or a thread can not be started.
-pub fn serve(coordinator: Arc<Coordinator>, options: Options) -> Result<Server, ServeError> {
+pub fn serve(coordinator: Arc<Coordinator>, mut options: Options) -> Result<Server, ServeError> {
     let listener = listen(options.address)?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: options.address, source })?;
+    // A free port is known only now.
+    options.identity.port = address.port();
     let limit = ConnectionLimit::new(options.limits.connections_max);
     let counters = Arc::new(Counters::new(limit));
     let workers = Workers::start(listener, coordinator, Arc::clone(&counters), options)?;

@@ -1,0 +1,123 @@
+//! Stock Redis clients with their default settings against a real node.
+//!
+//! Clients that are no program of the system are installed once, at a fixed version, under the cache folder
+//! (`TIEREDCACHE_CACHE`, else `~/.cache/tieredcache`).
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::tempdir;
+
+use crate::program::{Node, config};
+
+const REDIS_PY: &str = "8.1.0";
+
+/// Where the scripts lie.
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("it/clients")
+}
+
+/// The folder `name` of installed clients, made by `install` if it is not there. What is half made never gets the name.
+fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").expect("there is a home folder")).join(".cache/tieredcache");
+    let clients = env::var_os("TIEREDCACHE_CACHE").map_or_else(home, PathBuf::from).join("clients");
+    let folder = clients.join(name);
+    if !folder.exists() {
+        fs::create_dir_all(&clients).unwrap();
+        let half_made = tempfile::tempdir_in(&clients).unwrap();
+        install(half_made.path());
+        // Another run of the tests may have been quicker; then its folder serves as well.
+        let _ = fs::rename(half_made.path(), &folder);
+    }
+    assert!(folder.exists(), "{} was made", folder.display());
+    folder
+}
+
+/// Runs a command that has to succeed, and returns what it printed.
+fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?} ended with {status}\n{out}\n{err}");
+    out.into_owned()
+}
+
+fn node() -> (tempfile::TempDir, Node, String) {
+    let folder = tempdir().unwrap();
+    let node = Node::start(&config(&folder, ""));
+    let port = node.resp.port().to_string();
+    (folder, node, port)
+}
+
+#[test]
+fn redis_cli_works() {
+    let (_folder, _node, port) = node();
+    let cli = |args: &[&str]| succeed(Command::new("redis-cli").args(["-p", &port]).args(args));
+    assert_eq!(cli(&["set", "k", "v"]), "OK\n");
+    assert_eq!(cli(&["get", "k"]), "v\n");
+    assert_eq!(cli(&["-3", "mget", "k", "none"]), "v\n\n");
+    assert_eq!(cli(&["get"]), "ERR wrong number of arguments for 'get' command\n\n");
+    assert_eq!(cli(&["-n", "0", "incr", "n"]), "1\n");
+    assert!(cli(&["info"]).contains("tieredcache_version:"));
+    assert!(cli(&["command", "docs"]).contains("Returns the value of a key."));
+    // The mass import of redis-cli ends when its last ECHO comes back.
+    let requests: String = (0..10_000).map(|number| format!("SET import-{number} {number}\r\n")).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, requests).unwrap();
+    let imported = succeed(Command::new("redis-cli").args(["-p", &port, "--pipe"]).stdin(file.reopen().unwrap()));
+    assert!(imported.contains("errors: 0, replies: 10000"), "{imported}");
+}
+
+#[test]
+fn redis_benchmark_works() {
+    let (_folder, _node, port) = node();
+    let tests = "ping_inline,ping_mbulk,set,get,incr,mset";
+    for pipeline in ["1", "16"] {
+        let args = ["-p", &port, "-n", "20000", "-c", "20", "-r", "1000", "-P", pipeline, "-t", tests, "--csv"];
+        let output = Command::new("redis-benchmark").args(args).output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{out}{err}");
+        assert_eq!(out.lines().count(), 7, "one head and one line per test: {out}");
+        assert_eq!(err, "");
+    }
+}
+
+#[test]
+fn redis_py_works() {
+    let (_folder, _node, port) = node();
+    let folder = installed(&format!("redis-py-{REDIS_PY}"), |folder| {
+        let package = format!("redis=={REDIS_PY}");
+        let pip = ["-m", "pip", "install", "--quiet", &package, "--target"];
+        let venv = tempdir().unwrap();
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(venv.path()));
+        succeed(Command::new(venv.path().join("bin/python")).args(pip).arg(folder));
+    });
+    let script = sources().join("redis_py.py");
+    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", folder));
+    assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));
+}
+
+#[test]
+fn ioredis_works() {
+    let (_folder, _node, port) = node();
+    let package = fs::read_to_string(sources().join("node/package.json")).unwrap();
+    let version = serde_json::from_str::<serde_json::Value>(&package).unwrap()["dependencies"]["ioredis"].clone();
+    let version = version.as_str().unwrap();
+    let folder = installed(&format!("ioredis-{version}"), |folder| {
+        fs::write(folder.join("package.json"), &package).unwrap();
+        let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"];
+        succeed(Command::new("npm").args(install).current_dir(folder));
+    });
+    let script = sources().join("node/ioredis.js");
+    let out = succeed(Command::new("node").arg(script).arg(port).env("NODE_PATH", folder.join("node_modules")));
+    assert_eq!(out, format!("ioredis {version} ok\n"));
+}
+
+#[test]
+fn go_redis_works() {
+    let (_folder, _node, port) = node();
+    let out = succeed(Command::new("go").args(["run", ".", &port]).current_dir(sources().join("go")));
+    assert_eq!(out, "go-redis 9.23.0 ok\n");
+}
