@@ -66,18 +66,21 @@ impl Cgroup {
         processes_below(&roll.join(child))
     }
 
-    /// Kills every process of the cluster and waits until none is left.
-    pub(crate) fn kill(&self) -> Result<()> {
+    /// Kills every process of the cluster and waits until none is left; `parent` only if it does not end by itself
+    /// once its children are gone, so that it can bury them.
+    pub(crate) fn kill(&self, parent: Option<Pid>) -> Result<()> {
         let limit = Duration::from_secs(20);
-        let gone = wait_until(limit, Duration::from_millis(20), || {
+        let pause = Duration::from_millis(20);
+        let kill_all_but = |spared: Option<Pid>| {
             let left = self.processes();
-            for pid in &left {
+            for pid in left.iter().filter(|pid| Some(**pid) != spared) {
                 // It may have ended by itself meanwhile.
                 let _ = kill_process(*pid, Signal::KILL);
             }
             left.is_empty()
-        });
-        if gone {
+        };
+        let buried = wait_until(Duration::from_secs(2), pause, || kill_all_but(parent));
+        if buried || wait_until(limit, pause, || kill_all_but(None)) {
             return Ok(());
         }
         let what = format!("ending processes {:?}", self.processes());

@@ -147,7 +147,7 @@ impl<'a> Runtime<'a> {
 
     /// Ends every process of the cluster and removes what it had in the kernel; safe at any time.
     pub(crate) fn sweep(&self) -> Result<()> {
-        self.cgroup.kill()?;
+        self.cgroup.kill(self.supervisor_pid())?;
         if let Some(pid) = self.supervisor_pid() {
             // Reaps it where it is this process's own child; elsewhere its parent does.
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);

@@ -97,8 +97,12 @@ fn processes(cluster: &Cluster, others: &[Layout]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let folder = entry.path();
-        // A zombie has neither; it waits for its parent to notice, and has nothing of the cluster any more.
         let Ok(own) = fs::read_link(folder.join("ns/pid")) else { continue };
+        // A zombie has ended; it waits for its parent, which may be the machine's first process, to notice.
+        let state = fs::read_to_string(folder.join("status")).unwrap_or_default();
+        if state.is_empty() || state.contains("State:\tZ") || state.contains("State:\tX") {
+            continue;
+        }
         let line = fs::read(folder.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let group = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
