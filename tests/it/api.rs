@@ -2,73 +2,103 @@
 //! this process.
 
 use std::{
-    env,
+    io::Write,
     process::{Child, Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use tests::cluster::Cluster;
 
-/// The API and the process that takes it down.
-struct Shared {
-    cluster: Cluster,
-    /// Waits for the end of this process, however it ends: its standard input closes then.
-    _caretaker: Child,
+/// An API server and the process that takes it down.
+pub(crate) struct Api {
+    pub(crate) cluster: Cluster,
+    /// Waits until its standard input closes: when this is dropped, or when the process ends, however it does.
+    caretaker: Child,
 }
 
-static SHARED: OnceLock<Shared> = OnceLock::new();
+static SHARED: OnceLock<Api> = OnceLock::new();
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
 /// The CustomResourceDefinition as committed.
 pub(crate) const CRD: &str = include_str!("../../crds/tieredcaches.yaml");
 
 /// The API server, up and with the resource installed.
-pub(crate) fn api() -> &'static Cluster {
-    &SHARED.get_or_init(start).cluster
+pub(crate) fn api() -> &'static Api {
+    SHARED.get_or_init(|| {
+        let api = Api::start("");
+        let applied = api.kubectl(&["apply", "--server-side", "-f", "-"], CRD);
+        assert!(applied.ok, "{}", applied.text);
+        let established = ["wait", "crd/tieredcaches.tieredcache.io", "--for=condition=Established", "--timeout=30s"];
+        api.cluster.kubectl(established).expect("the CRD is established");
+        api
+    })
 }
 
 /// A namespace of one test's own.
 pub(crate) fn namespace(test: &str) -> String {
     let name = format!("{test}-{}", NAMESPACES.fetch_add(1, Ordering::Relaxed));
-    api().kubectl(["create", "namespace", &name]).expect("a namespace can be created");
+    let answer = kubectl(&["create", "namespace", &name], "");
+    assert!(answer.ok, "{}", answer.text);
     name
 }
 
-/// What a kubectl command said, and whether it succeeded.
+/// Runs kubectl on the shared API with `input` and returns what it printed.
+pub(crate) fn kubectl(args: &[&str], input: &str) -> Answer {
+    api().kubectl(args, input)
+}
+
+/// Whether it becomes true while it is asked every 100 ms for 30 s and more.
+pub(crate) fn eventually(mut look: impl FnMut() -> bool) -> bool {
+    (0..300).any(|_| {
+        look() || {
+            thread::sleep(Duration::from_millis(100));
+            false
+        }
+    })
+}
+
+/// What a program printed, both streams together, and whether it succeeded.
 pub(crate) struct Answer {
     pub(crate) ok: bool,
     pub(crate) text: String,
 }
 
-/// Runs kubectl with `input` and returns what it printed, both streams together.
-pub(crate) fn kubectl(args: &[&str], input: &str) -> Answer {
-    use std::io::Write;
+// === impl Api ===
 
-    let mut command = api().kubectl_command().expect("the API is up");
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("kubectl starts");
-    let mut stdin = child.stdin.take().expect("asked for as a pipe");
-    // kubectl may end without reading it all; its status then says why.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().expect("kubectl ends");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Answer { ok: output.status.success(), text }
+impl Api {
+    /// Starts an API server without anything of ours in it.
+    pub(crate) fn start(suffix: &str) -> Self {
+        // A name of this process's own: a run that begins while an earlier one is being cleared away does not meet it.
+        let name = format!("it-{}{suffix}", std::process::id());
+        let cluster = Cluster::named(&name).expect("the name is short");
+        let caretaker = caretaker(&name, &cluster);
+        let api = Self { cluster, caretaker };
+        api.cluster.api_up().expect("the API server starts");
+        api
+    }
+
+    /// Runs kubectl as the administrator.
+    pub(crate) fn kubectl(&self, args: &[&str], input: &str) -> Answer {
+        answer(self.cluster.kubectl_command().expect("the API is up").args(args), input)
+    }
+
+    /// Runs helm as the administrator.
+    pub(crate) fn helm(&self, args: &[&str]) -> Answer {
+        answer(self.cluster.helm_command().expect("the API is up").args(args), "")
+    }
 }
 
-fn start() -> Shared {
-    // A name of this process's own: a run that begins while an earlier one is being cleared away does not meet it.
-    let name = format!("it-{}", std::process::id());
-    let cluster = Cluster::named(&name).expect("the name is short");
-    let caretaker = caretaker(&name, &cluster);
-    cluster.api_up().expect("the API server starts");
-    cluster.apply(CRD).expect("the API server takes the CRD");
-    let established = ["wait", "crd/tieredcaches.tieredcache.io", "--for=condition=Established", "--timeout=30s"];
-    cluster.kubectl(established).expect("the CRD is established");
-    Shared { cluster, _caretaker: caretaker }
+impl Drop for Api {
+    fn drop(&mut self) {
+        drop(self.caretaker.stdin.take());
+        // Its failure would leave processes behind, which the tests of the cluster look for.
+        let _ = self.caretaker.wait();
+    }
 }
 
 fn caretaker(name: &str, cluster: &Cluster) -> Child {
@@ -81,4 +111,16 @@ fn caretaker(name: &str, cluster: &Cluster) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("a shell starts")
+}
+
+fn answer(command: &mut Command, input: &str) -> Answer {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("asked for as a pipe");
+    // The program may end without reading it all; its status then says why.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("the program ends");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Answer { ok: output.status.success(), text }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::api::{Answer, api, kubectl, namespace};
+use crate::api::{Answer, kubectl, namespace};
 
 mod changes;
 mod fields;
@@ -16,7 +16,6 @@ fn create(name: &str, spec: &str) -> Answer {
     let manifest = format!(
         "{{apiVersion: tieredcache.io/v1alpha1, kind: TieredCache, metadata: {{name: {name:?}}}, spec: {spec}}}"
     );
-    api();
     kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &manifest)
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use super::{Stored, assert_says};
-use crate::api::{api, kubectl, namespace};
+use crate::api::{kubectl, namespace};
 
 #[test]
 fn every_example_is_accepted() {
@@ -93,7 +93,6 @@ fn conditions_of_two_writers_stand_side_by_side() {
 
 #[test]
 fn kubectl_explain_reads_like_documentation() {
-    api();
     for (path, words) in [
         ("tc", &["A fleet of layered cache servers"][..]),
         ("tc.spec", &["replicas", "Default 1", "restarts none", "L1, the memory layer"]),
