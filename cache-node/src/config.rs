@@ -128,7 +128,9 @@ impl Config {
         let file = serde_saphyr::from_str(text).map_err(|error| {
             let error = error.without_snippet();
             let (line, column) = error.location().map_or((0, 0), |place| (place.line(), place.column()));
-            ConfigError::Parse { line, column, message: error.to_string() }
+            let message = error.to_string();
+            let place = format!(" at line {line}, column {column}");
+            ConfigError::Parse { line, column, message: message.strip_suffix(&place).unwrap_or(&message).to_owned() }
         })?;
         Self::check(file, environment)
     }
@@ -411,6 +413,7 @@ mod tests {
         ] {
             let refusal = refusal(text);
             assert!(refusal.starts_with(place) && refusal.contains(word), "for {text}: {refusal}");
+            assert_eq!(refusal.matches("line ").count(), 1, "{refusal}");
             assert_eq!(refusal.lines().count(), 1, "{refusal}");
         }
     }

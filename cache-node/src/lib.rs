@@ -31,4 +31,7 @@ pub mod clock;
 pub mod tally;
 
 #[cfg(test)]
+mod readme;
+
+#[cfg(test)]
 mod testing;

@@ -181,7 +181,10 @@ impl Samples {
         let place = place.expect("only registered metrics are reported");
         let mut metric = proto::Metric::default();
         let varying = definition.labels.iter().zip(labels).map(|(name, value)| pair(name, value));
-        metric.set_label(varying.chain(self.constant.iter().cloned()).collect());
+        let mut pairs: Vec<_> = varying.chain(self.constant.iter().cloned()).collect();
+        // By name, as the metrics that the library itself collects.
+        pairs.sort_by(|a, b| a.name().cmp(b.name()));
+        metric.set_label(pairs);
         match definition.kind {
             Kind::Counter => {
                 let mut counter = proto::Counter::default();

@@ -32,6 +32,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 pub struct Node {
     clock: Clock,
     drain_timeout: Duration,
+    metrics: Metrics,
     board: Arc<Board>,
     admin: Admin,
     coordinator: Arc<Coordinator>,
@@ -94,7 +95,7 @@ impl Node {
             admin = %admin.address(),
             "serving"
         );
-        Ok(Self { clock, drain_timeout, board, admin, coordinator, resp, stop_resp })
+        Ok(Self { clock, drain_timeout, metrics, board, admin, coordinator, resp, stop_resp })
     }
 
     /// Where clients connect.
@@ -107,23 +108,28 @@ impl Node {
         self.admin.address()
     }
 
+    /// The text that `/metrics` answers.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
     /// Closes everything, top to bottom, within `shutdown.drainTimeout`: no new clients, requests under way are
     /// answered, queued writes go to disk, the database is closed.
     ///
     /// # Cancel safety
     /// Dropped, it leaves the queue undrained; what was acknowledged as removed is gone all the same.
     pub async fn shutdown(self) {
-        let Self { clock, drain_timeout, board, admin, coordinator, resp, stop_resp } = self;
+        let Self { clock, drain_timeout, metrics: _, board, admin, coordinator, resp, stop_resp } = self;
         let started = clock.monotonic();
         let deadline = started + drain_timeout;
         board.announce(Stage::Draining);
-        tracing::info!(timeout_ms = drain_timeout.as_millis(), "draining");
+        tracing::info!(timeout_s = drain_timeout.as_secs_f64(), "draining");
         stop_resp.cancel();
         // Clients may use half of the time; the other half belongs to what they have written.
         resp.join(started + drain_timeout / 2).await;
         coordinator.shutdown(deadline).await;
         let took = clock.monotonic().duration_since(started);
-        tracing::info!(took_ms = took.as_millis(), "closed");
+        tracing::info!(took_s = took.as_secs_f64(), "closed");
         admin.shutdown(clock.monotonic() + ADMIN_GRACE).await;
     }
 }

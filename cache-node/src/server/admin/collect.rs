@@ -147,6 +147,7 @@ fn memory(coordinator: &Coordinator, samples: &mut Samples) {
     samples.put(&EVICTIONS, &["yes"], extra(&stats, "evictions") - unread);
     samples.put(&EXPIRED, &[], extra(&stats, "expired"));
     samples.put(&PROMOTIONS, &["stored"], coordinator.promotions() as f64);
+    samples.put(&PROMOTIONS, &["refused"], coordinator.promotions_refused() as f64);
 }
 
 fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
