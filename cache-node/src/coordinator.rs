@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{interval, timeout_at};
+use tokio::{
+    task::spawn_blocking,
+    time::{interval, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -185,7 +188,9 @@ async fn upkeep(stores: Arc<Stores>, clock: Clock, stop: CancellationToken) {
         stores.write_queue.tick();
         count += 1;
         if count % TICKS_PER_SWEEP == 0 {
-            stores.memory.sweep(clock.now());
+            let (stores, now) = (Arc::clone(&stores), clock.now());
+            // Awaited, so that it ends before the upkeep does. It can only fail by a panic, which is logged by then.
+            let _ = spawn_blocking(move || stores.memory.sweep(now)).await;
         }
     }
 }

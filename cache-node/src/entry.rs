@@ -158,6 +158,12 @@ impl Entry {
         now.0 < self.0.header.header.expires_at_ms
     }
 
+    /// How many hold this entry, the caller included.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        ThinArc::strong_count(&self.0)
+    }
+
     /// Bytes of key and value together.
     pub fn bytes(&self) -> u64 {
         self.0.slice.len() as u64

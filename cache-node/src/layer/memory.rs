@@ -6,12 +6,17 @@
 
 mod s3_fifo;
 mod tiny_lfu;
+mod usage;
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use self::{s3_fifo::S3Fifo, tiny_lfu::TinyLfu};
+use self::{
+    s3_fifo::S3Fifo,
+    tiny_lfu::TinyLfu,
+    usage::{Judge, Usage},
+};
 use crate::{
     clock::{Clock, UnixMillis},
     entry::{Entry, KEY_BYTES_MAX},
@@ -51,6 +56,7 @@ pub struct Memory {
     capacity_bytes: u64,
     max_ttl_ms: u64,
     tally: Tally<{ Count::ALL }>,
+    judge: Judge,
     observed: Observed,
 }
 
@@ -85,6 +91,7 @@ impl Memory {
             capacity_bytes: options.capacity_bytes,
             max_ttl_ms: u64::try_from(options.max_ttl.as_millis()).unwrap_or(u64::MAX),
             tally: Tally::new(),
+            judge: Judge::default(),
             observed: Observed::new(clock),
         }
     }
@@ -143,8 +150,8 @@ impl Memory {
         }
     }
 
-    /// Reclaims copies that expired before `now`. Takes about 60 ns an entry and locks one shard at a time, so it is
-    /// for every few seconds.
+    /// Reclaims copies that expired before `now`. Takes a tenth of a second for a million entries, without holding any
+    /// lock for long: for every few seconds, on a thread that may be busy for so long.
     pub fn sweep(&self, now: UnixMillis) {
         let expired = match &self.engine {
             Engine::S3Fifo(engine) => engine.sweep(now),
@@ -182,14 +189,18 @@ impl Memory {
         }
     }
 
-    /// Memory never fails; what it can do badly is to evict entries before anybody has read them.
+    /// Memory never fails; what it can be is too small.
     fn verdict(&self) -> Verdict {
-        let evicted = self.tally.sum(Count::EVICTIONS);
-        let unread = self.tally.sum(Count::EVICTIONS_UNREAD);
-        // Counted from the start; below a thousand evictions a share says nothing.
-        if evicted >= 1000 && unread * 2 > evicted {
-            let percent = unread * 100 / evicted;
-            return Verdict::degraded("EvictsUnread", format!("{percent} % of evicted entries had never been read"));
+        let count = |which| self.tally.sum(which);
+        let usage = Usage {
+            reads: count(Count::HITS) + count(Count::MISSES),
+            misses: count(Count::MISSES),
+            evicted: count(Count::EVICTIONS),
+            evicted_unread: count(Count::EVICTIONS_UNREAD),
+        };
+        if self.judge.is_too_small(usage) {
+            let message = "most entries are evicted before anybody reads them, and most reads miss".to_owned();
+            return Verdict::degraded("TooSmall", message);
         }
         Verdict::healthy()
     }

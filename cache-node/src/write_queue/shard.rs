@@ -193,6 +193,12 @@ impl Shard {
         self.clearing = false;
     }
 
+    /// What all slots are charged.
+    #[cfg(test)]
+    pub(super) fn charged(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.charge).sum()
+    }
+
     /// When the slot at the head of the order was accepted.
     pub(super) fn oldest_ms(&self) -> Option<u64> {
         let live = |reference: &&Ref| self.slots.find(reference.hash, |slot| slot.seq == reference.seq).is_some();

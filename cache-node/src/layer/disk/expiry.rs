@@ -26,8 +26,8 @@ pub(super) struct DropExpired {
 
 /// The filter of one compaction.
 pub(super) struct Filter {
-    now: UnixMillis,
-    max_ttl: Duration,
+    pub(super) now: UnixMillis,
+    pub(super) max_ttl: Duration,
 }
 
 impl CompactionFilterFactory for DropExpired {

@@ -68,16 +68,7 @@ impl Store {
             Err(why) => why,
         };
         files.move_aside().map_err(|error| from_io("moving the database aside", &error))?;
-        let store = match Self::create(options, clock, files, boot) {
-            Err(error) if error.kind == ErrorKind::Full => {
-                // What was put aside takes the room.
-                let files = Files::open(&options.path).map_err(|error| from_io("opening the folder", &error))?;
-                files.drop_aside().map_err(|error| from_io("dropping the old database", &error))?;
-                Self::create(options, clock, files, boot)?
-            }
-            outcome => outcome?,
-        };
-        Ok((store, Some(why)))
+        Ok((Self::create(options, clock, files, boot)?, Some(why)))
     }
 
     /// Opens what is there, or says why it can not be trusted.
@@ -105,7 +96,14 @@ impl Store {
     }
 
     fn create(options: &DiskOptions, clock: &Clock, files: Files, boot: [u8; 36]) -> Result<Self, LayerError> {
-        let db = open_db(options, clock, &files).map_err(|error| from_rocksdb("creating the database", &error))?;
+        let db = match open_db(options, clock, &files).map_err(|error| from_rocksdb("creating the database", &error)) {
+            Err(error) if error.kind == ErrorKind::Full => {
+                // What was put aside takes the room.
+                files.drop_aside().map_err(|error| from_io("dropping the old database", &error))?;
+                open_db(options, clock, &files).map_err(|error| from_rocksdb("creating the database", &error))?
+            }
+            outcome => outcome?,
+        };
         db.put_cf(meta(&db), STAMP, stamp(options)).map_err(|error| from_rocksdb("stamping", &error))?;
         // The stamp must not keep the log alive that holds it.
         db.flush_cf(meta(&db)).map_err(|error| from_rocksdb("stamping", &error))?;

@@ -23,6 +23,9 @@ const RELEASE_PERCENT: u64 = 90;
 /// After failing for this long the database is reopened: RocksDB refuses all writes after some failures until then.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
+/// A full volume may be given room by a person, by expiry or by compaction for this long.
+const DISCARD_FULL_AFTER: Duration = Duration::from_secs(60);
+
 /// Starts the thread. It ends when the layer stops.
 pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>, LayerError> {
     thread::Builder::new().name("disk-upkeep".to_owned()).spawn(move || shared.watch()).map_err(|error| LayerError {
@@ -97,16 +100,25 @@ impl Shared {
         let Some(failing) = self.failing() else { return };
         let failing_for = self.clock.monotonic().duration_since(failing.since);
         let patience = if failing.kind == ErrorKind::Corrupt { Duration::ZERO } else { REOPEN_AFTER };
-        let hopeless = failing.kind == ErrorKind::Full && self.brake.load(Ordering::Relaxed);
-        if failing_for < patience || hopeless {
+        if failing_for < patience {
             return;
+        }
+        let mut discard = failing.kind == ErrorKind::Corrupt;
+        if failing.kind == ErrorKind::Full && self.brake.load(Ordering::Relaxed) {
+            // Reopening needs room. If somebody else's files fill the volume, waiting is all there is to do; if it is
+            // the database itself, an empty cache that works is worth more than a full one that can not be written.
+            let (own, all) = (&self.counts.bytes, &self.counts.capacity_bytes);
+            discard = own.load(Ordering::Relaxed) * 2 > all.load(Ordering::Relaxed);
+            if !discard || failing_for < DISCARD_FULL_AFTER {
+                return;
+            }
         }
         tracing::warn!(failure = failing.message, "the database refuses writes; it is reopened");
         self.counts.reopened.fetch_add(1, Ordering::Relaxed);
         if let Some(store) = self.take_store() {
             // A database whose background work met damage would meet it again: it is not worth keeping.
-            let moved = if failing.kind == ErrorKind::Corrupt { store.discard() } else { store.close() };
-            if let Err(error) = moved {
+            let closed = if discard { store.discard() } else { store.close() };
+            if let Err(error) = closed {
                 tracing::warn!(%error, "the failing database was not closed cleanly");
             }
         }

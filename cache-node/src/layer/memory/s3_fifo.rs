@@ -3,7 +3,6 @@
 use std::{
     borrow::Borrow,
     hash::{Hash, Hasher},
-    sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
@@ -100,15 +99,17 @@ impl S3Fifo {
     }
 
     pub(super) fn sweep(&self, now: UnixMillis) -> u64 {
-        let swept = AtomicU64::new(0);
-        self.cache.retain(|_, held| {
-            let live = now.0 < held.until_ms;
-            if !live {
-                swept.fetch_add(1, Ordering::Relaxed);
+        let mut swept = 0;
+        // Not `retain`: it holds a shard's write lock for as long as it takes to look at all its entries.
+        for (key, held) in self.cache.iter() {
+            if now.0 < held.until_ms {
+                continue;
             }
-            live
-        });
-        swept.into_inner()
+            // Checked again under the lock: a fresh value may have come meanwhile.
+            let removed = self.cache.remove_if(key.0.key(), |held| held.until_ms <= now.0);
+            swept += u64::from(removed.is_some());
+        }
+        swept
     }
 
     pub(super) fn entries(&self) -> u64 {

@@ -1,0 +1,174 @@
+//! What the unit tests of several modules need: times, keys, and a cold layer that does as it is told.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use crate::{
+    clock::{Clock, UnixMillis},
+    context::{OperationContext, Origin},
+    entry::{Entry, EntryMeta, Key},
+    layer::{Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats},
+};
+
+/// When manual clocks of tests begin.
+pub(crate) const START: UnixMillis = UnixMillis(1_800_000_000_000);
+
+/// A client's operation now. It has ten minutes, because a manual clock stands still while a busy machine takes its time.
+pub(crate) fn cx(clock: &Clock) -> OperationContext {
+    cx_within(clock, Duration::from_secs(600))
+}
+
+/// A client's operation now, with this long to finish.
+pub(crate) fn cx_within(clock: &Clock, patience: Duration) -> OperationContext {
+    OperationContext { origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
+}
+
+/// A key.
+pub(crate) fn key(text: &str) -> Key {
+    Key::new(text.as_bytes().to_vec()).unwrap()
+}
+
+/// An entry without an expiry.
+pub(crate) fn entry(key: &str, value: &str) -> Entry {
+    Entry::new(key.as_bytes(), value.as_bytes(), EntryMeta::default())
+}
+
+/// An entry that expires.
+pub(crate) fn entry_until(key: &str, value: &str, expires_at: UnixMillis) -> Entry {
+    Entry::new(key.as_bytes(), value.as_bytes(), EntryMeta { expires_at: Some(expires_at) })
+}
+
+/// The value as text.
+pub(crate) fn text(entry: &Entry) -> String {
+    String::from_utf8(entry.value().to_vec()).unwrap()
+}
+
+/// Polls until the condition holds.
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("did not happen within the limit: {what}");
+}
+
+/// A cold layer in memory, whose reads and writes a test can hold back and make fail.
+pub(crate) struct Scripted {
+    entries: Mutex<HashMap<Vec<u8>, Entry>>,
+    /// Reads look the key up at once and answer once they get a permit: a slow read of an old value.
+    pub(crate) read_gate: Semaphore,
+    /// Writes take effect once they get a permit.
+    pub(crate) write_gate: Semaphore,
+    /// Fails all calls.
+    pub(crate) failing: AtomicBool,
+    pub(crate) reads: AtomicU64,
+    pub(crate) batches: Mutex<Vec<Vec<Change>>>,
+}
+
+// === impl Scripted ===
+
+impl Scripted {
+    /// A layer that answers at once.
+    pub(crate) fn open() -> Arc<Self> {
+        Self::gated(Semaphore::MAX_PERMITS, Semaphore::MAX_PERMITS)
+    }
+
+    /// A layer with this many permits for reads and for writes.
+    pub(crate) fn gated(reads: usize, writes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            entries: Mutex::default(),
+            read_gate: Semaphore::new(reads),
+            write_gate: Semaphore::new(writes),
+            failing: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            batches: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn put(&self, entry: Entry) {
+        self.entries.lock().unwrap().insert(entry.key().to_vec(), entry);
+    }
+
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        self.entries.lock().unwrap().get(key.as_bytes()).map(text)
+    }
+
+    fn outcome(&self) -> Result<(), LayerError> {
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(LayerError { layer: LayerId::Disk, kind: ErrorKind::Refused, message: "scripted".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Component for Scripted {
+    fn name(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn health(&self) -> Health {
+        Health { state: HealthState::Healthy, reason: "AsExpected", message: String::new(), since: START }
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { entries: Some(self.entries.lock().unwrap().len() as u64), ..Stats::default() }
+    }
+
+    async fn shutdown(&self, _deadline: Instant) {}
+}
+
+#[async_trait]
+impl Layer for Scripted {
+    fn id(&self) -> LayerId {
+        LayerId::Disk
+    }
+
+    async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let found = self.entries.lock().unwrap().get(key.as_bytes()).cloned();
+        self.read_gate.acquire().await.expect("never closed").forget();
+        self.outcome()?;
+        Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
+    }
+
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+        let mut results = Vec::new();
+        for key in keys {
+            results.push(self.get(cx, key).await?);
+        }
+        Ok(results)
+    }
+
+    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+        self.write_gate.acquire().await.expect("never closed").forget();
+        self.outcome()?;
+        let mut entries = self.entries.lock().unwrap();
+        for change in changes {
+            match change {
+                Change::Set(entry) => entries.insert(entry.key().to_vec(), entry.clone()),
+                Change::Remove(key) => entries.remove(key.as_bytes()),
+            };
+        }
+        self.batches.lock().unwrap().push(changes.to_vec());
+        Ok(())
+    }
+
+    async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {
+        self.write_gate.acquire().await.expect("never closed").forget();
+        self.outcome()?;
+        self.entries.lock().unwrap().clear();
+        Ok(())
+    }
+}
