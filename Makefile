@@ -7,16 +7,16 @@ export NODES ?= 3
 ARGS ?=
 ROCKS := tests/with-rocksdb.sh
 RELEASE := $(ROCKS) cargo build --locked --release
-CLUSTER_TOOL = cargo run --locked --quiet -p tests --bin cluster -- --name $(CLUSTER)
+CLUSTER_TOOL = cargo run --locked --quiet --bin cluster -- --name $(CLUSTER)
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the operator and the cache node (release)
-	$(RELEASE) -p operator -p cache-node
+	$(RELEASE) -p cache-node && $(RELEASE) -p operator
 
 run: ## Run one cache node on this machine: 127.0.0.1:6379, data in ./tieredcache-data
-	$(ROCKS) cargo run --locked --release -p cache-node
+	$(ROCKS) cargo run --locked --release -p cache-node --bin cache-node
 
 demo: ## Bring up a Kubernetes, install the operator, run a fleet and show it (CLUSTER=current: use your own context)
 	@tests/demo.sh

@@ -47,22 +47,27 @@ run() { # kind command...
 }
 
 rocks=tests/with-rocksdb.sh
-cargo_test="$rocks cargo test --locked --no-fail-fast"
+# Always the whole workspace, so that every kind shares one set of compiled dependencies.
+cargo_test="$rocks cargo test --locked --workspace --no-fail-fast"
 
 for kind in $kinds; do
     case $kind in
     lint) run lint make --no-print-directory lint ;;
-    units) run units $cargo_test --workspace --lib --bins --doc --test tidy ;;
+    units) run units $cargo_test --lib --bins --test tidy ;;
     build) run build make --no-print-directory build ;;
-    fuzz) run fuzz $cargo_test --release -p tests --test fuzz ;;
-    it) run it $cargo_test -p tests --test it ;;
+    fuzz) run fuzz $cargo_test --test fuzz ;;
+    it) run it $cargo_test --test it ;;
     e2e)
         export CLUSTER=tieredcache-e2e
         run images make --no-print-directory cluster-up images
-        run e2e $cargo_test -p tests --test e2e -- --test-threads=1
+        run e2e $cargo_test --test e2e -- --test-threads=1
         run down make --no-print-directory cluster-down
         ;;
-    demo) CLUSTER=tieredcache-demo run demo tests/demo/test.sh ;;
+    demo)
+        export CLUSTER=tieredcache-demo
+        run demo tests/demo.sh
+        run demo-down tests/demo.sh down
+        ;;
     *)
         echo "unknown kind of test: $kind (known: lint units build fuzz it e2e demo)" >&2
         exit 2

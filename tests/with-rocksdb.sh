@@ -11,6 +11,9 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 "$root/tests/setup.sh"
 
+# Whoever has a library of their own names it, as with any program that uses the crate.
+[ -z "${ROCKSDB_LIB_DIR:-}" ] || exec "$@"
+
 version=$(awk '/^name = "librocksdb-sys"$/ { getline; gsub(/"/, "", $3); print $3 }' "$root/Cargo.lock")
 compiler=$(clang --version | sed -n '1s/.*version \([0-9.]*\).*/\1/p')
 cache=${TIEREDCACHE_CACHE:-$HOME/.cache/tieredcache}/rocksdb

@@ -55,7 +55,7 @@ fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
     let fleet = Fleet::new("drift");
     fleet.apply("cache", SPEC);
     fleet.await_ready("cache", 2, Duration::from_secs(60));
-    for object in ["svc/cache", "svc/cache-nodes", "sa/cache", "pdb/cache"] {
+    for object in ["svc/cache", "svc/cache-nodes", "sa/cache-node", "pdb/cache"] {
         let uid = fleet.get(object).expect("the object exists")["metadata"]["uid"].clone();
         fleet.kubectl(&["delete", object, "--wait=false"]);
         eventually(&format!("{object} is made again"), REPAIRED_WITHIN, || {
