@@ -1,7 +1,8 @@
-//! Install, upgrade, uninstall and install again, on an API server without nodes: what becomes of the objects.
+//! Install, upgrade, uninstall and install again, on an API server without nodes: what becomes of the objects, and who
+//! may touch them.
 
-use super::CHART;
-use crate::api::{Api, eventually};
+use super::{CHART, render};
+use crate::api::{Api, api, eventually, namespace};
 
 const CACHE: &str =
     "{apiVersion: tieredcache.io/v1alpha1, kind: TieredCache, metadata: {name: kept}, spec: {replicas: 2}}";
@@ -78,15 +79,17 @@ fn caches_outlive_the_operator_and_meet_it_again() {
 
 #[test]
 fn people_who_may_edit_a_namespace_may_edit_its_caches() {
-    let api = Api::start("-roles");
-    let install = ["install", "tieredcache", CHART, "--namespace", "operators", "--create-namespace"];
-    helm(&api, &install);
+    let namespace = namespace("people");
+    let roles = api().kubectl(&["apply", "-f", "-"], &render(&["--show-only", "templates/user-roles.yaml"]));
+    assert!(roles.ok, "{}", roles.text);
     for (name, role) in [("ed", "edit"), ("vic", "view")] {
-        kubectl(&api, &["create", "rolebinding", name, "--clusterrole", role, "--user", name]);
+        kubectl(api(), &["-n", &namespace, "create", "rolebinding", name, "--clusterrole", role, "--user", name]);
     }
     let may = |user: &str, verb: &str, subresource: &str| {
         let subresource = format!("--subresource={subresource}");
-        api.kubectl(&["auth", "can-i", verb, "tieredcaches.tieredcache.io", &subresource, "--as", user], "").ok
+        let question =
+            ["-n", &namespace, "auth", "can-i", verb, "tieredcaches.tieredcache.io", &subresource, "--as", user];
+        api().kubectl(&question, "").ok
     };
     // The controller that aggregates roles takes a moment.
     assert!(eventually(|| may("ed", "create", "")), "editors may create caches");
