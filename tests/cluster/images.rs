@@ -69,7 +69,7 @@ pub(crate) fn companions() -> Result<Vec<PathBuf>> {
             .to_owned(),
         // One program, which acts by the name it is started by.
         files: vec![("/usr/bin/redis-check-rdb".into(), "usr/bin/redis-server"), cli()],
-        salt: "1".to_owned(),
+        salt: "2".to_owned(),
         on_base: true,
     };
     let tools = Recipe {
@@ -78,11 +78,11 @@ pub(crate) fn companions() -> Result<Vec<PathBuf>> {
                         CMD [\"/bin/sh\", \"-c\", \"trap exit TERM; while :; do sleep 1; done\"]\n"
             .to_owned(),
         files: vec![
-            ("/bin/busybox".into(), "bin/busybox"),
+            ("/bin/busybox".into(), "usr/bin/busybox"),
             ("/usr/bin/redis-benchmark".into(), "usr/bin/redis-benchmark"),
             cli(),
         ],
-        salt: "1".to_owned(),
+        salt: "2".to_owned(),
         on_base: true,
     };
     [redis, tools].iter().map(|recipe| recipe.archive(&|folder| fill_root(folder, &recipe.files))).collect()
@@ -237,12 +237,15 @@ fn fill_root(folder: &Path, programs: &[(PathBuf, &str)]) -> Result<()> {
             let is_base =
                 ["libc.so", "libm.so", "ld-linux", "libgcc_s", "libstdc++"].iter().any(|name| library.contains(name));
             if !is_base {
-                copy(Path::new(library), &root.join(library.trim_start_matches('/')))?;
+                let at = library.trim_start_matches('/');
+                // Debian's /lib is a link; a folder of that name would take its place.
+                let at = if at.starts_with("lib") { format!("usr/{at}") } else { at.to_owned() };
+                copy(Path::new(library), &root.join(at))?;
             }
         }
         if at.ends_with("busybox") {
             for command in run(program, &["--list"])?.lines() {
-                let path = root.join("bin").join(command);
+                let path = root.join("usr/bin").join(command);
                 if command != "busybox" {
                     std::os::unix::fs::symlink("busybox", &path).at("linking", &path)?;
                 }
