@@ -19,8 +19,12 @@ const FROM_PACKAGES: [(&str, &str); 10] = [
     ("strip", "binutils"),
 ];
 /// Files that come from Debian's packages, and from which.
-const FILES_FROM_PACKAGES: [(&str, &str); 2] =
-    [("/usr/lib/cni/ptp", "containernetworking-plugins"), ("/bin/busybox", "busybox-static")];
+const FILES_FROM_PACKAGES: [(&str, &str); 4] = [
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ("/usr/share/zoneinfo/UTC", "tzdata"),
+    ("/bin/busybox", "busybox"),
+];
 /// File systems that the kernel must know.
 const FILE_SYSTEMS: [&str; 2] = ["xfs", "overlay"];
 

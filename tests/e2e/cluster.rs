@@ -170,11 +170,11 @@ fn a_service_address_leads_to_its_pod_from_every_node() {
     space.kubectl(&["expose", "pod", "server", "--port=80", "--target-port=8080"]).unwrap();
     for (node, name) in [(1, "near"), (2, "far")] {
         space.start(&Pod { name, node: Some(node), claim: None });
-        let reached = || space.exec(name, "wget -q -T 2 -O - http://server").is_ok_and(|body| body == "hello\n");
+        let reached = || space.exec(name, "timeout 3 wget -q -O - http://server").is_ok_and(|body| body == "hello\n");
         assert!(within(Duration::from_secs(10), reached), "from node {node}");
     }
-    // The pod itself, through its own service.
-    assert_eq!(space.exec("server", "wget -q -T 2 -O - http://server").unwrap(), "hello\n");
+    // The pod itself, through its own service; its own name is its own address.
+    assert_eq!(space.exec("server", "timeout 3 wget -q -O - http://server.service").unwrap(), "hello\n");
 }
 
 #[test]
