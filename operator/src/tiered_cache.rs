@@ -41,6 +41,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{controller::Action, events::Recorder},
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{
     events::Tale,
@@ -95,6 +96,8 @@ struct Context {
     shared: Shared,
     stores: Stores,
     memories: Memories,
+    /// Set once every watch has its first list; no pass begins before.
+    listed: CancellationToken,
 }
 
 /// Why a pass has failed. It is tried again with backoff.

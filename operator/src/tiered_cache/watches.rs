@@ -78,7 +78,7 @@ pub(crate) async fn run(shared: Shared, scope: Scope, around: (u16, Readiness), 
     let (pods, pods_seen) = opener.labelled();
     let (claims, claims_seen) = opener.labelled();
     let stores = Stores { caches, service_accounts, config_maps, services, pdbs, stateful_sets, pods, claims };
-    let cx = Arc::new(Context { shared, stores, memories: Memories::default() });
+    let cx = Arc::new(Context { shared, stores, memories: Memories::default(), listed: CancellationToken::new() });
     let controller = Controller::for_stream(caches_seen, cx.stores.caches.clone())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(concurrency))
         .owns_stream(service_accounts_seen)
@@ -98,6 +98,7 @@ pub(crate) async fn run(shared: Shared, scope: Scope, around: (u16, Readiness), 
     });
     let tidy = async {
         cx.stores.wait_until_listed().await;
+        cx.listed.cancel();
         readiness.wait_for(None);
         loop {
             cx.tidy();
@@ -111,7 +112,7 @@ pub(crate) async fn run(shared: Shared, scope: Scope, around: (u16, Readiness), 
 }
 
 async fn reconcile_when_listed(cache: Arc<Watched>, cx: Arc<Context>) -> Result<kube::runtime::controller::Action, super::Error> {
-    cx.stores.wait_until_listed().await;
+    cx.listed.cancelled().await;
     reconcile(cache, cx).await
 }
 
@@ -139,7 +140,8 @@ impl Context {
 // === impl Stores ===
 
 impl Stores {
-    /// Returns once every watch has its first list.
+    /// Returns once every watch has its first list. One task alone may wait here: a store remembers only who asked last,
+    /// so of two that wait the first would never wake. Passes wait for [`Context::listed`].
     async fn wait_until_listed(&self) {
         let Self { caches, service_accounts, config_maps, services, pdbs, stateful_sets, pods, claims } = self;
         // A dropped writer means that this scope is ending; there is nothing to wait for then.
