@@ -12,10 +12,15 @@ use std::{
     },
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
 
 /// Connections that the kernel completes before the node accepts them; the kernel caps it at `somaxconn`.
 const BACKLOG: i32 = 1024;
+
+/// Descriptors that the rest of the node needs: files of the disk layer, listeners, event queues.
+const DESCRIPTORS_BESIDES: u64 = 2048;
 
 /// A front end that could not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,23 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         Ok(TcpListener::from(socket))
     };
     bind().map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Raises the process's own limit of descriptors as far as it may, for so many connections. Where that is not far
+/// enough it says so: connections beyond wait in the kernel until others are closed.
+pub fn allow_descriptors(connections_max: u32) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let needed = u64::from(connections_max) + DESCRIPTORS_BESIDES;
+    // None is no limit.
+    let goal = maximum.map_or(needed, |maximum| needed.min(maximum));
+    if current.is_some_and(|current| current < goal) {
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(goal), maximum }) {
+            warn!(%error, "the limit of descriptors could not be raised");
+        }
+    }
+    if goal < needed {
+        warn!(descriptors_max = goal, connections_max, "fewer descriptors than the limit of connections may need");
+    }
 }
 
 // === impl ConnectionLimit ===

@@ -60,7 +60,7 @@ impl Session {
                 self.protocol = protocol;
                 self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
                 out.speak(protocol);
-                self.introduce(call, out);
+                self.introduce(out);
             }
             Err(text) => out.error(&text),
         }
@@ -89,7 +89,7 @@ impl Session {
         Ok((protocol, name))
     }
 
-    fn introduce(&self, call: &Call<'_>, out: &mut Replies) {
+    fn introduce(&self, out: &mut Replies) {
         out.map(7);
         for (key, value) in [("server", "redis"), ("version", super::REDIS_VERSION)] {
             out.bulk(key.as_bytes());
@@ -105,7 +105,6 @@ impl Session {
         }
         out.bulk(b"modules");
         out.array(0);
-        debug_assert!(call.args.len() > 0, "a call has a name");
     }
 
     /// `RESET`

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::counters::{CommandCount, Counters, Totals};
 use self::worker::Workers;
-use super::{ConnectionLimit, ServeError, listen};
+use super::{ConnectionLimit, ServeError, allow_descriptors, listen};
 use crate::{clock::Clock, command::Identity, coordinator::Coordinator};
 
 /// What the RESP server needs besides the coordinator.
@@ -63,6 +63,7 @@ pub struct Server {
 /// # Errors
 /// [`ServeError`] if the address can not be had or a thread can not be started.
 pub fn serve(coordinator: Arc<Coordinator>, mut options: Options) -> Result<Server, ServeError> {
+    allow_descriptors(options.limits.connections_max);
     let listener = listen(options.address)?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: options.address, source })?;
     // A free port is known only now.

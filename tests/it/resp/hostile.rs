@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::TcpStream,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use tempfile::{TempDir, tempdir};
 
 use super::client::{Client, Reply, request};
-use crate::program::{Node, PATIENCE, config};
+use crate::program::{Node, PATIENCE, binary, config};
 
 /// Bytes by which a node may grow when it is attacked.
 const GROWTH_BYTES_MAX: f64 = 64.0 * 1024.0 * 1024.0;
@@ -240,6 +241,23 @@ fn a_connection_over_the_limit_is_told_so_and_closed() {
         next.try_send(b"PING\r\nQUIT\r\n");
         next.rest() == "+PONG\r\n+OK\r\n"
     });
+}
+
+#[test]
+fn connections_for_which_there_is_no_descriptor_wait_until_there_is() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("memory.yaml");
+    std::fs::write(&file, "listen: {resp: '127.0.0.1:0', admin: '127.0.0.1:0'}\ndisk: {mode: Disabled}").unwrap();
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--nofile=64:64", "--"]).arg(binary()).arg("--config").arg(&file);
+    let node = Node::start_by(&mut prlimit);
+    let mut clients: Vec<Client> = (0..80).map(|_| Client::connect(node.resp)).collect();
+    node.logged("connections can not be accepted and wait in the kernel");
+    assert_eq!(clients[0].call("PING"), Reply::Simple("PONG".to_owned()));
+    clients.drain(..40);
+    for client in &mut clients {
+        assert_eq!(client.call("PING"), Reply::Simple("PONG".to_owned()));
+    }
 }
 
 #[test]

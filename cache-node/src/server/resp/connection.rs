@@ -28,10 +28,14 @@ use crate::{
     protocol::{Parse, Replies, RequestLimits, RequestParser},
 };
 
-/// Bytes read at once: the most that one connection runs before the others have their turn.
-const READ_BYTES: usize = 64 * 1024;
+/// Bytes read at once, and the most that one connection runs before the others have their turn: a pipeline of 16 values
+/// of 4 KiB fits, and the smallest commands of a turn take about a millisecond.
+const READ_BYTES: usize = 128 * 1024;
 
-/// Bytes by which the buffer of a large request grows at least, so that it is read in few calls.
+/// Bytes by which the buffer of a request that did not arrive at once grows, if it is known to lack fewer.
+const GROWTH_BYTES_MIN: usize = 16 * 1024;
+
+/// Bytes by which it grows if the request lacks more, so that an announced size alone costs little.
 const GROWTH_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of replies after which they are sent before the next command runs.
@@ -39,9 +43,6 @@ const REPLY_BYTES_MAX: usize = 256 * 1024;
 
 /// What a request may need besides its longest value: names, keys, lengths, and other values of an MSET.
 const REQUEST_BYTES_EXTRA: usize = 1024 * 1024;
-
-/// Reads of one connection in a row before the others have their turn.
-const READS_IN_A_ROW: usize = 4;
 
 /// Pieces of one vectored write; the kernel takes at most 1024.
 const PIECES_MAX: usize = 64;
@@ -183,7 +184,8 @@ impl<'a> Connection<'a> {
     /// Ends the connection so that the last reply arrives.
     async fn linger(&mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
-        let mut rest = [0; 4096];
+        // Not an array: it would make every connection larger, although few of them linger.
+        let mut rest = vec![0; GROWTH_BYTES_MIN];
         let drained = async { while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
         // Whether the client has finished or the time is up makes no difference.
         let _ = timeout(LINGER, drained).await;
@@ -197,23 +199,24 @@ impl Connection<'_> {
     fn poll_turn(&mut self, scratch: &mut Scratch, task: &mut Context<'_>) -> io::Result<Poll<Turn>> {
         scratch.replies.clear();
         scratch.replies.speak(self.session.protocol());
-        for _ in 0..READS_IN_A_ROW {
+        let mut received = 0;
+        while received < READ_BYTES {
             if !self.output.is_empty() {
                 std::mem::swap(&mut self.output, &mut scratch.replies);
             }
             let end = if std::mem::take(&mut self.backlog) || !scratch.replies.is_empty() {
                 self.run_kept(&mut scratch.replies)
-            } else if self.input.is_empty() {
-                match self.poll_read_scratch(scratch, task)? {
-                    Poll::Ready(0) => return Ok(Poll::Ready(Turn::Gone)),
-                    Poll::Ready(count) => self.run_fresh(&scratch.input[..count], &mut scratch.replies),
-                    Poll::Pending => return Ok(Poll::Pending),
-                }
             } else {
-                match self.poll_read_more(task)? {
-                    Poll::Ready(true) => self.run_kept(&mut scratch.replies),
-                    Poll::Ready(false) => return Ok(Poll::Ready(Turn::Gone)),
+                let count = match self.poll_read(scratch, task)? {
+                    Poll::Ready(Some(count)) => count,
+                    Poll::Ready(None) => return Ok(Poll::Ready(Turn::Gone)),
                     Poll::Pending => return Ok(Poll::Pending),
+                };
+                received += count;
+                if self.input.is_empty() {
+                    self.run_fresh(&scratch.input[..count], &mut scratch.replies)
+                } else {
+                    self.run_kept(&mut scratch.replies)
                 }
             };
             if let Some(turn) = self.end_batch(end, &mut scratch.replies, task)? {
@@ -279,37 +282,34 @@ impl Connection<'_> {
         end
     }
 
-    /// Reads into the thread's buffer: the usual case, in which nothing is left over.
-    fn poll_read_scratch(&mut self, scratch: &mut Scratch, task: &mut Context<'_>) -> io::Result<Poll<usize>> {
-        let mut buffer = ReadBuf::new(&mut scratch.input);
-        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(task, &mut buffer) else {
-            return Ok(Poll::Pending);
+    /// Reads the rest of a request that has begun, or else into the thread's buffer. None if the client has gone or was
+    /// silent for too long.
+    fn poll_read(&mut self, scratch: &mut Scratch, task: &mut Context<'_>) -> io::Result<Poll<Option<usize>>> {
+        let count = if self.input.is_empty() {
+            let mut buffer = ReadBuf::new(&mut scratch.input);
+            match Pin::new(&mut self.stream).poll_read(task, &mut buffer) {
+                Poll::Ready(read) => read.map(|()| buffer.filled().len())?,
+                Poll::Pending => return Ok(Poll::Pending),
+            }
+        } else {
+            self.input.reserve(self.missing.clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX));
+            match pin!(self.stream.read_buf(&mut self.input)).poll(task) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return Ok(self.poll_silence(task).map(|()| None)),
+            }
         };
-        read?;
-        let count = buffer.filled().len();
-        self.event_loop.counters.note(Event::BytesIn, count as u64);
-        Ok(Poll::Ready(count))
-    }
-
-    /// Reads the rest of a request that has begun. False if the client has gone or was silent for too long.
-    fn poll_read_more(&mut self, task: &mut Context<'_>) -> io::Result<Poll<bool>> {
-        self.input.reserve(self.missing.clamp(READ_BYTES, GROWTH_BYTES_MAX));
-        let read = pin!(self.stream.read_buf(&mut self.input)).poll(task);
-        let Poll::Ready(read) = read else {
-            return Ok(self.poll_silence(task));
-        };
-        let count = read?;
-        self.event_loop.counters.note(Event::BytesIn, count as u64);
         self.silence = None;
-        Ok(Poll::Ready(count > 0))
+        self.event_loop.counters.note(Event::BytesIn, count as u64);
+        Ok(Poll::Ready((count > 0).then_some(count)))
     }
 
-    fn poll_silence(&mut self, task: &mut Context<'_>) -> Poll<bool> {
+    /// Ready once the client has been silent within a request for too long.
+    fn poll_silence(&mut self, task: &mut Context<'_>) -> Poll<()> {
         let limit = self.event_loop.limits.partial_request_timeout;
         let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(silence.as_mut().poll(task));
         self.event_loop.counters.note(Event::Timeout, 1);
-        Poll::Ready(false)
+        Poll::Ready(())
     }
 }
 

@@ -231,23 +231,14 @@ async fn accept(listener: TcpListener, targets: Vec<Target>, counters: Arc<Count
         Err(error) => return error!(%error, "the RESP listener can not be watched"),
     };
     for id in 1.. {
-        let (stream, peer) = loop {
-            match listener.accept().await {
-                Ok(accepted) => break accepted,
-                Err(error) => {
-                    warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
+        let (stream, peer) = next_connection(&listener).await;
+        // The client has gone already.
         let Ok(stream) = prepare(stream) else { continue };
         let Some(place) = counters.limit().take() else {
             reject(stream);
             continue;
         };
-        let Some(target) = targets.iter().min_by_key(|target| target.connections.load(Ordering::Relaxed)) else {
-            return;
-        };
+        let target = least_loaded(&targets);
         let local = stream.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let session = Session::new(id, peer, local, clock.now());
         let load = Load::new(&target.connections);
@@ -256,6 +247,29 @@ async fn accept(listener: TcpListener, targets: Vec<Target>, counters: Arc<Count
             warn!("a RESP thread has ended; its connection is dropped");
         }
     }
+}
+
+/// Waits for a connection, also while the system has no descriptor for it.
+async fn next_connection(listener: &tokio::net::TcpListener) -> (tokio::net::TcpStream, SocketAddr) {
+    let mut told = false;
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                // Once, not as often as it is tried.
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "connections can not be accepted and wait in the kernel");
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The event loop with the fewest connections.
+fn least_loaded(targets: &[Target]) -> &Target {
+    let fewest = targets.iter().min_by_key(|target| target.connections.load(Ordering::Relaxed));
+    fewest.expect("there is at least one event loop")
 }
 
 /// Moves the stream out of the acceptor's event loop, with the options of a request–reply protocol.
@@ -284,5 +298,93 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        command::Identity,
+        layer::memory::{Memory, MemoryOptions, Policy},
+        server::ConnectionLimit,
+        write_queue::QueueOptions,
+    };
+
+    const LIMITS: Limits = Limits {
+        connections_max: 10,
+        value_bytes_max: 1 << 20,
+        request_timeout: Duration::from_secs(10),
+        partial_request_timeout: Duration::from_secs(10),
+    };
+
+    /// An event loop whose INFO panics, because the facts it asks for do.
+    fn faulty_loop() -> Arc<EventLoop> {
+        let clock = Clock::system();
+        let memory = MemoryOptions {
+            capacity_bytes: 1 << 20,
+            policy: Policy::S3Fifo,
+            max_ttl: Duration::from_secs(60),
+            value_bytes_max: 1 << 20,
+        };
+        let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100 };
+        let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
+        let settings =
+            Settings { identity: Identity::default(), value_bytes_max: 1 << 20, request_timeout: LIMITS.request_timeout };
+        let commands = Commands::new(coordinator, clock, settings, Arc::new(|| panic!("as the test wants")));
+        Arc::new(EventLoop {
+            commands: Arc::new(commands),
+            counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
+            limits: LIMITS,
+            stop: CancellationToken::new(),
+            scratch: Mutex::default(),
+        })
+    }
+
+    /// Sends a line on a new connection, and returns what comes back up to the line end or the end.
+    fn ask(address: SocketAddr, line: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        writeln!(stream, "{line}").unwrap();
+        let mut answer = String::new();
+        // A connection that is cut is an answer too.
+        let _ = BufReader::new(stream).read_line(&mut answer);
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_connection_and_is_counted() {
+        let event_loop = faulty_loop();
+        let (stop, counters) = (event_loop.stop.clone(), Arc::clone(&event_loop.counters));
+        let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (handover, accepted) = mpsc::channel(1);
+        let targets = vec![Target { connections: Arc::default(), handover }];
+        let client = async {
+            let answers = spawn_blocking(move || ["PING", "INFO", "PING"].map(|line| ask(address, line))).await;
+            stop.cancel();
+            answers.unwrap()
+        };
+        let accept = stop.run_until_cancelled(accept(listener, targets, Arc::clone(&counters), Clock::system()));
+        let (answers, _, ()) = tokio::join!(client, accept, event_loop.run(accepted, CancellationToken::new()));
+        assert_eq!(answers, ["+PONG\r\n", "", "+PONG\r\n"]);
+        assert_eq!(counters.totals().panics, 1);
+        assert_eq!(counters.totals().connections_open, 0);
+    }
+
+    #[test]
+    fn a_connection_goes_to_the_event_loop_with_the_fewest() {
+        let target = || Target { connections: Arc::default(), handover: mpsc::channel(1).0 };
+        let targets: Vec<Target> = (0..3).map(|_| target()).collect();
+        let mut loads: Vec<Load> = (0..7).map(|_| Load::new(&least_loaded(&targets).connections)).collect();
+        let counts = || targets.iter().map(|target| target.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!(counts(), [3, 2, 2]);
+        loads.remove(1);
+        loads.push(Load::new(&least_loaded(&targets).connections));
+        assert_eq!(counts(), [3, 2, 2]);
     }
 }
