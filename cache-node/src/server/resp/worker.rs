@@ -334,8 +334,11 @@ mod tests {
         };
         let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100 };
         let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
-        let settings =
-            Settings { identity: Identity::default(), value_bytes_max: 1 << 20, request_timeout: LIMITS.request_timeout };
+        let settings = Settings {
+            identity: Identity::default(),
+            value_bytes_max: 1 << 20,
+            request_timeout: LIMITS.request_timeout,
+        };
         let commands = Commands::new(coordinator, clock, settings, Arc::new(|| panic!("as the test wants")));
         Arc::new(EventLoop {
             commands: Arc::new(commands),
