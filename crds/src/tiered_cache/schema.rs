@@ -70,7 +70,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
             "type": {
-                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `MemoryHealthy` or `DiskHealthy`.",
+                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `Stalled`, `MemoryHealthy`, `WriteQueueHealthy` or `DiskHealthy`.",
                 "type": "string",
                 "minLength": 1,
                 "maxLength": 64,

@@ -43,8 +43,9 @@ pub struct TieredCacheStatus {
     #[schemars(length(max = 64))]
     pub version: Option<String>,
 
-    /// The state in the form that `kubectl wait` reads. `Ready` is `True` when every node runs this generation and its
-    /// layers work; `Progressing` while something is being changed; `Degraded` when the cache works with less than asked for.
+    /// The state in the form that `kubectl wait` reads. `Ready` is `True` when every node asked for serves clients and runs
+    /// the configuration of this generation; `Progressing` while the fleet is on its way there; `Degraded` when it has less
+    /// than is asked for, and not because of a change; `Stalled` when nothing gets better until a person acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
