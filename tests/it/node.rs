@@ -234,3 +234,29 @@ fn sigint_ends_it_cleanly_with_idle_clients_connected() {
     node.signal(Signal::INT);
     assert_eq!(node.wait().code(), Some(0));
 }
+
+#[test]
+fn while_it_drains_it_is_alive_and_not_ready_and_a_second_signal_ends_it() {
+    let folder = tempdir().unwrap();
+    let last_words = termination_log(&folder);
+    let file = config(&folder, "shutdown: {drainTimeout: 1h}\nlimits: {partialRequestTimeout: 1h}");
+    let mut node = Node::start_by(command().arg("--config").arg(&file).env("TERMINATION_LOG", &last_words));
+    // A client that asks for far more than fits into the buffers of a socket, and never reads, holds up the drain.
+    let mut client = node.connect();
+    let megabyte = format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$1048576\r\n{}\r\n", "x".repeat(1 << 20));
+    client.get_mut().write_all(megabyte.as_bytes()).unwrap();
+    assert_eq!(line(&mut client), "+OK");
+    client.get_mut().write_all("GET big\r\n".repeat(100).as_bytes()).unwrap();
+    assert_eq!(line(&mut client), "$1048576");
+
+    node.signal(Signal::TERM);
+    node.logged("draining");
+    let ready = node.admin("GET", "/readyz");
+    assert_eq!((ready.status, ready.body.as_str()), (503, r#"{"ready":false,"waitingFor":["the node is stopping"]}"#));
+    assert_eq!(node.admin("GET", "/livez").status, 200);
+    assert_eq!(node.metric("tieredcache_ready"), Some(0.0));
+
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait().code(), Some(1));
+    assert!(fs::read_to_string(&last_words).unwrap().contains("second signal"));
+}
