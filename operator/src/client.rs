@@ -127,7 +127,9 @@ impl Call {
         // `/api/v1/…` or `/apis/GROUP/VERSION/…`, then either `namespaces/NAMESPACE/RESOURCE/…` or `RESOURCE/…`.
         let resource = path.get(if path.first() == Some(&"api") { 2.. } else { 3.. }).unwrap_or_default();
         let (namespace, resource) = match resource {
-            ["namespaces", namespace, resource @ ..] if !resource.is_empty() => (Some((*namespace).to_owned()), resource),
+            ["namespaces", namespace, resource @ ..] if !resource.is_empty() => {
+                (Some((*namespace).to_owned()), resource)
+            }
             _ => (None, resource),
         };
         let kind = match (resource.first().copied().unwrap_or_default(), resource.get(2).copied()) {
@@ -303,7 +305,10 @@ mod tests {
         let apps = "/apis/apps/v1/namespaces/default/statefulsets";
         assert_eq!(call(Method::PATCH, &format!("{apps}/a?fieldManager=x")), ("patch", "StatefulSet"));
         assert_eq!(call(Method::GET, apps), ("list", "StatefulSet"));
-        assert_eq!(call(Method::GET, "/apis/apps/v1/statefulsets?watch=true&labelSelector=a"), ("watch", "StatefulSet"));
+        assert_eq!(
+            call(Method::GET, "/apis/apps/v1/statefulsets?watch=true&labelSelector=a"),
+            ("watch", "StatefulSet")
+        );
         assert_eq!(call(Method::GET, "/api/v1/namespaces/default/pods/a"), ("get", "Pod"));
         assert_eq!(call(Method::POST, "/api/v1/namespaces/default/pods/a/eviction"), ("create", "Pod/eviction"));
         let status = "/apis/tieredcache.io/v1alpha1/namespaces/default/tieredcaches/a/status";

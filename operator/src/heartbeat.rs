@@ -69,7 +69,13 @@ impl Heartbeats {
 
 impl fmt::Display for Overdue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has made no progress for {} s (limit {} s)", self.part, self.silent.as_secs(), SILENCE_MAX.as_secs())
+        write!(
+            f,
+            "{} has made no progress for {} s (limit {} s)",
+            self.part,
+            self.silent.as_secs(),
+            SILENCE_MAX.as_secs()
+        )
     }
 }
 

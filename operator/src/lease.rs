@@ -130,11 +130,12 @@ impl Election {
     /// If the API server refuses or does not answer; the lease then expires by itself.
     pub(crate) async fn release(mut self) -> Result<(), kube::Error> {
         self.signs.fence.close();
-        let Some((mut lease, _)) = self.seen.take() else { return Ok(()) };
-        let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() != Some(&self.identity) {
+        // Without a version the write would not be a swap, and could clear the lease of a successor.
+        if !self.holds_what_was_seen() {
             return Ok(());
         }
+        let Some((mut lease, _)) = self.seen.take() else { return Ok(()) };
+        let spec = lease.spec.get_or_insert_default();
         // An empty holder, not an absent one: client-go reads the two alike, and `replace` really clears it.
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);

@@ -67,7 +67,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         metrics.set_leader(false);
     }
     heartbeats.retire("lease");
-    if let Err(error) = election.release().await {
+    if code == ExitCode::SUCCESS
+        && let Err(error) = election.release().await
+    {
         tracing::warn!(%error, "could not release the lease; it expires by itself");
     }
     stop.cancel();

@@ -25,12 +25,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    Context, Stores,
-    build::Desired,
-    compare::project,
-    fetch::Fetched,
-    memory::Memory,
-    rollout::Replacement,
+    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement,
     validate::Identity,
 };
 use crate::clock;
@@ -243,7 +238,8 @@ impl Pass<'_> {
         let before = memory.settled.get(&key);
         if let Some(live) = &live {
             let got = project(&json(&**live), &asked);
-            let settled = before.is_some_and(|settled| settled.covers(&asked, &got, live.resource_version().as_deref()));
+            let settled =
+                before.is_some_and(|settled| settled.covers(&asked, &got, live.resource_version().as_deref()));
             if got == asked || settled {
                 return Ok(Some(Arc::clone(live)));
             }

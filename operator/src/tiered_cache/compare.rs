@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn what_others_add_is_no_difference() {
         let asked = json!({"a": 1, "containers": [{"name": "x", "image": "i"}]});
-        let live = json!({"a": 1, "b": 2, "containers": [{"name": "sidecar"}, {"name": "x", "image": "i", "tty": false}]});
+        let live =
+            json!({"a": 1, "b": 2, "containers": [{"name": "sidecar"}, {"name": "x", "image": "i", "tty": false}]});
         assert!(has(&live, &asked));
     }
 

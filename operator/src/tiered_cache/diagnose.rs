@@ -91,7 +91,8 @@ fn placement(name: &str, pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: 
     if let Some(claim) = claim.filter(|claim| phase(claim) == "Pending" && about_volumes(&said)) {
         let claim_name = claim.metadata.name.as_deref().unwrap_or_default();
         let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref());
-        let class = class.map_or_else(|| "the default StorageClass".to_owned(), |class| format!("StorageClass {class:?}"));
+        let class =
+            class.map_or_else(|| "the default StorageClass".to_owned(), |class| format!("StorageClass {class:?}"));
         let message = format!(
             "{name} waits for the volume of claim {claim_name}, which {class} has not provided: {said}. If that class \
              does not exist, create it, or create the cache again with another spec.disk.storageClassName; \
@@ -99,9 +100,7 @@ fn placement(name: &str, pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: 
         );
         return Some(Trouble { kind: TroubleKind::VolumePending, message });
     }
-    let message = format!(
-        "no machine takes {name}: {said}. Free or add capacity, or ask for less in spec.resources"
-    );
+    let message = format!("no machine takes {name}: {said}. Free or add capacity, or ask for less in spec.resources");
     Some(Trouble { kind: TroubleKind::Unschedulable, message })
 }
 
@@ -208,7 +207,10 @@ mod tests {
     #[test]
     fn the_scheduler_is_given_a_moment_before_its_words_count() {
         let status = |since: i64| {
-            format!("{{conditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/3 nodes are available: 3 Insufficient memory.', lastTransitionTime: '{}'}}]}}", at(since))
+            format!(
+                "{{conditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '0/3 nodes are available: 3 Insufficient memory.', lastTransitionTime: '{}'}}]}}",
+                at(since)
+            )
         };
         assert_eq!(trouble(&status(96)), None);
         let found = trouble(&status(95)).unwrap();
@@ -218,18 +220,28 @@ mod tests {
 
     #[test]
     fn a_claim_that_waits_for_a_class_names_both() {
-        let status = format!("{{conditions: [{{type: PodScheduled, status: 'False', message: 'pod has unbound immediate PersistentVolumeClaims', lastTransitionTime: '{}'}}]}}", at(0));
+        let status = format!(
+            "{{conditions: [{{type: PodScheduled, status: 'False', message: 'pod has unbound immediate PersistentVolumeClaims', lastTransitionTime: '{}'}}]}}",
+            at(0)
+        );
         let claim: PersistentVolumeClaim =
             from_yaml("{metadata: {name: data-sessions-0}, spec: {storageClassName: fast}, status: {phase: Pending}}");
         let found = diagnose(&pod(&status), Some(&claim), at(100)).unwrap();
         assert_eq!(found.kind, TroubleKind::VolumePending);
-        assert!(found.message.contains("claim data-sessions-0") && found.message.contains("\"fast\""), "{}", found.message);
+        assert!(
+            found.message.contains("claim data-sessions-0") && found.message.contains("\"fast\""),
+            "{}",
+            found.message
+        );
     }
 
     #[test]
     fn a_pod_that_starts_is_no_trouble_until_it_takes_too_long() {
         let running = |since: i64| {
-            trouble(&format!("{{containerStatuses: [{{name: a, image: i, imageID: '', ready: false, restartCount: 0, state: {{running: {{startedAt: '{}'}}}}}}]}}", at(since)))
+            trouble(&format!(
+                "{{containerStatuses: [{{name: a, image: i, imageID: '', ready: false, restartCount: 0, state: {{running: {{startedAt: '{}'}}}}}}]}}",
+                at(since)
+            ))
         };
         assert_eq!(running(41), None);
         assert_eq!(running(40).unwrap().kind, TroubleKind::NotReady);

@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 use crds::tiered_cache::TieredCacheStatus;
 use kube::runtime::events::{Event, EventType};
 
-use super::{
-    apply::Write,
-    diagnose::Trouble,
-    observe::Node,
-    rollout::Replacement,
-};
+use super::{apply::Write, diagnose::Trouble, observe::Node, rollout::Replacement};
 
 /// The reasons of events. README.md has a table of them, which a test compares with this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,9 +48,12 @@ pub(super) fn fetch(stores: &Stores, identity: &Identity) -> Fetched {
 
 /// Labels can be put on anything: a pod counts only if the StatefulSet of this cache controls it.
 fn is_node_of(pod: &Pod, cache_name: &str) -> bool {
-    let named = pod.metadata.name.as_deref().and_then(|name| name.strip_prefix(cache_name)).is_some_and(|rest| {
-        rest.starts_with('-') && ordinal(rest).is_some()
-    });
+    let named = pod
+        .metadata
+        .name
+        .as_deref()
+        .and_then(|name| name.strip_prefix(cache_name))
+        .is_some_and(|rest| rest.starts_with('-') && ordinal(rest).is_some());
     let owners = pod.owner_references();
     named && owners.iter().any(|owner| owner.kind == "StatefulSet" && owner.name == cache_name)
 }

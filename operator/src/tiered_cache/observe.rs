@@ -157,7 +157,12 @@ pub(super) async fn observe(poller: &Poller, fetched: &Fetched, memory: &mut Mem
     nodes
 }
 
-fn node(pod: &Pod, fetched: &Fetched, polled: (&Polled, Option<Result<NodeReport, PollError>>), now: Timestamp) -> Node {
+fn node(
+    pod: &Pod,
+    fetched: &Fetched,
+    polled: (&Polled, Option<Result<NodeReport, PollError>>),
+    now: Timestamp,
+) -> Node {
     let name = pod.name_any();
     let (polled, answer) = polled;
     let report = polled.believed();

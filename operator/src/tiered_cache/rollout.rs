@@ -76,8 +76,12 @@ impl fmt::Display for Block {
         match self.rule {
             Rule::OneAtATime => write!(f, "waiting for {node} to come back"),
             Rule::NewNodeMustServe => write!(f, "stopped at {node}, the first with the change, until it serves"),
-            Rule::OthersMustServe => write!(f, "waiting for {node}, which does not serve, before another one is stopped"),
-            Rule::ControllerMustSee => write!(f, "waiting for the StatefulSet controller to see the change, then {node}"),
+            Rule::OthersMustServe => {
+                write!(f, "waiting for {node}, which does not serve, before another one is stopped")
+            }
+            Rule::ControllerMustSee => {
+                write!(f, "waiting for the StatefulSet controller to see the change, then {node}")
+            }
             Rule::DisruptionBudget => write!(f, "the disruption budget does not allow to stop {node} now"),
         }
     }
@@ -97,8 +101,7 @@ pub(super) fn decide(nodes: &[Node], stateful_set: &StatefulSet, revisions: &Rev
 
 fn decide_for(nodes: &[Node], replicas: i32, revisions: &Revisions) -> Step {
     let fleet: Vec<&Node> = nodes.iter().filter(|node| node.ordinal < replicas).collect();
-    let (current, outdated): (Vec<&Node>, Vec<&Node>) =
-        fleet.iter().partition(|node| node.is_of(&revisions.template));
+    let (current, outdated): (Vec<&Node>, Vec<&Node>) = fleet.iter().partition(|node| node.is_of(&revisions.template));
     let Some(last) = outdated.iter().max_by_key(|node| node.ordinal) else { return Step::Settled };
     // First, so that nothing that the old or the new template broke can stand in the way of its repair. The kubelet's
     // word counts here: nodes that only the operator can not reach may serve well.
@@ -178,7 +181,9 @@ mod tests {
 
     #[test]
     fn the_next_waits_until_the_last_serves_with_its_configuration() {
-        for waiting in [N::current(2).starting(), N::current(2).with_other_configuration(), N::outdated(2).terminating()] {
+        for waiting in
+            [N::current(2).starting(), N::current(2).with_other_configuration(), N::outdated(2).terminating()]
+        {
             let step = step(&[N::outdated(0), N::outdated(1), waiting]);
             assert_eq!(blocked_by(&step), Some((Rule::OneAtATime, "sessions-2")));
         }

@@ -105,7 +105,8 @@ impl View<'_> {
 
     /// Whether the node does what is asked for, as far as that is known.
     fn serves(&self, node: &Node) -> bool {
-        self.revisions().map_or_else(|| node.is_ready(), |revisions| node.is_of(&revisions.template) && serves(node, revisions))
+        self.revisions()
+            .map_or_else(|| node.is_ready(), |revisions| node.is_of(&revisions.template) && serves(node, revisions))
     }
 
     fn is_outdated(&self, node: &Node) -> bool {
@@ -329,7 +330,8 @@ fn lowest_version(nodes: &[Node]) -> Option<String> {
 
 /// `1.10.0` comes after `1.9.0`, and a pre-release before its release.
 fn version_order(version: &str) -> (Vec<u64>, bool, String) {
-    let (release, suffix) = version.split_once('-').map_or((version, None), |(release, suffix)| (release, Some(suffix)));
+    let (release, suffix) =
+        version.split_once('-').map_or((version, None), |(release, suffix)| (release, Some(suffix)));
     let numbers = release.split('.').map(|part| part.parse().unwrap_or_default()).collect();
     (numbers, suffix.is_none(), suffix.unwrap_or_default().to_owned())
 }

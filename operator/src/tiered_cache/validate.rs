@@ -80,7 +80,9 @@ pub(super) enum Rejection {
     Replicas(i32),
     #[error("{field} is {value:?}, which is not an amount such as 500m or 1Gi")]
     NotAnAmount { field: &'static str, value: String },
-    #[error("spec.resources.limits.memory is {limit}; spec.memory.capacity {capacity} needs at least {needed}: raise the limit or lower the capacity")]
+    #[error(
+        "spec.resources.limits.memory is {limit}; spec.memory.capacity {capacity} needs at least {needed}: raise the limit or lower the capacity"
+    )]
     MemoryLimit { limit: String, capacity: ByteSize, needed: ByteSize },
     #[error("spec.resources.requests.{resource} is {request}; it must be at most the limit, which is {limit}")]
     RequestAboveLimit { resource: &'static str, request: String, limit: String },

@@ -111,7 +111,10 @@ pub(crate) async fn run(shared: Shared, scope: Scope, around: (u16, Readiness), 
     }
 }
 
-async fn reconcile_when_listed(cache: Arc<Watched>, cx: Arc<Context>) -> Result<kube::runtime::controller::Action, super::Error> {
+async fn reconcile_when_listed(
+    cache: Arc<Watched>,
+    cx: Arc<Context>,
+) -> Result<kube::runtime::controller::Action, super::Error> {
     cx.listed.cancelled().await;
     reconcile(cache, cx).await
 }

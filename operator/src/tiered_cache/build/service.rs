@@ -35,11 +35,7 @@ pub(super) fn client(cache: &ValidCache) -> Service {
         session_affinity: Some("ClientIP".to_owned()),
         ..spec(cache)
     };
-    Service {
-        metadata: metadata(&cache.identity, cache.identity.name.clone()),
-        spec: Some(spec),
-        ..Service::default()
-    }
+    Service { metadata: metadata(&cache.identity, cache.identity.name.clone()), spec: Some(spec), ..Service::default() }
 }
 
 fn spec(cache: &ValidCache) -> ServiceSpec {

@@ -14,15 +14,11 @@ use k8s_openapi::{
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
             Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecurityContext, SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
+            SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
         },
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::ObjectMeta,
-        util::intstr::IntOrString,
-    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use super::{
@@ -162,10 +158,8 @@ fn container(cache: &ValidCache) -> Container {
         }),
         ..EnvVarSource::default()
     };
-    let pre_stop = LifecycleHandler {
-        sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }),
-        ..LifecycleHandler::default()
-    };
+    let pre_stop =
+        LifecycleHandler { sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }), ..LifecycleHandler::default() };
     Container {
         name: "cache-node".to_owned(),
         image: Some(cache.image.clone()),

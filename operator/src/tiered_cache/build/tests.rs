@@ -26,9 +26,7 @@ fn config(spec: &str) -> NodeConfig {
 fn an_ordinary_cache_is_built_as_ever() {
     let Desired { service_account, config_map, headless_service, client_service, pdb, stateful_set, revisions } =
         desired("{replicas: 3, version: 0.1.0}");
-    let objects = serde_json::json!([
-        service_account, config_map, headless_service, client_service, pdb, stateful_set
-    ]);
+    let objects = serde_json::json!([service_account, config_map, headless_service, client_service, pdb, stateful_set]);
     let text = serde_saphyr::to_string(&objects).unwrap();
     let golden = include_str!("golden.yaml");
     assert_eq!(text, golden, "built:\n{text}\nrevisions {revisions:?}");

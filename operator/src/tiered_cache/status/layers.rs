@@ -84,9 +84,7 @@ fn layer(name: LayerName, nodes: &[Node], previous: &[LayerStatus], now: Timesta
             let message = "a node reports a state that this operator does not know".to_owned();
             (HealthState::Unknown, "UnknownState".to_owned(), message)
         }
-        (Some(_), None) => {
-            (HealthState::Healthy, AS_EXPECTED.to_owned(), "works on every node that is up".to_owned())
-        }
+        (Some(_), None) => (HealthState::Healthy, AS_EXPECTED.to_owned(), "works on every node that is up".to_owned()),
     };
     let before = previous.iter().find(|before| before.name == name && before.health == health);
     LayerStatus {

@@ -7,7 +7,12 @@ use crate::tiered_cache::{
 };
 
 fn identity() -> Identity {
-    Identity { name: "sessions".to_owned(), namespace: "default".to_owned(), uid: "cache-uid".to_owned(), generation: 7 }
+    Identity {
+        name: "sessions".to_owned(),
+        namespace: "default".to_owned(),
+        uid: "cache-uid".to_owned(),
+        generation: 7,
+    }
 }
 
 fn applied(step: Step) -> Verdict {
@@ -187,8 +192,7 @@ fn a_spec_that_can_not_be_acted_on_leaves_the_fleet_and_says_why() {
 #[test]
 fn an_object_in_the_way_is_named_with_its_owner_and_the_way_out() {
     let conflict = Conflict { object: "Service sessions".to_owned(), owner: "Deployment web".to_owned() };
-    let verdict =
-        Verdict::Applied { revisions: revisions(), conflicts: vec![conflict], step: Step::Settled };
+    let verdict = Verdict::Applied { revisions: revisions(), conflicts: vec![conflict], step: Step::Settled };
     let status = status_of(3, &[], verdict);
     assert_eq!(says(&status, "Ready"), "False ResourceConflict");
     let message = &condition(&status, "Stalled").message;
