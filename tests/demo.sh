@@ -156,17 +156,16 @@ printf '   (%d s)\n' $((SECONDS - step_started))
 
 printf '\nThe tour took %d s. What runs now:\n\n' $((SECONDS - started))
 kubectl -n "$namespace" get tc | sed 's/^/  /'
-if [ "$cluster" = current ]; then prefix=kubectl; else
-    prefix=kubectl
+if [ "$cluster" != current ]; then
     printf '\nPlay on:\n\n  export KUBECONFIG=%s\n' "$("$tool" --name "$cluster" kubeconfig)"
-    printf '  export PATH="%s:$PATH"      # kubectl and helm of this Kubernetes\n' "$(dirname "$("$tool" --name "$cluster" which kubectl)")"
+    printf '  export PATH="%s$PATH"      # kubectl and helm of this Kubernetes\n' "$("$tool" build --list | awk '/kubernetes-|helm-/ { printf "%s:", $2 }')"
 fi
 cat <<TEXT
 
-  $prefix -n $namespace describe tc demo                    # conditions, events: why things are as they are
-  $prefix explain tc.spec.memory                                # every setting, with unit and default
-  $prefix -n $namespace exec -it client -- redis-cli -h demo     # talk to the cache
-  $prefix -n $namespace patch tc demo --type merge -p '{"spec":{"memory":{"policy":"TinyLfu"}}}' && $prefix -n $namespace get pods -w
-  $prefix -n $namespace delete pod demo-1                        # it comes back warm
+  kubectl -n $namespace describe tc demo                    # conditions, events: why things are as they are
+  kubectl explain tc.spec.memory                                # every setting, with unit and default
+  kubectl -n $namespace exec -it client -- redis-cli -h demo     # talk to the cache
+  kubectl -n $namespace patch tc demo --type merge -p '{"spec":{"memory":{"policy":"TinyLfu"}}}' && kubectl -n $namespace get pods -w
+  kubectl -n $namespace delete pod demo-1                        # it comes back warm
   make demo-down CLUSTER=$cluster                                # removes all of this
 TEXT
