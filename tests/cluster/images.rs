@@ -205,8 +205,16 @@ fn kept(name: &str, content: &[u8], make: impl FnOnce(&Path, &Path) -> Result<()
     Ok(archive)
 }
 
-/// Removes all but the newest archives of one image.
+/// Removes all but the newest archives of one image, and the scratch folders of processes that are gone.
 fn prune(folder: &Path, name: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let process = file.strip_prefix("scratch-").and_then(|rest| rest.rsplit('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Somebody else may prune as well.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
     let prefix = format!("{name}-");
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut archives: Vec<_> = entries

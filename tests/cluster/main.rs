@@ -77,6 +77,8 @@ enum Action {
     Contain {
         /// The cluster.
         cluster: String,
+        /// Process id of the caller.
+        caller: i32,
     },
     /// Keeps parts running; called by `contain`.
     #[command(hide = true)]
@@ -173,7 +175,7 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Action::Kubectl { args } => return pass_on(cluster.kubectl_command()?.args(args)),
         Action::Helm { args } => return pass_on(cluster.helm_command()?.args(args)),
-        Action::Contain { cluster } => cluster::contain(Cluster::named(&cluster)?.layout())?,
+        Action::Contain { cluster, caller } => cluster::contain(Cluster::named(&cluster)?.layout(), caller)?,
         Action::Supervise { folder } => cluster::supervise(&folder)?,
         Action::BootNode { root } => cluster::boot_node(&root)?,
     }

@@ -94,10 +94,8 @@ impl<'a> Node<'a> {
     pub(crate) fn import(&self, archive: &Path) -> Result<()> {
         let socket = self.own.containerd_socket().display().to_string();
         let archive = archive.display().to_string();
-        let ctr = CONTAINERD.program("ctr").display().to_string();
         let import = ["--address", &socket, "--namespace", "k8s.io", "images", "import", "--local", &archive];
-        // It must not outlive this process, or it would wait for a container runtime that `down` has long removed.
-        run("setpriv", &[&["--pdeathsig", "KILL", "--", &ctr], &import[..]].concat()).map(drop)
+        run(CONTAINERD.program("ctr"), &import).map(drop)
     }
 
     /// Loads an archive unless the node already has it.

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clock::now;
+use super::command::{exists, mortal};
 use super::error::{AtPath, ClusterError, Result};
 use super::layout::cache;
 
@@ -236,7 +237,7 @@ struct Scratch {
 impl Scratch {
     /// Opens an empty scratch folder in `parent`; whatever an interrupted build left there goes first.
     fn open(parent: &Path) -> Result<Self> {
-        if !super::command::exists("go") {
+        if !exists("go") {
             let remedy = "install Go 1.26 or newer and put `go` on the PATH".to_owned();
             return Err(ClusterError::Missing { what: "Go".to_owned(), remedy });
         }
@@ -252,7 +253,7 @@ impl Scratch {
     }
 
     fn go(&self) -> Command {
-        let mut go = Command::new("go");
+        let mut go = mortal("go");
         go.env("GOCACHE", self.folder.join("cache"))
             .env("GOMODCACHE", self.folder.join("modules"))
             .env("GOTMPDIR", self.folder.join("tmp"))

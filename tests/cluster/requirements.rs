@@ -1,12 +1,13 @@
 //! What this machine must have, checked before anything is changed.
 
 use std::path::Path;
+use std::process::Command;
 
-use super::command::{exists, run};
+use super::command::{exists, output_of, run};
 use super::error::{ClusterError, Result};
 
 /// Programs that come from Debian's packages, and in which.
-const FROM_PACKAGES: [(&str, &str); 10] = [
+const FROM_PACKAGES: [(&str, &str); 11] = [
     ("runc", "runc"),
     ("iptables", "iptables"),
     ("conntrack", "conntrack"),
@@ -16,6 +17,7 @@ const FROM_PACKAGES: [(&str, &str); 10] = [
     ("redis-benchmark", "redis-tools"),
     ("unshare", "util-linux"),
     ("losetup", "mount"),
+    ("setpriv", "util-linux"),
     ("strip", "binutils"),
 ];
 /// Files that come from Debian's packages, and from which.
@@ -80,8 +82,8 @@ fn install(packages: &[&str], say: &dyn Fn(&str)) -> Result<()> {
          apt-get install -y --no-install-recommends {list} || \
          {{ apt-get update && apt-get install -y --no-install-recommends {list}; }}"
     );
-    // Its services are not wanted on this machine: only the programs are used.
-    run("sh", &["-c", &format!("{install} >&2")]).map(drop).map_err(|error| match error {
+    // Not ended with this process: half an installation would be worse than one that goes on alone.
+    output_of(Command::new("sh").args(["-c", &install])).map(drop).map_err(|error| match error {
         ClusterError::Command { output, .. } => {
             missing(&list, &format!("install these packages; apt-get could not: {output}"))
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitOptions, setsid, waitpid};
+use rustix::process::{Pid, WaitOptions, getppid, setsid, waitpid};
 
 use super::cgroup::Cgroup;
 use super::clock::wait_until;
@@ -36,15 +36,20 @@ pub(crate) struct Runtime<'a> {
 }
 
 /// Becomes the supervisor of a cluster: leaves the caller's session, joins the cluster's control group and enters a
-/// process namespace of its own. Returns only when that fails.
+/// process namespace of its own. Returns only when that fails, or when `caller`, a process id, is gone.
 ///
 /// # Errors
 /// `Io` with what could not be done.
-pub fn contain(layout: &Layout) -> Result<()> {
+pub fn contain(layout: &Layout, caller: i32) -> Result<()> {
     // A terminal that closes must not take the cluster along.
     let _ = setsid();
     std::env::set_current_dir("/").at("entering", Path::new("/"))?;
     Cgroup::new(layout.cgroup()).enter(OWN_GROUP)?;
+    // On the roll first, then the question: a caller that dies later is followed by a `down` that finds this process;
+    // one that is dead by now may have been followed by a `down` that did not.
+    if getppid().map(Pid::as_raw_pid) != Some(caller) {
+        return Ok(());
+    }
     // File descriptors that the caller passed on by accident, such as those of make's job server or of a pipe, would
     // keep the reader at their other end waiting for as long as the cluster lives.
     let script = "exec \"$@\" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-";
@@ -129,7 +134,7 @@ impl<'a> Runtime<'a> {
         let errors = output.try_clone().at("sharing", &log)?;
         let executable = executable()?;
         let child = Command::new(&executable)
-            .args(["contain", self.layout.name()])
+            .args(["contain", self.layout.name(), &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)

@@ -1,4 +1,5 @@
 //! The test cluster's own tests: what the other tests build upon is really so.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says where")]
 
 mod footprint;
 
@@ -359,7 +360,7 @@ fn down_leaves_nothing_after_an_interrupted_up_and_up_recovers() {
     let cluster = TakenDown(beside("stops"));
     let before = Footprint::take(&cluster.0);
     let program = std::env::var_os("CLUSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_cluster").into());
-    for millis in [100, 700, 2_500, 5_000] {
+    for millis in [50, 150, 400, 700, 2_500, 5_000] {
         let mut up =
             Command::new(&program).args(["--name", cluster.0.layout().name(), "up", "--nodes=1"]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(millis));
