@@ -1,0 +1,116 @@
+//! The chart on a real Kubernetes: installed, upgraded, removed and installed again, cluster-wide and for one namespace,
+//! while caches go on serving. Each test ends with the operator installed as the other tests expect it.
+
+use std::time::Duration;
+
+use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
+const IMAGES: &str =
+    "image.repository=localhost/tieredcache/operator,nodeImage.repository=localhost/tieredcache/cache-node";
+const SMALL: &str = "{memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
+const WITHIN: Duration = Duration::from_secs(60);
+
+fn helm(args: &[&str]) {
+    let mut command = cluster().helm_command().expect("the cluster is up");
+    let output = command.args(args).args(["--namespace", OPERATOR_NAMESPACE]).output().expect("helm runs");
+    assert!(output.status.success(), "helm {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn install(values: &str) {
+    let values = format!("{IMAGES}{values}");
+    helm(&["upgrade", "--install", "tieredcache", CHART, "--set", &values, "--wait", "--timeout", "120s"]);
+}
+
+fn uninstall() {
+    helm(&["uninstall", "tieredcache", "--wait", "--timeout", "60s"]);
+}
+
+fn operator(args: &[&str]) -> String {
+    cluster().kubectl([&["-n", OPERATOR_NAMESPACE], args].concat()).expect("kubectl answers").trim().to_owned()
+}
+
+#[test]
+fn the_operator_runs_twice_on_two_machines_and_tells_its_metrics() {
+    let fleet = Fleet::new("chart-runs");
+    let pods = operator(&["get", "pods", "-l", "app.kubernetes.io/name=tieredcache-operator", "-o", "name"]);
+    assert_eq!(pods.lines().count(), 2, "{pods}");
+    let mut machines: Vec<String> =
+        pods.lines().map(|pod| operator(&["get", pod, "-o", "jsonpath={.spec.nodeName}"])).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    assert_eq!(machines.len(), 2, "{machines:?}");
+    for pod in pods.lines() {
+        let name = pod.trim_start_matches("pod/");
+        let path = format!("/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{name}:8080/proxy/metrics");
+        assert!(operator(&["get", "--raw", &path]).contains("# TYPE tieredcache_"), "{name}");
+    }
+    let scraped = operator(&[
+        "get",
+        "endpointslices",
+        "-l",
+        "kubernetes.io/service-name=tieredcache-operator-metrics",
+        "-o",
+        "jsonpath={.items[*].endpoints[*].addresses[0]}",
+    ]);
+    assert_eq!(scraped.split_whitespace().count(), 2, "{scraped}");
+    drop(fleet);
+}
+
+#[test]
+fn caches_serve_while_the_operator_is_upgraded_removed_and_installed_again() {
+    let fleet = Fleet::new("chart-life");
+    fleet.apply("kept", SMALL);
+    fleet.await_ready("kept", 1, WITHIN);
+    let uid = fleet.pod_uid("kept-0");
+    assert_eq!(fleet.redis("kept", &["set", "key", "value"]), "OK");
+
+    install(",log.format=text");
+    assert_eq!(fleet.pod_uid("kept-0"), uid, "an upgrade of the operator restarts no node");
+
+    uninstall();
+    assert_eq!(operator(&["get", "pods", "-o", "name"]), "", "no operator is left");
+    assert_eq!(fleet.redis("kept", &["get", "key"]), "value", "nodes do not need the operator");
+
+    install("");
+    fleet.kubectl(&["scale", "tc/kept", "--replicas=2"]);
+    fleet.await_ready("kept", 2, WITHIN);
+    assert_eq!(fleet.pod_uid("kept-0"), uid, "the new operator takes over what is there");
+    assert_eq!(fleet.redis("kept-0.kept-nodes", &["get", "key"]), "value");
+}
+
+#[test]
+fn an_operator_of_one_namespace_needs_and_touches_no_other() {
+    let inside = Fleet::new("chart-inside");
+    let outside = Fleet::new("chart-outside");
+    uninstall();
+    install(",watchNamespaces={chart-inside},rbac.aggregateToUserRoles=false");
+    let wide = operator(&[
+        "get",
+        "clusterroles,clusterrolebindings",
+        "-l",
+        "app.kubernetes.io/instance=tieredcache",
+        "-o",
+        "name",
+    ]);
+    assert_eq!(wide, "", "nothing is granted for the whole cluster");
+    outside.apply("other", SMALL);
+    inside.apply("mine", SMALL);
+    inside.await_ready("mine", 1, WITHIN);
+    // The other one was there first.
+    assert_eq!(
+        outside.kubectl(&["get", "statefulsets,pods", "-l", "app.kubernetes.io/instance=other", "-o", "name"]),
+        ""
+    );
+
+    install("");
+    outside.await_ready("other", 1, WITHIN);
+    eventually("the roles of one namespace are gone", WITHIN, || {
+        equal(
+            inside
+                .try_kubectl(&["get", "roles", "-l", "app.kubernetes.io/instance=tieredcache", "-o", "name"])?
+                .as_str(),
+            "",
+        )
+    });
+}
