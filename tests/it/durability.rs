@@ -12,6 +12,7 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
+use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::program::{Node, PATIENCE, config};
@@ -31,14 +32,15 @@ fn no_removed_and_no_flushed_overwritten_value_comes_back_after_a_kill() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let folder = tempdir().unwrap();
-    // A small memory, so that most reads are answered from disk.
-    let config = config(&folder, "memory: {capacity: 1Mi}\nlimits: {valueBytesMax: 64Ki}");
+    // A small memory, so that most reads are answered from disk, and patience with a busy machine.
+    let config = config(&folder, "memory: {capacity: 1Mi}\nlimits: {valueBytesMax: 64Ki, requestTimeout: 30s}");
     let mut allowed: Vec<Allowed> = vec![BTreeSet::from([None]); KEYS];
     let mut version = 0;
     let (mut acknowledged, mut window, mut older) = (0_u64, 0_u64, 0_u64);
     for round in 0..ROUNDS {
         let node = Node::start(&config);
         let mut client = Client::connect(&node);
+        assert_eq!(disk_health(&node)["reason"], "AsExpected", "round {round}, seed {seed}: {}", disk_health(&node));
         for (key, (value, allowed)) in client.values().into_iter().zip(&mut allowed).enumerate() {
             assert!(allowed.contains(&value), "round {round}, seed {seed}: k{key} is {value:?}, may be {allowed:?}");
             if allowed.len() > 1 && !allowed.contains(&None) {
@@ -157,7 +159,9 @@ fn cleared_node_stays_empty_after_a_kill() {
 #[test]
 fn volume_of_another_cache_or_node_starts_cold_and_says_so() {
     let folder = tempdir().unwrap();
-    for (identity, value) in [("{uid: a, node: n-0}", None), ("{uid: b, node: n-0}", None), ("{uid: b, node: n-1}", None)] {
+    for (identity, value) in
+        [("{uid: a, node: n-0}", None), ("{uid: b, node: n-0}", None), ("{uid: b, node: n-1}", None)]
+    {
         let config = config(&folder, &format!("cache: {identity}"));
         let mut node = Node::start(&config);
         let mut client = Client::connect(&node);
@@ -169,11 +173,15 @@ fn volume_of_another_cache_or_node_starts_cold_and_says_so() {
     }
     let config = config(&folder, "cache: {uid: a, node: n-0}");
     let node = Node::start(&config);
+    let health = disk_health(&node);
+    assert_eq!(health["reason"], "StartedCold", "{health}");
+    assert!(health["message"].as_str().unwrap().contains("belongs to"), "{health}");
+}
+
+fn disk_health(node: &Node) -> Value {
     let report = node.report();
-    let layers = report["layers"].as_array().unwrap();
-    let disk = layers.iter().find(|layer| layer["name"] == "disk").unwrap();
-    assert_eq!(disk["health"]["reason"], "StartedCold", "{disk}");
-    assert!(disk["health"]["message"].as_str().unwrap().contains("belongs to"), "{disk}");
+    let layers = report["layers"].as_array().expect("a list");
+    layers.iter().find(|layer| layer["name"] == "Disk").expect("a disk layer")["health"].clone()
 }
 
 /// Waits until all writes are on disk.

@@ -140,7 +140,7 @@ impl Disk {
 
     fn answer(&self, found: Result<Found, LayerError>) -> Result<LayerResult, LayerError> {
         let counts = &self.shared.counts;
-        let result = found.inspect_err(|error| counts.error(error.kind))?;
+        let result = found.inspect_err(|error| counts.failed_read(error))?;
         let counter = if matches!(result, Found::Entry(_)) { &counts.hits } else { &counts.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(match result {
@@ -148,6 +148,16 @@ impl Disk {
             Found::Expired => LayerResult::StopWithoutValue,
             Found::Nothing => LayerResult::Miss,
         })
+    }
+}
+
+impl Drop for Disk {
+    /// Without a shutdown, as in a panic: the upkeep must not keep the folder locked.
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        if let Some(upkeep) = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            upkeep.thread().unpark();
+        }
     }
 }
 
@@ -215,7 +225,7 @@ impl Layer for Disk {
         if !unknown.is_empty() {
             let job = move || shared.store().map(|store| store.get_many(now, &unknown));
             let found = self.reads.run(Some(cx.deadline), job).await.and_then(|found| found);
-            read = found.inspect_err(|error| self.shared.counts.error(error.kind))?.into_iter();
+            read = found.inspect_err(|error| self.shared.counts.failed_read(error))?.into_iter();
         }
         let found = cached.into_iter().map(|cached| match cached {
             Cached::Known(found) => found,
@@ -257,7 +267,10 @@ impl Shared {
 
     /// Opens the database in place of none.
     fn open(&self) -> Result<(), LayerError> {
-        let (store, cold) = Store::open(&self.options, &self.clock).inspect_err(|error| self.counts.error(error.kind))?;
+        let (store, cold) =
+            Store::open(&self.options, &self.clock).inspect_err(|error| {
+            self.counts.error(error.kind);
+        })?;
         if let Some(why) = cold {
             tracing::warn!(why, path = %self.options.path.display(), "the disk layer starts cold");
             self.counts.cold_starts.fetch_add(1, Ordering::Relaxed);
@@ -331,8 +344,16 @@ impl Shared {
 // === impl Counts ===
 
 impl Counts {
-    fn error(&self, kind: ErrorKind) {
-        self.errors[kind as usize].fetch_add(1, Ordering::Relaxed);
+    fn error(&self, kind: ErrorKind) -> u64 {
+        self.errors[kind as usize].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts, and logs damage: the first time, the second, the fourth …, so that a bad medium can not flood the log.
+    fn failed_read(&self, error: &LayerError) {
+        let count = self.error(error.kind);
+        if error.kind == ErrorKind::Corrupt && count.is_power_of_two() {
+            tracing::warn!(%error, count, "what was read from disk is damaged; it counts as a miss");
+        }
     }
 
     fn stats(&self) -> Stats {

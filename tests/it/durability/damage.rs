@@ -47,7 +47,7 @@ fn damaged_volume_misses_but_never_serves_an_older_or_a_removed_value() {
         let folder = tempdir().unwrap();
         copy(&pristine.path().join("data"), &folder.path().join("data"));
         let damage = damage(&mut random, &folder.path().join("data"));
-        let node = Node::start(&config(&folder, ""));
+        let node = Node::start(&config(&folder, "limits: {requestTimeout: 30s}"));
         let mut client = Client::connect(&node);
         let values = client.values();
         for (key, value) in values.iter().enumerate() {

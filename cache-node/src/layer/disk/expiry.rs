@@ -1,9 +1,6 @@
 //! Compaction drops what has expired, so that dead entries do not fill the volume.
 
-use std::{
-    ffi::CStr,
-    time::Duration,
-};
+use std::{ffi::CStr, time::Duration};
 
 use rocksdb::{
     CompactionDecision,

@@ -124,9 +124,7 @@ impl Store {
         let mut flush = FlushOptions::default();
         flush.set_wait(true);
         let flushed = self.db.flush_cfs_opt(&[entries(&self.db), meta(&self.db)], &flush);
-        let marked = flushed
-            .map_err(|error| from_rocksdb("flushing", &error))
-            .and_then(|()| self.mark(true, true));
+        let marked = flushed.map_err(|error| from_rocksdb("flushing", &error)).and_then(|()| self.mark(true, true));
         self.db.cancel_all_background_work(true);
         marked
     }
@@ -160,7 +158,10 @@ impl Store {
     pub(super) fn get_cached_many(&self, now: UnixMillis, keys: &[Key]) -> Vec<Cached> {
         let bytes = keys.iter().map(Key::as_bytes);
         let found = self.db.batched_multi_get_cf_opt(entries(&self.db), bytes, false, &self.cached_only);
-        keys.iter().zip(found).map(|(key, found)| cached(found, |found| self.read(now, key.as_bytes(), found))).collect()
+        keys.iter()
+            .zip(found)
+            .map(|(key, found)| cached(found, |found| self.read(now, key.as_bytes(), found)))
+            .collect()
     }
 
     pub(super) fn get_many(&self, now: UnixMillis, keys: &[Key]) -> Vec<Result<Found, LayerError>> {
@@ -220,7 +221,8 @@ impl Store {
             .map_err(|error| from_rocksdb("clearing", &error))?;
         self.mark(false, false)?;
         // From here on it is only about space.
-        let reclaimed = self.db.flush_cf(family).and_then(|()| self.db.delete_file_in_range_cf(family, &[][..], &above[..]));
+        let reclaimed =
+            self.db.flush_cf(family).and_then(|()| self.db.delete_file_in_range_cf(family, &[][..], &above[..]));
         if let Err(error) = reclaimed {
             tracing::warn!(%error, "space of cleared entries is reclaimed later, by compaction");
         }
@@ -273,6 +275,9 @@ fn cached<'a>(
 ) -> Cached {
     match found {
         Err(error) if error.kind() == rocksdb::ErrorKind::Incomplete => Cached::Unknown,
+        // RocksDB's batched read says "found" with an empty value where it means "may exist, but the block is not
+        // cached". No envelope is empty.
+        Ok(Some(bytes)) if bytes.is_empty() => Cached::Unknown,
         found => Cached::Known(read(found)),
     }
 }

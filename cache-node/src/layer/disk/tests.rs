@@ -102,7 +102,8 @@ async fn large_values_and_many_keys_are_read_back_in_order() {
     // Twice: from the disk, then from the block cache.
     for _ in 0..2 {
         let found = disk.get_many(&f.cx(), &keys).await.unwrap();
-        let values = found.into_iter().map(|found| if let LayerResult::Hit(hit) = found { Some(text(&hit)) } else { None });
+        let values =
+            found.into_iter().map(|found| if let LayerResult::Hit(hit) = found { Some(text(&hit)) } else { None });
         assert_eq!(values.collect::<Vec<_>>(), [None, Some(large.clone()), Some("1".to_owned())]);
     }
     assert_eq!(f.value(&disk, "large").await, Some(large));

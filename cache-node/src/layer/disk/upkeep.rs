@@ -84,7 +84,10 @@ impl Shared {
             None => {}
         }
         if self.brake.load(Ordering::Relaxed) {
-            return Verdict::degraded("DiskFull", format!("the volume is {percent} % full; new values are not written"));
+            return Verdict::degraded(
+                "DiskFull",
+                format!("the volume is {percent} % full; new values are not written"),
+            );
         }
         if percent >= PRESSURE_PERCENT {
             return Verdict::degraded("DiskPressure", format!("the volume is {percent} % full"));
