@@ -41,7 +41,10 @@ type Bare = Cache<Box<[u8]>, Arc<[u8]>, UnitWeighter, RandomState>;
 type Variant<'a> = (&'a str, &'a (dyn Fn(usize) + Sync));
 
 fn main() {
-    println!("{} cores; {OPERATIONS} operations a round, median of {ROUNDS} rounds", thread::available_parallelism().unwrap());
+    println!(
+        "{} cores; {OPERATIONS} operations a round, median of {ROUNDS} rounds",
+        thread::available_parallelism().unwrap()
+    );
     memory_per_entry();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -63,7 +66,8 @@ fn hits_and_writes(count: usize) {
         Clock::system(),
     );
     let clock = Clock::system();
-    let cx = OperationContext { origin: Origin::Client, now: NOW, deadline: clock.monotonic() + Duration::from_secs(60) };
+    let cx =
+        OperationContext { origin: Origin::Client, now: NOW, deadline: clock.monotonic() + Duration::from_secs(60) };
     let expiring = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))) };
     for key in &keys {
         bare.insert(key.clone().into(), Arc::from(VALUE));
@@ -99,8 +103,12 @@ fn hits_and_writes(count: usize) {
 }
 
 fn open(policy: Policy) -> Memory {
-    let options =
-        MemoryOptions { capacity_bytes: 256 << 20, policy, max_ttl: Duration::from_secs(86400), value_bytes_max: 16 << 20 };
+    let options = MemoryOptions {
+        capacity_bytes: 256 << 20,
+        policy,
+        max_ttl: Duration::from_secs(86400),
+        value_bytes_max: 16 << 20,
+    };
     Memory::open(options, Clock::system())
 }
 
@@ -164,7 +172,12 @@ fn memory_per_entry() {
     for policy in [Policy::S3Fifo, Policy::TinyLfu] {
         let before = resident_bytes();
         let memory = Memory::open(
-            MemoryOptions { capacity_bytes: 1 << 30, policy, max_ttl: Duration::from_secs(86400), value_bytes_max: 16 << 20 },
+            MemoryOptions {
+                capacity_bytes: 1 << 30,
+                policy,
+                max_ttl: Duration::from_secs(86400),
+                value_bytes_max: 16 << 20,
+            },
             Clock::system(),
         );
         let meta = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))) };
@@ -174,7 +187,10 @@ fn memory_per_entry() {
         memory.tick();
         assert_eq!(memory.entries(), ENTRIES);
         let per_entry = (resident_bytes() - before) / ENTRIES;
-        println!("{policy:?}: {per_entry} B resident per entry of 116 B; overhead {} B, weighed as {ENTRY_OVERHEAD_BYTES} B", per_entry - 116);
+        println!(
+            "{policy:?}: {per_entry} B resident per entry of 116 B; overhead {} B, weighed as {ENTRY_OVERHEAD_BYTES} B",
+            per_entry - 116
+        );
     }
 }
 

@@ -50,7 +50,11 @@ struct Seat<'a> {
 
 impl Default for Flights {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new(), taken_off: AtomicU64::new(0) }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            taken_off: AtomicU64::new(0),
+        }
     }
 }
 

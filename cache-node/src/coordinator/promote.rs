@@ -142,7 +142,12 @@ impl Stores {
     }
 
     /// As [`Stores::read_cold`] for many keys, with one round trip to each layer.
-    pub(super) async fn read_cold_many(&self, cx: &OperationContext, keys: &[Key], tickets: &[Ticket]) -> Vec<ColdRead> {
+    pub(super) async fn read_cold_many(
+        &self,
+        cx: &OperationContext,
+        keys: &[Key],
+        tickets: &[Ticket],
+    ) -> Vec<ColdRead> {
         let mut outcomes = vec![ColdRead::Absent; keys.len()];
         let mut open: Vec<usize> = (0..keys.len()).collect();
         for layer in &self.cold {

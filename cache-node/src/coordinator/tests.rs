@@ -58,8 +58,12 @@ impl Fixture {
 }
 
 fn memory(clock: &Clock, policy: Policy) -> Memory {
-    let options =
-        MemoryOptions { capacity_bytes: 1 << 20, policy, max_ttl: Duration::from_secs(3600), value_bytes_max: 64 * 1024 };
+    let options = MemoryOptions {
+        capacity_bytes: 1 << 20,
+        policy,
+        max_ttl: Duration::from_secs(3600),
+        value_bytes_max: 64 * 1024,
+    };
     Memory::open(options, clock.clone())
 }
 
@@ -160,7 +164,12 @@ async fn thousand_readers_of_one_key_read_the_layer_once() {
 async fn read_goes_on_when_its_first_caller_is_gone() {
     let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE));
     f.layer.put(entry("k", "v"));
-    let spawn = || tokio::spawn({ let f = Arc::clone(&f); async move { f.get("k").await } });
+    let spawn = || {
+        tokio::spawn({
+            let f = Arc::clone(&f);
+            async move { f.get("k").await }
+        })
+    };
     #[allow(clippy::disallowed_methods, reason = "joined or aborted below")]
     let (first, second) = (spawn(), spawn());
     eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
@@ -325,7 +334,8 @@ async fn write_waits_for_room() {
     f.set("k1", "a").await;
     f.set("k2", "a").await;
     let cx = f.cx();
-    let (stored, ()) = tokio::join!(f.coordinator.set(&cx, entry("k3", "a")), async { f.layer.write_gate.add_permits(9) });
+    let (stored, ()) =
+        tokio::join!(f.coordinator.set(&cx, entry("k3", "a")), async { f.layer.write_gate.add_permits(9) });
     stored.unwrap();
     assert_eq!(f.get("k3").await.as_deref(), Some("a"));
 }
