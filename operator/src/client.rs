@@ -39,7 +39,7 @@ pub(crate) const WATCH_SILENCE_MAX: Duration = Duration::from_secs(100);
 
 /// How old the last renewal of the lease may be for a write to be sent: two thirds of the lease's duration, so that a
 /// write is answered or given up before another replica may lead.
-pub(crate) const FENCE_AGE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const FENCE_AGE_MAX: Duration = Duration::from_secs(8);
 
 /// Whether this replica may write. Cheap to clone.
 #[derive(Clone, Debug, Default)]

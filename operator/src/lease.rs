@@ -16,19 +16,19 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{admin::Readiness, client::Fence, clock, heartbeat::Heartbeats};
 
-/// How long a lease is respected after its last renewal was seen.
-pub(crate) const DURATION: Duration = Duration::from_secs(15);
-/// A leader that has not renewed for so long stops acting.
-pub(crate) const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a lease is respected after its last renewal was seen. With [`RETRY`] a killed leader is replaced within 15 s.
+pub(crate) const DURATION: Duration = Duration::from_secs(12);
+/// A leader that has not renewed for so long stops acting: two thirds of [`DURATION`].
+pub(crate) const RENEW_DEADLINE: Duration = Duration::from_secs(8);
 /// Time between attempts.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
 /// An attempt is given up after this, so that several fit before [`RENEW_DEADLINE`].
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// This replica's part in the election.
 #[derive(Debug)]
@@ -57,15 +57,15 @@ pub(crate) struct Signs {
 enum Attempt {
     /// This replica holds the lease.
     Held,
-    /// Somebody else does.
-    HeldBy(String),
+    /// Somebody else does, and may for so long if no renewal is seen.
+    HeldBy(String, Duration),
 }
 
 /// What to do with a lease that was read.
 #[derive(Debug, PartialEq)]
 enum Move {
     Take(Box<LeaseSpec>),
-    Wait(String),
+    Wait(String, Duration),
 }
 
 // === impl Election ===
@@ -81,25 +81,29 @@ impl Election {
     /// # Cancel safety
     /// Safe: a lease acquired by an attempt that was dropped expires by itself.
     pub(crate) async fn lead(&mut self) {
-        let mut ticks = ticks();
         let mut holder = None;
         loop {
-            ticks.tick().await;
+            let mut wait = RETRY;
             match self.attempt().await {
                 Ok(Attempt::Held) => return,
-                Ok(Attempt::HeldBy(other)) if holder.as_ref() != Some(&other) => {
-                    tracing::info!(holder = other, "standing by: another replica leads");
-                    holder = Some(other);
+                Ok(Attempt::HeldBy(other, rest)) => {
+                    // Awake at the moment at which the lease expires, and not up to a whole wait later.
+                    wait = wait.min(rest);
+                    if holder.as_ref() != Some(&other) {
+                        tracing::info!(holder = other, "standing by: another replica leads");
+                        holder = Some(other);
+                    }
                 }
-                Ok(Attempt::HeldBy(_)) => {}
                 Err(error) => tracing::warn!(%error, lease = self.name, "could not try for the lease; will try again"),
             }
+            sleep(wait).await;
         }
     }
 
     /// Renews until the lease is lost, or until `stop`. Returns whether it is still held.
     pub(crate) async fn keep(&mut self, stop: &CancellationToken) -> bool {
-        let mut ticks = ticks();
+        let mut ticks = interval(RETRY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut renewed = clock::monotonic();
         loop {
             tokio::select! {
@@ -109,7 +113,7 @@ impl Election {
             let sent = clock::monotonic();
             match self.attempt().await {
                 Ok(Attempt::Held) => renewed = sent,
-                Ok(Attempt::HeldBy(other)) => {
+                Ok(Attempt::HeldBy(other, _)) => {
                     self.signs.fence.close();
                     tracing::error!(holder = other, "lost the lease to another replica");
                     return false;
@@ -153,7 +157,7 @@ impl Election {
         }
         match &result {
             Ok(Attempt::Held) => self.signs.fence.open(sent),
-            Ok(Attempt::HeldBy(_)) => {}
+            Ok(Attempt::HeldBy(..)) => {}
             // Whatever was last read may be outdated now; the next attempt reads again.
             Err(_) => self.forget_version(),
         }
@@ -174,7 +178,7 @@ impl Election {
         };
         let spec = lease.spec.clone().unwrap_or_default();
         match decide(&spec, &self.identity, clock::monotonic().duration_since(*since), now) {
-            Move::Wait(holder) => Ok(Attempt::HeldBy(holder)),
+            Move::Wait(holder, rest) => Ok(Attempt::HeldBy(holder, rest)),
             Move::Take(spec) => {
                 let wanted = Lease { metadata: lease.metadata.clone(), spec: Some(*spec) };
                 let replaced = self.api.replace(&self.name, &PostParams::default(), &wanted).await?;
@@ -217,12 +221,6 @@ enum Error {
     Api(kube::Error),
 }
 
-fn ticks() -> Interval {
-    let mut ticks = interval(RETRY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
-}
-
 fn fresh(identity: &str, now: Timestamp) -> LeaseSpec {
     LeaseSpec {
         holder_identity: Some(identity.to_owned()),
@@ -241,7 +239,7 @@ fn decide(spec: &LeaseSpec, identity: &str, unchanged: Duration, now: Timestamp)
     let duration = duration_seconds.map_or(DURATION, Duration::from_secs);
     let mine = holder == identity;
     if !mine && !holder.is_empty() && unchanged < duration {
-        return Move::Wait(holder);
+        return Move::Wait(holder, duration - unchanged);
     }
     let mut taken = fresh(identity, now);
     taken.lease_transitions = spec.lease_transitions;
@@ -264,7 +262,7 @@ mod tests {
     fn taken(spec: &LeaseSpec, unchanged: Duration) -> Option<LeaseSpec> {
         match decide(spec, "me", unchanged, Timestamp::UNIX_EPOCH + DURATION) {
             Move::Take(spec) => Some(*spec),
-            Move::Wait(_) => None,
+            Move::Wait(..) => None,
         }
     }
 

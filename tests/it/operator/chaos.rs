@@ -79,7 +79,7 @@ fn killed_thirty_times_at_random_it_comes_to_the_same_end_and_then_rests() {
 }
 
 #[test]
-fn when_the_leader_is_killed_the_next_one_leads_within_fifteen_seconds_of_its_lease() {
+fn when_the_leader_is_killed_the_next_one_leads_within_fifteen_seconds() {
     let lab = Lab::new("leader");
     let first = lab.operator().start();
     first.logged("leading");
@@ -94,8 +94,7 @@ fn when_the_leader_is_killed_the_next_one_leads_within_fifteen_seconds_of_its_le
     second.logged("leading");
     let took = killed.elapsed();
     println!("the next one led after {took:?}");
-    // 15 s after the last renewal that was seen, which came up to 2 s before the kill, and the attempt every 2 s.
-    assert!(took < Duration::from_secs(19), "{took:?}");
+    assert!(took < Duration::from_secs(15), "{took:?}");
     lab.edit("sessions", &json!({"replicas": 2}));
     lab.until_ready("sessions");
 }
