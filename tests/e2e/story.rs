@@ -113,8 +113,10 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
 fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
     let path = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics", fleet.namespace);
     let metrics = fleet.try_kubectl(&["get", "--raw", &path])?;
-    let line =
-        metrics.lines().find(|line| line.starts_with("tieredcache_layer_entries{layer=\"writeQueue\"}")).ok_or("no such metric")?;
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("tieredcache_layer_entries{layer=\"writeQueue\"}"))
+        .ok_or("no such metric")?;
     equal(line.rsplit(' ').next().unwrap_or_default(), "0")
 }
 
