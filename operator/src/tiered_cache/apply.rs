@@ -260,7 +260,13 @@ impl Pass<'_> {
         object.meta_mut().uid = live.and_then(ResourceExt::uid);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let name = desired.name_any();
-        let written = self.api::<K>().patch(&name, &params, &Patch::Apply(&object)).await;
+        let mut written = self.api::<K>().patch(&name, &params, &Patch::Apply(&object)).await;
+        // An item of a list whose key was edited by hand (the port of a Service) is somebody else's item to server-side
+        // apply: ours would be added beside it, which the API server refuses. A merge patch puts the list in its place.
+        if live.is_some() && matches!(&written, Err(kube::Error::Api(status)) if status.code == 422) {
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            written = self.api::<K>().patch(&name, &params, &Patch::Merge(&object)).await;
+        }
         written.map_err(|source| Error::new("apply", format!("{} {name}", K::KIND), source))
     }
 
