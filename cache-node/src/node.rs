@@ -60,7 +60,7 @@ impl Node {
     /// Its tasks run on the current runtime, which needs a thread besides the one that blocks on this future.
     ///
     /// # Errors
-    /// [`NodeError`]; whatever was open is closed again.
+    /// [`NodeError`]; a database that was open is closed again. The admin port closes with the runtime.
     pub async fn open(config: Config) -> Result<Self, NodeError> {
         let clock = Clock::system();
         let metrics = Metrics::new(&config.effective().revision);
@@ -205,5 +205,61 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
         },
         clock,
         stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tempfile::tempdir;
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::config::Environment;
+
+    fn config(folder: &Path, resp: &str) -> Config {
+        let yaml = format!(
+            "listen: {{resp: '{resp}', admin: '127.0.0.1:0', threads: 1}}\ndisk: {{path: '{}'}}",
+            folder.display()
+        );
+        Config::from_yaml(&yaml, &Environment::read()).unwrap()
+    }
+
+    /// The first line that a node answers to an inline command.
+    async fn ask(node: &Node, command: &str) -> String {
+        let mut client = BufReader::new(TcpStream::connect(node.resp_address()).await.unwrap());
+        client.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+        let mut line = String::new();
+        client.read_line(&mut line).await.unwrap();
+        line.trim_end().to_owned()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_nodes_in_one_process_share_nothing() {
+        let (one, other) = (tempdir().unwrap(), tempdir().unwrap());
+        let one = Node::open(config(one.path(), "127.0.0.1:0")).await.unwrap();
+        let other = Node::open(config(other.path(), "127.0.0.1:0")).await.unwrap();
+        assert_eq!(ask(&one, "SET a b").await, "+OK");
+        assert_eq!(ask(&one, "EXISTS a").await, ":1");
+        assert_eq!(ask(&other, "EXISTS a").await, ":0");
+        assert!(other.metrics().contains("tieredcache_resp_commands_total{command=\"set\"} 0\n"));
+        one.shutdown().await;
+        assert_eq!(ask(&other, "PING").await, "+PONG");
+        other.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_can_not_have_its_port_closes_its_database() {
+        let folder = tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let error = Node::open(config(folder.path(), &address)).await.unwrap_err();
+        assert!(error.to_string().contains(&address), "{error}");
+        // RocksDB allows one owner: this would fail if the first were still open.
+        Node::open(config(folder.path(), "127.0.0.1:0")).await.unwrap().shutdown().await;
     }
 }
