@@ -37,9 +37,10 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a watch may be silent. The API server sends a bookmark about every minute, up to 75 s with its jitter.
 pub(crate) const WATCH_SILENCE_MAX: Duration = Duration::from_secs(100);
 
-/// How old the last renewal of the lease may be for a write to be sent: two thirds of the lease's duration, so that a
-/// write is answered or given up before another replica may lead.
-pub(crate) const FENCE_AGE_MAX: Duration = Duration::from_secs(8);
+/// How old the last renewal of the lease may be for a write to be sent: less than the lease's duration, so that none is
+/// sent once another replica may lead. One that is under way may still land then; it carries the UID of what it is meant
+/// for, and says what the next leader would say.
+pub(crate) const FENCE_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Whether this replica may write. Cheap to clone.
 #[derive(Clone, Debug, Default)]

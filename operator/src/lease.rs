@@ -23,12 +23,12 @@ use crate::{admin::Readiness, client::Fence, clock, heartbeat::Heartbeats};
 
 /// How long a lease is respected after its last renewal was seen. With [`RETRY`] a killed leader is replaced within 15 s.
 pub(crate) const DURATION: Duration = Duration::from_secs(12);
-/// A leader that has not renewed for so long stops acting: two thirds of [`DURATION`].
-pub(crate) const RENEW_DEADLINE: Duration = Duration::from_secs(8);
+/// A leader that has not renewed for so long stops acting: before anybody else can have begun to.
+pub(crate) const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between attempts.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
-/// An attempt is given up after this, so that several fit before [`RENEW_DEADLINE`].
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// An attempt is given up after this, so that a second one fits before [`RENEW_DEADLINE`].
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// This replica's part in the election.
 #[derive(Debug)]

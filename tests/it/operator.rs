@@ -130,8 +130,8 @@ impl Lab {
             let current = last["status"]["observedGeneration"] == last["metadata"]["generation"];
             (current && says(&last, kind) == wanted).then(|| last.clone())
         };
-        // 60 s: the machine may be busy with other tests. What has a limit of its own is measured where it is tested.
-        within(60, &format!("{kind} of {name} to be {wanted}"), look)
+        // The machine may be busy with other tests. What has a limit of its own is measured where it is tested.
+        within(120, &format!("{kind} of {name} to be {wanted}"), look)
     }
 
     fn until_ready(&self, name: &str) -> Value {

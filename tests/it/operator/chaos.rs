@@ -58,7 +58,7 @@ fn killed_thirty_times_at_random_it_comes_to_the_same_end_and_then_rests() {
         if kill % (KILLS / STEPS) == 0 {
             step(&stormy, kill / (KILLS / STEPS));
         }
-        let operator = stormy.operator().start();
+        let operator = stormy.operator().start_once();
         // From before it leads to after it has done all: what it is doing when it dies is left to chance. The Lease of
         // its predecessor is taken away, or it would only stand by.
         rest::delete(&stormy.path("/apis/coordination.k8s.io/v1", "leases/tieredcache-operator"));
@@ -81,9 +81,9 @@ fn killed_thirty_times_at_random_it_comes_to_the_same_end_and_then_rests() {
 #[test]
 fn when_the_leader_is_killed_the_next_one_leads_within_fifteen_seconds() {
     let lab = Lab::new("leader");
-    let first = lab.operator().start();
+    let first = lab.operator().start_once();
     first.logged("leading");
-    let second = lab.operator().named("operator-b").start();
+    let second = lab.operator().named("operator-b").start_once();
     second.logged("standing by: another replica leads");
     assert_eq!(second.admin("/readyz").0, 200, "a follower is ready to follow");
     lab.apply("sessions", json!({"replicas": 1}));
@@ -102,9 +102,9 @@ fn when_the_leader_is_killed_the_next_one_leads_within_fifteen_seconds() {
 #[test]
 fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
     let lab = Lab::new("handover");
-    let mut first = lab.operator().start();
+    let mut first = lab.operator().start_once();
     first.logged("leading");
-    let second = lab.operator().named("operator-b").start();
+    let second = lab.operator().named("operator-b").start_once();
     second.logged("standing by: another replica leads");
     first.signal(Signal::TERM);
     let asked = now();
@@ -117,11 +117,11 @@ fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
 #[test]
 fn a_leader_that_wakes_up_after_its_lease_writes_nothing_and_ends() {
     let lab = Lab::new("frozen");
-    let mut first = lab.operator().start();
+    let mut first = lab.operator().start_once();
     lab.apply("sessions", json!({"replicas": 1}));
     lab.until_ready("sessions");
     first.signal(Signal::STOP);
-    let second = lab.operator().named("operator-b").start();
+    let second = lab.operator().named("operator-b").start_once();
     second.logged("leading");
     let before = first.log().matches("\"applied\"").count();
     // Work that the one that wakes up would love to do.
@@ -186,7 +186,7 @@ fn a_leader_that_the_api_server_leaves_hanging_stops_acting_and_a_new_process_go
     let path = folder.path().join("kubeconfig");
     fs::write(&path, config.to_string()).unwrap();
 
-    let mut first = lab.operator().with_kubeconfig(path.clone()).start();
+    let mut first = lab.operator().with_kubeconfig(path.clone()).start_once();
     lab.apply("sessions", json!({"replicas": 1}));
     lab.until_ready("sessions");
     tunnel.hang(true);
@@ -195,7 +195,7 @@ fn a_leader_that_the_api_server_leaves_hanging_stops_acting_and_a_new_process_go
     println!("ended {:?} after the API server fell silent", hung.elapsed());
     assert!(hung.elapsed() < Duration::from_secs(20), "{:?}", hung.elapsed());
     // As the kubelet would start it again. It can do nothing, says so, and is not restarted for that.
-    let second = lab.operator().with_kubeconfig(path).start();
+    let second = lab.operator().with_kubeconfig(path).start_once();
     let not_ready = within(30, "the operator to be up", || Some(second.admin("/readyz")));
     assert_eq!(not_ready.0, 503);
     assert!(not_ready.1.contains("first answer of the API server"), "{}", not_ready.1);

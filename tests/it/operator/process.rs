@@ -57,13 +57,24 @@ impl Start {
         self
     }
 
-    /// Starts it. It works, or stands by, some time later.
+    /// Starts it, and again whenever it has lost the lease, as the kubelet does. On a machine that is busy with other
+    /// tests the API server may well leave it hanging for that long.
     pub(crate) fn start(&self) -> Operator {
+        let again = r#"while setpriv --pdeathsig KILL "$@"; [ $? = 3 ]; do :; done"#;
+        self.spawn(&["sh", "-c", again, "sh"])
+    }
+
+    /// Starts it once: for tests of how it ends.
+    pub(crate) fn start_once(&self) -> Operator {
+        self.spawn(&[])
+    }
+
+    fn spawn(&self, wrapper: &[&str]) -> Operator {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let log = File::create(folder.path().join("log")).expect("a scratch folder can be written");
         // The kernel ends it with the thread of the test that started it, whatever becomes of that.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(binary());
+        command.args(["--pdeathsig", "KILL"]).args(wrapper).arg(binary());
         command.args(["run", "--admin-address=127.0.0.1:0", "--node-image-repository=nodes"]);
         command.arg(format!("--lease-namespace={}", self.lease_namespace)).arg(format!("--pod-name={}", self.pod_name));
         command.args(self.watched.iter().map(|namespace| format!("--watch-namespace={namespace}")));
@@ -85,8 +96,9 @@ impl Operator {
     pub(crate) fn logged(&self, message: &str) -> Value {
         let entry = || {
             let log = self.log();
-            let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            entries.into_iter().find(|entry| entry["message"] == message)
+            // The last one: it may have been started again.
+            let mut entries = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            entries.find(|entry| entry["message"] == message)
         };
         within(60, &format!("the operator to log {message:?}"), entry)
     }

@@ -37,7 +37,7 @@ impl Lax {
     }
 
     fn until_ready_says(&self, name: &str, wanted: &str) -> Value {
-        within(60, &format!("{name} to be {wanted}"), || {
+        within(120, &format!("{name} to be {wanted}"), || {
             let text = self.0.kubectl(&["get", "tc", name, "-n", "default", "-o", "json"], "").text;
             serde_json::from_str::<Value>(&text).ok().filter(|cache| says(cache, "Ready") == wanted)
         })
