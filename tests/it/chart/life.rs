@@ -80,7 +80,8 @@ fn caches_outlive_the_operator_and_meet_it_again() {
 #[test]
 fn people_who_may_edit_a_namespace_may_edit_its_caches() {
     let namespace = namespace("people");
-    let roles = api().kubectl(&["apply", "-f", "-"], &render(&["--show-only", "templates/user-roles.yaml"]));
+    let roles =
+        api().kubectl(&["apply", "--server-side", "-f", "-"], &render(&["--show-only", "templates/user-roles.yaml"]));
     assert!(roles.ok, "{}", roles.text);
     for (name, role) in [("ed", "edit"), ("vic", "view")] {
         kubectl(api(), &["-n", &namespace, "create", "rolebinding", name, "--clusterrole", role, "--user", name]);
