@@ -12,6 +12,7 @@
 
 mod flight;
 mod promote;
+mod update;
 
 use std::{
     future::Future,
@@ -25,6 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::update::{TryUpdate, Update};
 use self::{
     flight::Flights,
     promote::{ColdRead, Removal, Stores},
@@ -63,26 +65,6 @@ pub enum Peek {
     Cold,
 }
 
-/// What a read-modify-write does with what it has read.
-#[derive(Debug)]
-pub enum Update {
-    /// Nothing.
-    Keep,
-    /// Store this entry, which has the key that was read.
-    Set(Entry),
-    /// Forget the key.
-    Remove,
-}
-
-/// The outcome of [`Coordinator::try_update`].
-#[derive(Debug)]
-pub enum TryUpdate<T> {
-    /// Done, with what the closure answered.
-    Done(T),
-    /// It takes I/O: call [`Coordinator::update`]. The closure may have run, but nothing has changed.
-    Cold,
-}
-
 /// Why a write was not accepted, or a removal not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
@@ -105,15 +87,6 @@ enum Look {
     Hit(Entry),
     Absent,
     Cold(Ticket),
-}
-
-/// What a read-modify-write came to under the turn of its key.
-enum Attempt<T> {
-    Done(T, Option<Arc<Receipt>>),
-    /// Nothing has changed: the value is not known without I/O.
-    Cold(Ticket),
-    /// Nothing has changed: there is no room for the write.
-    Full,
 }
 
 // === impl Coordinator: open and shutdown ===
@@ -360,105 +333,6 @@ impl Coordinator {
 
     async fn confirmed(&self, cx: &OperationContext, receipt: &Receipt) -> Result<(), WriteError> {
         within(cx, receipt.settled()).await.ok_or(WriteError::Unconfirmed)
-    }
-}
-
-// === impl Coordinator: read-modify-write ===
-
-impl Coordinator {
-    /// Lets `change` decide on the live entry of `key`, atomically on this node, if that takes no waiting. `change` may
-    /// run without effect, so it must be pure; it runs under a lock, so it must be quick.
-    #[inline]
-    pub fn try_update<T>(
-        &self,
-        cx: &OperationContext,
-        key: &[u8],
-        mut change: impl FnMut(Option<&Entry>) -> (Update, T),
-    ) -> TryUpdate<T> {
-        let mut turn = self.stores.write_queue.turn(key);
-        let current = match self.known(cx, &turn, key) {
-            Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(_) => return TryUpdate::Cold,
-        };
-        match change(current.as_ref()) {
-            (Update::Keep, answer) => TryUpdate::Done(answer),
-            (Update::Set(entry), answer) if self.stores.set(cx, &mut turn, &entry).is_ok() => TryUpdate::Done(answer),
-            (Update::Set(_) | Update::Remove, _) => TryUpdate::Cold,
-        }
-    }
-
-    /// As [`Coordinator::try_update`], reading cold layers and waiting for room and for the confirmation of a removal.
-    ///
-    /// # Errors
-    /// [`WriteError`]; only after [`WriteError::Unconfirmed`] the change may still take effect.
-    pub async fn update<T>(
-        &self,
-        cx: &OperationContext,
-        key: &Key,
-        mut change: impl FnMut(Option<&Entry>) -> (Update, T),
-    ) -> Result<T, WriteError> {
-        let mut read: Option<(Ticket, ColdRead)> = None;
-        loop {
-            let room = self.stores.write_queue.room();
-            match self.attempt(cx, key, read.take(), &mut change)? {
-                Attempt::Done(answer, None) => return Ok(answer),
-                Attempt::Done(answer, Some(receipt)) => {
-                    self.confirmed(cx, &receipt).await?;
-                    return Ok(answer);
-                }
-                Attempt::Cold(ticket) => {
-                    let found = self.read_cold(cx, key, ticket).await;
-                    if matches!(found, ColdRead::Failed) || self.clock.monotonic() >= cx.deadline {
-                        return Err(WriteError::Unreadable);
-                    }
-                    read = Some((ticket, found));
-                }
-                Attempt::Full => within(cx, room).await.ok_or(WriteError::QueueFull)?,
-            }
-        }
-    }
-
-    /// One turn of the key, with what was read from below before it, which counts only if its ticket still does.
-    fn attempt<T>(
-        &self,
-        cx: &OperationContext,
-        key: &Key,
-        read: Option<(Ticket, ColdRead)>,
-        change: &mut impl FnMut(Option<&Entry>) -> (Update, T),
-    ) -> Result<Attempt<T>, WriteError> {
-        let mut turn = self.stores.write_queue.turn(key.as_bytes());
-        let current = match self.known(cx, &turn, key.as_bytes()) {
-            Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(now) => match read {
-                Some((then, found)) if then == now => found.found(),
-                _ => return Ok(Attempt::Cold(now)),
-            },
-        };
-        let (update, answer) = change(current.as_ref());
-        Ok(match update {
-            Update::Keep => Attempt::Done(answer, None),
-            Update::Set(entry) if !self.stores.write_queue.fits(&entry) => {
-                return Err(WriteError::TooLarge(entry.bytes()));
-            }
-            Update::Set(entry) => match self.stores.set(cx, &mut turn, &entry) {
-                Ok(()) => Attempt::Done(answer, None),
-                Err(Full) => Attempt::Full,
-            },
-            Update::Remove => match self.stores.remove(cx, &mut turn, key) {
-                Ok(receipt) => Attempt::Done(answer, Some(receipt)),
-                Err(Full) => Attempt::Full,
-            },
-        })
-    }
-
-    /// What is known about the key under its turn.
-    fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
-        if let Some(entry) = self.stores.memory.peek(cx.now, key) {
-            return Look::Hit(entry);
-        }
-        if self.stores.cold.is_empty() { Look::Absent } else { below(cx, turn, key) }
     }
 }
 

@@ -12,9 +12,11 @@
 //! What a kill -9 loses is what is in the queue: overwrites accepted in the last moments ([`LINGER`] plus the time of
 //! one batch, when the disk keeps up). A confirmed removal is never lost.
 
+mod account;
 mod flusher;
 mod receipt;
 mod shard;
+mod turn;
 
 use std::{
     sync::{
@@ -29,10 +31,14 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, futures::Notified};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::receipt::Receipt;
 use self::{
+    account::{Counts, Used},
     flusher::Flusher,
     shard::{Batch, Shard},
+};
+pub use self::{
+    receipt::Receipt,
+    turn::{Pending, Ticket, Turn},
 };
 use crate::{
     clock::{Clock, UnixMillis},
@@ -95,53 +101,10 @@ pub struct WriteQueue {
     give_up: CancellationToken,
 }
 
-/// The right to read and write one key below memory, exclusively. Short: never held over an await.
-pub struct Turn<'a> {
-    queue: &'a WriteQueue,
-    shard: MutexGuard<'a, Shard>,
-    hash: u64,
-}
-
-/// Proof of when a key was looked at: the number of writes its stripe had seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
-
-/// What the queue knows about a key.
-#[derive(Debug)]
-pub enum Pending {
-    /// A write of this entry is on its way. It may have expired.
-    Value(Entry),
-    /// A removal is on its way: whatever is below is stale.
-    Removed,
-    /// Nothing; ask below.
-    Unknown,
-}
-
 /// The queue has no room for a write now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the write queue is full")]
 pub struct Full;
-
-/// Slots and bytes in use, those of batches being written included.
-#[derive(Default)]
-struct Used {
-    items: AtomicU64,
-    bytes: AtomicU64,
-}
-
-struct Counts {
-    accepted: AtomicU64,
-    flushed: AtomicU64,
-    batches: AtomicU64,
-    failures: AtomicU64,
-    refused_full: AtomicU64,
-    lost_at_shutdown: AtomicU64,
-    /// When the oldest write of the batch being applied was accepted.
-    applying_since_ms: AtomicU64,
-    /// Since when writes have been refused again and again.
-    full_since_ms: AtomicU64,
-    refused_last_ms: AtomicU64,
-}
 
 /// What the flusher is doing, so that writers know whether to wake it.
 enum Rest {}
@@ -398,105 +361,6 @@ impl Component for WriteQueue {
     }
 }
 
-// === impl Turn ===
-
-impl Turn<'_> {
-    /// What the queue knows about the key.
-    #[inline]
-    pub fn pending(&self, key: &[u8]) -> Pending {
-        self.shard.pending(self.hash, key)
-    }
-
-    /// Proof of this moment, for a later [`Turn::is_current`].
-    #[inline]
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.shard.writes(stripe_of(self.hash)))
-    }
-
-    /// Whether nothing was written to the key, nor to those that share its stripe, since the ticket was issued.
-    pub fn is_current(&self, ticket: Ticket) -> bool {
-        self.ticket() == ticket
-    }
-
-    /// Accepts a change of the turn's key; the newest change of a key replaces an older one that waits. With a
-    /// `receipt` the flusher hurries, and settles it once the change is on disk.
-    ///
-    /// # Errors
-    /// [`Full`] if there is no room; then nothing has changed.
-    pub fn push(&mut self, now: UnixMillis, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
-        debug_assert_eq!(self.hash, self.queue.hasher.hash_one(change.key()), "a turn is good for its own key");
-        if self.queue.target.is_none() {
-            self.shard.count_write(stripe_of(self.hash));
-            receipt.iter().for_each(|receipt| receipt.settle());
-            return Ok(());
-        }
-        let charge = charge(&change);
-        let replaced = self.shard.replaceable_charge(self.hash, change.key());
-        if !self.queue.used.reserve(&self.queue.options, replaced, charge) {
-            self.queue.counts.refuse(now);
-            return Err(Full);
-        }
-        let urgent = receipt.is_some();
-        self.shard.count_write(stripe_of(self.hash));
-        self.shard.put(self.hash, now.0, change, charge, receipt);
-        self.queue.counts.accepted.fetch_add(1, Ordering::Relaxed);
-        self.queue.wake(urgent || self.queue.backlog_fills_a_batch());
-        Ok(())
-    }
-}
-
-// === impl Used ===
-
-impl Used {
-    /// Takes room for `charge` bytes, in exchange for the slot that is replaced, if any.
-    fn reserve(&self, options: &QueueOptions, replaced: Option<u64>, charge: u64) -> bool {
-        let (freed, items) = replaced.map_or((0, 1), |freed| (freed, 0));
-        if charge <= freed && items == 0 {
-            self.bytes.fetch_sub(freed - charge, Ordering::Relaxed);
-            return true;
-        }
-        let more = charge - freed.min(charge);
-        let bytes = self.bytes.fetch_add(more, Ordering::Relaxed) + more;
-        let items_now = self.items.fetch_add(items, Ordering::Relaxed) + items;
-        if bytes <= options.capacity_bytes && items_now <= options.items_max {
-            return true;
-        }
-        self.release(items, more);
-        false
-    }
-
-    fn release(&self, items: u64, bytes: u64) {
-        self.items.fetch_sub(items, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-// === impl Counts ===
-
-impl Counts {
-    fn refuse(&self, now: UnixMillis) {
-        self.refused_full.fetch_add(1, Ordering::Relaxed);
-        self.refused_last_ms.store(now.0, Ordering::Relaxed);
-        self.full_since_ms.fetch_min(now.0, Ordering::Relaxed);
-    }
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        Self {
-            accepted: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            refused_full: AtomicU64::new(0),
-            lost_at_shutdown: AtomicU64::new(0),
-            applying_since_ms: AtomicU64::new(NEVER_MS),
-            full_since_ms: AtomicU64::new(NEVER_MS),
-            refused_last_ms: AtomicU64::new(0),
-        }
-    }
-}
-
 // === impl Rest ===
 
 impl Rest {
@@ -505,10 +369,6 @@ impl Rest {
     const LINGERING: u8 = 1;
     /// Wants to hear of anything.
     const IDLE: u8 = 2;
-}
-
-fn charge(change: &Change) -> u64 {
-    change.bytes() + SLOT_OVERHEAD_BYTES
 }
 
 /// Neither the low bits nor the top seven: the table of the shard uses those.

@@ -13,6 +13,7 @@
 //! RocksDB blocks, so it is called on threads of this layer's own. A read that the block cache can answer is answered
 //! inline: the hop to a thread costs ten times as much.
 
+mod counts;
 mod expiry;
 mod files;
 mod pool;
@@ -24,7 +25,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -34,6 +35,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
 use self::{
+    counts::Counts,
     pool::Pool,
     store::{Cached, Found, Store},
 };
@@ -101,24 +103,6 @@ struct Failing {
     since: Instant,
     kind: ErrorKind,
     message: String,
-}
-
-#[derive(Default)]
-struct Counts {
-    hits: AtomicU64,
-    misses: AtomicU64,
-    inline: AtomicU64,
-    written: AtomicU64,
-    removed: AtomicU64,
-    short_lived: AtomicU64,
-    braked: AtomicU64,
-    cold_starts: AtomicU64,
-    reopened: AtomicU64,
-    errors: [AtomicU64; ErrorKind::ALL.len()],
-    /// Estimates, refreshed by the upkeep.
-    entries: AtomicU64,
-    bytes: AtomicU64,
-    capacity_bytes: AtomicU64,
 }
 
 // === impl Disk ===
@@ -267,8 +251,7 @@ impl Shared {
 
     /// Opens the database in place of none.
     fn open(&self) -> Result<(), LayerError> {
-        let (store, cold) =
-            Store::open(&self.options, &self.clock).inspect_err(|error| {
+        let (store, cold) = Store::open(&self.options, &self.clock).inspect_err(|error| {
             self.counts.error(error.kind);
         })?;
         if let Some(why) = cold {
@@ -337,47 +320,6 @@ impl Shared {
             && let Err(error) = store.close()
         {
             tracing::warn!(%error, "the database was not closed cleanly; it is recovered from its log at the next start");
-        }
-    }
-}
-
-// === impl Counts ===
-
-impl Counts {
-    fn error(&self, kind: ErrorKind) -> u64 {
-        self.errors[kind as usize].fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Counts, and logs damage: the first time, the second, the fourth …, so that a bad medium can not flood the log.
-    fn failed_read(&self, error: &LayerError) {
-        let count = self.error(error.kind);
-        if error.kind == ErrorKind::Corrupt && count.is_power_of_two() {
-            tracing::warn!(%error, count, "what was read from disk is damaged; it counts as a miss");
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let errors = ErrorKind::ALL.map(|kind| (kind, count(&self.errors[kind as usize])));
-        let (hits, misses) = (count(&self.hits), count(&self.misses));
-        Stats {
-            hits,
-            misses,
-            operations: hits + misses + count(&self.written) + count(&self.removed),
-            errors: errors.into_iter().filter(|(_, count)| *count > 0).collect(),
-            entries: Some(count(&self.entries)),
-            bytes: Some(count(&self.bytes)),
-            capacity_bytes: Some(count(&self.capacity_bytes)).filter(|bytes| *bytes > 0),
-            extras: vec![
-                ("readInline", count(&self.inline)),
-                ("written", count(&self.written)),
-                ("removed", count(&self.removed)),
-                ("notWrittenShortLived", count(&self.short_lived)),
-                ("notWrittenDiskPressure", count(&self.braked)),
-                ("coldStarts", count(&self.cold_starts)),
-                ("reopened", count(&self.reopened)),
-            ],
-            ..Stats::default()
         }
     }
 }

@@ -34,6 +34,13 @@ struct Slot {
     receipts: Vec<Arc<Receipt>>,
 }
 
+/// A change for which there is room.
+pub(super) struct Accepted {
+    pub(super) change: Change,
+    pub(super) charge: u64,
+    pub(super) at_ms: u64,
+}
+
 #[derive(Clone, Copy)]
 struct Ref {
     hash: u64,
@@ -90,11 +97,12 @@ impl Shard {
     }
 
     /// Takes the change in, replacing one of the same key.
-    pub(super) fn put(&mut self, hash: u64, now_ms: u64, change: Change, charge: u64, receipt: Option<Arc<Receipt>>) {
+    pub(super) fn put(&mut self, hash: u64, accepted: Accepted, receipt: Option<Arc<Receipt>>) {
+        let Accepted { change, charge, at_ms } = accepted;
         let fresh = Slot {
             hash,
             seq: self.next_seq,
-            since_ms: now_ms,
+            since_ms: at_ms,
             change,
             charge,
             applying: false,

@@ -9,12 +9,7 @@ use std::sync::{
 };
 
 use ahash::RandomState;
-use moka::{
-    notification::RemovalCause,
-    ops::compute::Op,
-    policy::EvictionPolicy,
-    sync::Cache,
-};
+use moka::{notification::RemovalCause, ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
 use super::{Admission, Held};
 use crate::{clock::UnixMillis, entry::Entry};
@@ -36,7 +31,7 @@ impl TinyLfu {
         let cache = Cache::builder()
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .max_capacity(capacity_bytes)
-            .weigher(|_: &Box<[u8]>, held: &Held| u32::try_from(held.weight()).unwrap_or(u32::MAX))
+            .weigher(|_, held: &Held| u32::try_from(held.weight()).unwrap_or(u32::MAX))
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     counter.fetch_add(1, Ordering::Relaxed);
