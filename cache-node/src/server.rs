@@ -82,10 +82,10 @@ pub fn allow_descriptors(connections_max: u32) {
     let needed = u64::from(connections_max) + DESCRIPTORS_BESIDES;
     // None is no limit.
     let goal = maximum.map_or(needed, |maximum| needed.min(maximum));
-    if current.is_some_and(|current| current < goal) {
-        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(goal), maximum }) {
-            warn!(%error, "the limit of descriptors could not be raised");
-        }
+    if current.is_some_and(|current| current < goal)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(goal), maximum })
+    {
+        warn!(%error, "the limit of descriptors could not be raised");
     }
     if goal < needed {
         warn!(descriptors_max = goal, connections_max, "fewer descriptors than the limit of connections may need");

@@ -43,7 +43,7 @@ pub use self::{
 use crate::{
     clock::{Clock, UnixMillis},
     entry::Entry,
-    layer::{Change, Component, Health, Layer, LayerError, Observed, Stats, Verdict},
+    layer::{Component, Health, Layer, LayerError, Observed, Stats, Verdict},
 };
 
 /// What a slot takes besides key and value: itself, its place in the table and in the order.

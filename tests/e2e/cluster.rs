@@ -55,7 +55,7 @@ impl<'a> Namespace<'a> {
     /// Starts a pod and waits until it is ready.
     fn start(&self, pod: &Pod) {
         self.apply(&pod.manifest());
-        self.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", &format!("pod/{}", pod.name)]).unwrap();
+        self.kubectl(&["wait", "--for=condition=Ready", "--timeout=120s", &format!("pod/{}", pod.name)]).unwrap();
     }
 
     fn exec(&self, pod: &str, script: &str) -> Result<String, String> {

@@ -1,5 +1,8 @@
 //! End-to-end tests: real pods on a real Kubernetes. Run them one by one: `cargo test -p tests --test e2e -- --test-threads=1`.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+
 mod chart;
 mod cluster;
 mod fleet;

@@ -89,6 +89,8 @@ impl Api {
 
     /// Runs helm as the administrator.
     pub(crate) fn helm(&self, args: &[&str]) -> Answer {
+        // An API server alone does not need helm, so it may not have been built yet. Quick when it has been.
+        tests::cluster::build_programs().expect("helm can be built");
         answer(self.cluster.helm_command().expect("the API is up").args(args), "")
     }
 }

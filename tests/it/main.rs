@@ -1,5 +1,8 @@
 //! Black-box tests: what is promised at each boundary, checked from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+
 mod api;
 mod chart;
 mod clients;

@@ -77,7 +77,7 @@ pub(super) fn help(out: &mut Replies, command: &str, subcommands: &[&str]) {
 pub(super) fn write(out: &mut Replies, error: &WriteError) {
     match error {
         // The word clients know for "full, try again later".
-        WriteError::QueueFull { .. } => out.error(&format!("OOM {error}")),
+        WriteError::QueueFull => out.error(&format!("OOM {error}")),
         _ => out.error(&format!("ERR {error}")),
     }
 }

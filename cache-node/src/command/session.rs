@@ -160,10 +160,10 @@ impl Session {
     fn describe(&self, now: UnixMillis) -> String {
         let seconds = |span: Duration| span.as_secs();
         let mut line = String::new();
-        let written = write!(
+        let written = writeln!(
             line,
             "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 resp={} lib-name={} \
-             lib-ver={} user=default\n",
+             lib-ver={} user=default",
             self.id,
             self.peer,
             self.local,

@@ -55,7 +55,7 @@ impl Commands {
 
     pub(super) fn mset(&self, call: &Call<'_>, out: &mut Replies) -> Step {
         let args = call.args;
-        if args.len() % 2 == 0 {
+        if args.len().is_multiple_of(2) {
             error::arity(out, call.verb.spec());
             return Step::Done;
         }

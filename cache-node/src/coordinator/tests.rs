@@ -164,19 +164,18 @@ async fn thousand_readers_of_one_key_read_the_layer_once() {
 async fn read_goes_on_when_its_first_caller_is_gone() {
     let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE));
     f.layer.put(entry("k", "v"));
-    let spawn = || {
-        tokio::spawn({
-            let f = Arc::clone(&f);
-            async move { f.get("k").await }
-        })
+    let mut readers = JoinSet::new();
+    let reader = || {
+        let f = Arc::clone(&f);
+        async move { f.get("k").await }
     };
-    #[allow(clippy::disallowed_methods, reason = "joined or aborted below")]
-    let (first, second) = (spawn(), spawn());
+    let first = readers.spawn(reader());
+    readers.spawn(reader());
     eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
     first.abort();
-    assert!(first.await.unwrap_err().is_cancelled());
+    assert!(readers.join_next().await.unwrap().unwrap_err().is_cancelled());
     f.layer.read_gate.add_permits(1);
-    assert_eq!(second.await.unwrap().as_deref(), Some("v"));
+    assert_eq!(readers.join_next().await.unwrap().unwrap().as_deref(), Some("v"));
     assert_eq!(f.layer.reads.load(Ordering::SeqCst), 1);
 }
 

@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::{
     entry::Key,
-    layer::HealthState,
+    layer::{Change, HealthState},
     testing::{START, Scripted, entry, eventually, key, text},
 };
 

@@ -101,7 +101,7 @@ impl Generator {
             0 if args.len() > 1 => {
                 args.pop();
             }
-            1 if args[0].to_ascii_lowercase() != b"select" => args.push(self.pick(&["x", "1", "nx", ""])),
+            1 if !args[0].eq_ignore_ascii_case(b"select") => args.push(self.pick(&["x", "1", "nx", ""])),
             _ => {}
         }
         // These answer at length and differently when alone.
