@@ -106,6 +106,10 @@ fn processes(cluster: &Cluster, others: &[Layout]) -> BTreeSet<String> {
         let line = fs::read(folder.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let group = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
+        // Ended while it was looked at.
+        if group.is_empty() {
+            continue;
+        }
         let foreign = others.iter().any(|other| {
             format!("{group}\n").lines().any(|of| format!("{of}/").contains(&format!("/{}/", other.cgroup())))
         });
