@@ -43,7 +43,10 @@ step() {
 
 # Shows a command and runs it.
 show() {
-    printf '   $ %s\n' "$*"
+    case $1 in
+    redis) printf '   $ kubectl -n %s exec client -- redis-cli -h %s\n' "$namespace" "${*:2}" ;;
+    *) printf '   $ %s\n' "$*" ;;
+    esac
     "$@" 2>&1 | sed 's/^/     /'
 }
 
@@ -145,7 +148,7 @@ ready 3
 
 step "Metrics, per layer"
 kubectl get --raw "/api/v1/namespaces/$namespace/pods/$holder:9090/proxy/metrics" >"${TMPDIR:-/tmp}/demo-metrics.$$"
-grep -E '^tieredcache_layer_(requests_total|entries|bytes)' "${TMPDIR:-/tmp}/demo-metrics.$$" | sed 's/^/     /' || fail "no metrics"
+grep -E '^tieredcache_layer_(requests_total|entries|bytes)' "${TMPDIR:-/tmp}/demo-metrics.$$" | grep -v ' 0$' | sed 's/^/     /' || fail "no metrics"
 rm -f "${TMPDIR:-/tmp}/demo-metrics.$$"
 
 step "The health of every layer, as the status of the resource"

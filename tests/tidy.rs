@@ -184,6 +184,8 @@ fn crates_take_their_dependencies_from_the_workspace() {
 #[test]
 fn modules_of_the_node_use_only_those_below_them() {
     let lib = read(Path::new("cache-node/src/lib.rs"));
+    // What exists only for tests stands outside the order.
+    let lib = lib.replace("#[cfg(test)]\nmod ", "test module ");
     let order: Vec<String> = lib
         .lines()
         .filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")))

@@ -245,11 +245,14 @@ mod tests {
     fn work_shows_as_cpu_of_this_process() {
         let before = Usage::of_client().unwrap();
         let clock = Clock::start();
-        while !clock.passed(Duration::from_millis(20)) {
-            std::hint::spin_loop();
+        // The kernel books time when it looks, which a virtual machine that stands still puts off: hence the limit.
+        while !clock.passed(Duration::from_secs(10)) {
+            let used = Usage::of_client().unwrap().since(before);
+            if used.cpu + used.busiest_wait >= Duration::from_millis(5) {
+                return;
+            }
         }
-        let used = Usage::of_client().unwrap().since(before);
-        assert!(used.cpu + used.busiest_wait >= Duration::from_millis(5), "{used:?}");
+        panic!("ten seconds of work do not show");
     }
 
     #[test]
