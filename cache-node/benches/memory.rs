@@ -66,9 +66,13 @@ fn hits_and_writes(count: usize) {
         Clock::system(),
     );
     let clock = Clock::system();
-    let cx =
-        OperationContext { origin: Origin::Client, now: NOW, deadline: clock.monotonic() + Duration::from_secs(60) };
-    let expiring = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))) };
+    let cx = OperationContext {
+        id: 0,
+        origin: Origin::Client,
+        now: NOW,
+        deadline: clock.monotonic() + Duration::from_secs(60),
+    };
+    let expiring = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))), ..EntryMeta::default() };
     for key in &keys {
         bare.insert(key.clone().into(), Arc::from(VALUE));
         memory.set(NOW, &Entry::new(key, &VALUE, expiring));
@@ -180,7 +184,7 @@ fn memory_per_entry() {
             },
             Clock::system(),
         );
-        let meta = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))) };
+        let meta = EntryMeta { expires_at: Some(NOW.after(Duration::from_secs(3600))), ..EntryMeta::default() };
         for number in 0..ENTRIES {
             memory.set(NOW, &Entry::new(format!("key:{number:012}").as_bytes(), &VALUE, meta));
         }

@@ -16,7 +16,10 @@ mod write;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -85,6 +88,7 @@ pub struct Commands {
     settings: Settings,
     facts: FactsSource,
     started: Instant,
+    operations: AtomicU64,
 }
 
 /// What commands need to know besides the data.
@@ -127,12 +131,13 @@ impl Commands {
     /// Commands on these layers.
     pub fn new(coordinator: Arc<Coordinator>, clock: Clock, settings: Settings, facts: FactsSource) -> Self {
         let started = clock.monotonic();
-        Self { coordinator, clock, settings, facts, started }
+        Self { coordinator, clock, settings, facts, started, operations: AtomicU64::new(1) }
     }
 
     /// The facts about a batch of commands that begins now.
     pub fn context(&self) -> OperationContext {
         OperationContext {
+            id: self.operations.fetch_add(1, Ordering::Relaxed),
             origin: Origin::Client,
             now: self.clock.now(),
             deadline: self.clock.monotonic() + self.settings.request_timeout,

@@ -11,7 +11,13 @@ use bytes::Bytes;
 use triomphe::ThinArc;
 
 pub mod envelope;
+mod position;
+mod tags;
 
+pub use self::{
+    position::{Position, Positions},
+    tags::{TAG_BYTES_MAX, TAGS_MAX, TagError, TagSet, Tags},
+};
 use crate::clock::UnixMillis;
 
 /// Longest key, as in the documentation of the RESP and HTTP front ends.
@@ -38,17 +44,31 @@ pub struct Entry(ThinArc<Header, u8>);
 
 /// What an entry carries besides key and value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EntryMeta {
+pub struct EntryMeta<'a> {
     /// When the value stops being served; `None` is "until evicted".
     pub expires_at: Option<UnixMillis>,
+    /// Until when the expired value may still be served while a fresh one is fetched; `None` is "not at all".
+    pub stale_until: Option<UnixMillis>,
+    /// What the value is at least as fresh as. Without tags nothing is compared with it in memory.
+    pub position: Position,
+    /// Words by which the entry can be removed.
+    pub tags: Tags<'a>,
+    /// The client said that there is no value: a read is answered as absent without asking below.
+    pub negative: bool,
 }
 
-/// 16 bytes in front of the key.
+/// 16 bytes in front of the key. What few entries have stands behind the key, so that it costs the others nothing.
 struct Header {
     /// `u64::MAX` for none, so that the check of a hit is one comparison.
     expires_at_ms: u64,
-    key_len: u32,
+    key_len: u16,
+    /// Bytes between key and value: zero, or [`EXTRA_BYTES`] and the packed tags.
+    extra_len: u16,
+    negative: bool,
 }
+
+/// Until when it may be served stale (0 for never), and the position.
+const EXTRA_BYTES: usize = 16;
 
 /// Scratch buffers larger than this are not kept: an occasional large value must not pin memory on every thread.
 const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
@@ -112,16 +132,26 @@ impl fmt::Debug for Key {
 // === impl Entry ===
 
 impl Entry {
-    /// Copies key and value into one block.
-    pub fn new(key: &[u8], value: &[u8], meta: EntryMeta) -> Self {
+    /// Copies key, value and what comes with them into one block.
+    pub fn new(key: &[u8], value: &[u8], meta: EntryMeta<'_>) -> Self {
         debug_assert!(Key::check(key).is_ok(), "keys are checked where they enter");
+        let EntryMeta { expires_at, stale_until, position, tags, negative } = meta;
+        let plain = stale_until.is_none() && position == Position::NONE && tags.is_empty();
+        let extra_len = if plain { 0 } else { EXTRA_BYTES + tags.packed().len() };
         let header = Header {
-            expires_at_ms: meta.expires_at.map_or(u64::MAX, |at| at.0),
-            key_len: u32::try_from(key.len()).expect("a key is shorter than 4 GiB"),
+            expires_at_ms: expires_at.map_or(u64::MAX, |at| at.0),
+            key_len: u16::try_from(key.len()).expect("a key has at most 32 KiB"),
+            extra_len: u16::try_from(extra_len).expect("32 tags of 256 bytes"),
+            negative,
         };
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             scratch.extend_from_slice(key);
+            if !plain {
+                scratch.extend_from_slice(&stale_until.map_or(0, |at| at.0).to_le_bytes());
+                scratch.extend_from_slice(&position.to_bits().to_le_bytes());
+                scratch.extend_from_slice(tags.packed());
+            }
             scratch.extend_from_slice(value);
             let block = ThinArc::from_header_and_slice(header, scratch);
             if scratch.capacity() > SCRATCH_KEPT_BYTES {
@@ -133,29 +163,74 @@ impl Entry {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        &self.0.slice[..self.0.header.header.key_len as usize]
+        &self.0.slice[..usize::from(self.header().key_len)]
     }
 
-    /// The value.
+    /// The value; empty if the entry is negative.
     pub fn value(&self) -> &[u8] {
-        &self.0.slice[self.0.header.header.key_len as usize..]
+        &self.0.slice[usize::from(self.header().key_len) + usize::from(self.header().extra_len)..]
     }
 
     /// When the value stops being served.
     pub fn expires_at(&self) -> Option<UnixMillis> {
-        let ms = self.0.header.header.expires_at_ms;
+        let ms = self.header().expires_at_ms;
         (ms != u64::MAX).then_some(UnixMillis(ms))
     }
 
+    /// Until when the expired value may still be served while a fresh one is fetched.
+    pub fn stale_until(&self) -> Option<UnixMillis> {
+        self.extra_word(0).filter(|&ms| ms != 0).map(UnixMillis)
+    }
+
+    /// What the value is at least as fresh as.
+    pub fn position(&self) -> Position {
+        self.extra_word(8).map_or(Position::NONE, Position::from_bits)
+    }
+
+    /// Words by which the entry can be removed.
+    pub fn tags(&self) -> Tags<'_> {
+        Tags::trusted(self.extra().get(EXTRA_BYTES..).unwrap_or_default())
+    }
+
+    /// Whether the client said that there is no value.
+    pub fn is_negative(&self) -> bool {
+        self.header().negative
+    }
+
+    /// Whether expiry is all that decides if the value may be served: no tags, no stale life, not negative.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.header().extra_len == 0 && !self.header().negative
+    }
+
     /// What the entry carries besides key and value.
-    pub fn meta(&self) -> EntryMeta {
-        EntryMeta { expires_at: self.expires_at() }
+    pub fn meta(&self) -> EntryMeta<'_> {
+        EntryMeta {
+            expires_at: self.expires_at(),
+            stale_until: self.stale_until(),
+            position: self.position(),
+            tags: self.tags(),
+            negative: self.is_negative(),
+        }
+    }
+
+    fn header(&self) -> &Header {
+        &self.0.header.header
+    }
+
+    fn extra(&self) -> &[u8] {
+        let start = usize::from(self.header().key_len);
+        &self.0.slice[start..start + usize::from(self.header().extra_len)]
+    }
+
+    fn extra_word(&self, offset: usize) -> Option<u64> {
+        self.extra().get(offset..).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes))
     }
 
     /// Whether the value may still be served at `now`: from the millisecond of its expiry on it may not.
     #[inline]
     pub fn is_live(&self, now: UnixMillis) -> bool {
-        now.0 < self.0.header.header.expires_at_ms
+        now.0 < self.header().expires_at_ms
     }
 
     /// How many hold this entry, the caller included.
@@ -164,7 +239,12 @@ impl Entry {
         ThinArc::strong_count(&self.0)
     }
 
-    /// Bytes of key and value together.
+    /// Until when the entry is of any use: its expiry, or the end of its stale life; none is "until evicted".
+    pub fn useful_until(&self) -> Option<UnixMillis> {
+        self.expires_at().map(|at| self.stale_until().map_or(at, |stale| stale.max(at)))
+    }
+
+    /// Bytes of key, value and tags together.
     pub fn bytes(&self) -> u64 {
         self.0.slice.len() as u64
     }
@@ -173,5 +253,42 @@ impl Entry {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Entry({}, {} B, until {:?})", self.key().escape_ascii(), self.value().len(), self.expires_at())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_gives_back_what_it_was_made_of() {
+        let mut tags = TagSet::default();
+        tags.add(b"red").unwrap();
+        tags.add(b"round").unwrap();
+        let full = EntryMeta {
+            expires_at: Some(UnixMillis(5)),
+            stale_until: Some(UnixMillis(9)),
+            position: Position::from_parts(3, 1),
+            tags: tags.tags(),
+            negative: false,
+        };
+        let negative = EntryMeta { negative: true, ..EntryMeta::default() };
+        let placed = EntryMeta { position: Position::from_parts(3, 1), ..EntryMeta::default() };
+        for (meta, plain) in [(full, false), (negative, false), (placed, false), (EntryMeta::default(), true)] {
+            let entry = Entry::new(b"key", b"value", meta);
+            assert_eq!((entry.key(), entry.value(), entry.meta()), (&b"key"[..], &b"value"[..], meta));
+            assert_eq!(entry.is_plain(), plain);
+        }
+    }
+
+    #[test]
+    fn largest_key_and_tags_fit() {
+        let mut tags = TagSet::default();
+        for number in 0..TAGS_MAX {
+            tags.add(&[u8::try_from(number).unwrap(); TAG_BYTES_MAX]).unwrap();
+        }
+        let key = vec![7; KEY_BYTES_MAX];
+        let entry = Entry::new(&key, b"v", EntryMeta { tags: tags.tags(), ..EntryMeta::default() });
+        assert_eq!((entry.key(), entry.value(), entry.tags()), (&key[..], &b"v"[..], tags.tags()));
     }
 }

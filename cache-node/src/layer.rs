@@ -18,7 +18,7 @@ pub use self::observed::{Observed, Verdict};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
-    entry::{Entry, Key},
+    entry::{Entry, Key, Position, TagSet},
 };
 
 /// Which layer. Declaration order is the default read order; there is no other priority.
@@ -149,8 +149,33 @@ pub trait Component: Send + Sync + 'static {
 pub enum Change {
     /// Store the entry, whose key it carries.
     Set(Entry),
+    /// Store the entry, which was read from another layer, unless this layer has one of its key already.
+    Fill(Entry),
     /// Forget the key.
     Remove(Key),
+    /// Forget all entries that carry these tags, by keeping the removal: whoever reads compares positions.
+    RemoveTagged(TagRemoval),
+}
+
+/// The removal of all entries with certain tags that are older than its position. Removals commute: they take effect by
+/// position, in whatever order they arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRemoval {
+    /// Which tags.
+    pub tags: TagSet,
+    /// Whether an entry must carry one of them or all.
+    pub matching: Matching,
+    /// Entries with this position or an older one are gone.
+    pub position: Position,
+}
+
+/// How many of several tags an entry must carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Matching {
+    /// At least one.
+    Any,
+    /// Every one.
+    All,
 }
 
 /// A store below memory. Every call may do I/O and respects `cx.deadline`.
@@ -165,29 +190,34 @@ pub trait Layer: Component {
     /// Looks many keys up in one round trip; answers in the order asked.
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError>;
 
-    /// Applies the changes in the order given, all or none. Once it returns, they survive a kill -9 of the process.
+    /// Applies the changes in the order given, all or none. Once it returns, they survive a kill -9 of this process.
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError>;
 
     /// Forgets everything. Once it returns, nothing stored before comes back.
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError>;
+
+    /// The removals of tagged entries that the layer has been told of and that may still matter.
+    async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError>;
 }
 
 // === impl Change ===
 
 impl Change {
-    /// The key that changes.
+    /// The key that changes; empty, which is no key, if it is not about one.
     pub fn key(&self) -> &[u8] {
         match self {
-            Self::Set(entry) => entry.key(),
+            Self::Set(entry) | Self::Fill(entry) => entry.key(),
             Self::Remove(key) => key.as_bytes(),
+            Self::RemoveTagged(_) => &[],
         }
     }
 
-    /// Bytes of key and value.
+    /// Bytes of key and value, or of the tags.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Set(entry) => entry.bytes(),
+            Self::Set(entry) | Self::Fill(entry) => entry.bytes(),
             Self::Remove(key) => key.as_bytes().len() as u64,
+            Self::RemoveTagged(removal) => removal.tags.tags().packed().len() as u64,
         }
     }
 }

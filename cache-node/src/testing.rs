@@ -16,7 +16,9 @@ use crate::{
     clock::{Clock, UnixMillis},
     context::{OperationContext, Origin},
     entry::{Entry, EntryMeta, Key},
-    layer::{Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats},
+    layer::{
+        Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
+    },
 };
 
 /// When manual clocks of tests begin.
@@ -29,7 +31,7 @@ pub(crate) fn cx(clock: &Clock) -> OperationContext {
 
 /// A client's operation now, with this long to finish.
 pub(crate) fn cx_within(clock: &Clock, patience: Duration) -> OperationContext {
-    OperationContext { origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
+    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
 }
 
 /// A key.
@@ -44,7 +46,7 @@ pub(crate) fn entry(key: &str, value: &str) -> Entry {
 
 /// An entry that expires.
 pub(crate) fn entry_until(key: &str, value: &str, expires_at: UnixMillis) -> Entry {
-    Entry::new(key.as_bytes(), value.as_bytes(), EntryMeta { expires_at: Some(expires_at) })
+    Entry::new(key.as_bytes(), value.as_bytes(), EntryMeta { expires_at: Some(expires_at), ..EntryMeta::default() })
 }
 
 /// The value as text.
@@ -65,6 +67,8 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 /// A cold layer in memory, whose reads and writes a test can hold back and make fail.
 pub(crate) struct Scripted {
+    id: LayerId,
+    pub(crate) tag_removals: Mutex<Vec<TagRemoval>>,
     entries: Mutex<HashMap<Vec<u8>, Entry>>,
     /// Reads look the key up at once and answer once they get a permit: a slow read of an old value.
     pub(crate) read_gate: Semaphore,
@@ -86,7 +90,14 @@ impl Scripted {
 
     /// A layer with this many permits for reads and for writes.
     pub(crate) fn gated(reads: usize, writes: usize) -> Arc<Self> {
+        Self::gated_as(LayerId::Disk, reads, writes)
+    }
+
+    /// The same in the place of that layer.
+    pub(crate) fn gated_as(id: LayerId, reads: usize, writes: usize) -> Arc<Self> {
         Arc::new(Self {
+            id,
+            tag_removals: Mutex::default(),
             entries: Mutex::default(),
             read_gate: Semaphore::new(reads),
             write_gate: Semaphore::new(writes),
@@ -106,7 +117,7 @@ impl Scripted {
 
     fn outcome(&self) -> Result<(), LayerError> {
         if self.failing.load(Ordering::SeqCst) {
-            return Err(LayerError { layer: LayerId::Disk, kind: ErrorKind::Refused, message: "scripted".to_owned() });
+            return Err(LayerError { layer: self.id, kind: ErrorKind::Refused, message: "scripted".to_owned() });
         }
         Ok(())
     }
@@ -132,7 +143,7 @@ impl Component for Scripted {
 #[async_trait]
 impl Layer for Scripted {
     fn id(&self) -> LayerId {
-        LayerId::Disk
+        self.id
     }
 
     async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
@@ -158,6 +169,13 @@ impl Layer for Scripted {
         for change in changes {
             match change {
                 Change::Set(entry) => entries.insert(entry.key().to_vec(), entry.clone()),
+                Change::Fill(entry) => {
+                    Some(entries.entry(entry.key().to_vec()).or_insert_with(|| entry.clone()).clone())
+                }
+                Change::RemoveTagged(removal) => {
+                    self.tag_removals.lock().unwrap().push(removal.clone());
+                    None
+                }
                 Change::Remove(key) => entries.remove(key.as_bytes()),
             };
         }
@@ -170,5 +188,9 @@ impl Layer for Scripted {
         self.outcome()?;
         self.entries.lock().unwrap().clear();
         Ok(())
+    }
+
+    async fn tag_removals(&self, _cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
+        Ok(self.tag_removals.lock().unwrap().clone())
     }
 }

@@ -98,7 +98,11 @@ impl ConditionalSet {
         let update = if !allowed {
             Update::Keep
         } else if let Some(old) = old.filter(|_| self.keep_life) {
-            Update::Set(Entry::new(key, self.entry.value(), EntryMeta { expires_at: old.expires_at() }))
+            Update::Set(Entry::new(
+                key,
+                self.entry.value(),
+                EntryMeta { expires_at: old.expires_at(), ..EntryMeta::default() },
+            ))
         } else if self.entry.expires_at().is_some_and(|at| at <= cx.now) {
             Update::Remove
         } else {
@@ -109,7 +113,8 @@ impl ConditionalSet {
 }
 
 fn with_expiry(old: &Entry, expires_at: Option<UnixMillis>) -> Entry {
-    Entry::new(old.key(), old.value(), EntryMeta { expires_at })
+    // The life is new, so the stale life that began at its end is not known any more.
+    Entry::new(old.key(), old.value(), EntryMeta { expires_at, stale_until: None, ..old.meta() })
 }
 
 fn add(key: &[u8], old: Option<&Entry>, delta: i64) -> (Update, Changed) {
@@ -119,7 +124,7 @@ fn add(key: &[u8], old: Option<&Entry>, delta: i64) -> (Update, Changed) {
     let Some(sum) = number.checked_add(delta) else {
         return (Update::Keep, Changed::Error(error::OVERFLOW));
     };
-    let meta = EntryMeta { expires_at: old.and_then(Entry::expires_at) };
+    let meta = old.map(Entry::meta).unwrap_or_default();
     let entry = Entry::new(key, itoa::Buffer::new().format(sum).as_bytes(), meta);
     (Update::Set(entry), Changed::Integer(sum))
 }
@@ -130,7 +135,7 @@ fn append(key: &[u8], old: Option<&Entry>, suffix: &[u8], value_bytes_max: usize
     if length > value_bytes_max {
         return (Update::Keep, Changed::Error(error::STRING_TOO_LONG));
     }
-    let meta = EntryMeta { expires_at: old.and_then(Entry::expires_at) };
+    let meta = old.map(Entry::meta).unwrap_or_default();
     let reply = Changed::Integer(i64::try_from(length).expect("the limit of a value fits an i64"));
     (Update::Set(Entry::new(key, &[prefix, suffix].concat(), meta)), reply)
 }
@@ -188,11 +193,11 @@ mod tests {
 
     fn cx() -> OperationContext {
         let deadline: Instant = Clock::system().monotonic();
-        OperationContext { origin: Origin::Client, now: NOW, deadline }
+        OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline }
     }
 
     fn entry(value: &str, expires_at: Option<u64>) -> Entry {
-        Entry::new(b"k", value.as_bytes(), EntryMeta { expires_at: expires_at.map(UnixMillis) })
+        Entry::new(b"k", value.as_bytes(), EntryMeta { expires_at: expires_at.map(UnixMillis), ..EntryMeta::default() })
     }
 
     fn stored(update: Update) -> Option<(String, Option<u64>)> {

@@ -40,7 +40,7 @@ impl Commands {
             Life::Kept => (None, true),
             Life::Until(at) => (Some(at), false),
         };
-        let entry = Entry::new(key, value, EntryMeta { expires_at });
+        let entry = Entry::new(key, value, EntryMeta { expires_at, ..EntryMeta::default() });
         let expired = expires_at.is_some_and(|at| at <= call.cx.now);
         if keep_life || expired || options.get || options.existing != Existing::Any {
             let set = ConditionalSet { entry, existing: options.existing, keep_life, get: options.get };

@@ -350,7 +350,7 @@ async fn entry_larger_than_the_queue_is_refused() {
 
 fn increment(current: Option<&Entry>) -> (Update, u64) {
     let next = current.map_or(0, |entry| text(entry).parse::<u64>().unwrap()) + 1;
-    let meta = current.map_or(EntryMeta::default(), Entry::meta);
+    let meta = current.map(Entry::meta).unwrap_or_default();
     (Update::Set(Entry::new(b"n", next.to_string().as_bytes(), meta)), next)
 }
 

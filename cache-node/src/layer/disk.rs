@@ -43,7 +43,9 @@ use crate::{
     clock::{Clock, UnixMillis},
     context::OperationContext,
     entry::{Entry, Key},
-    layer::{Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats},
+    layer::{
+        Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
+    },
 };
 
 /// An entry with less life than this is not worth a write: it would be dead before a restart could use it. An older
@@ -230,6 +232,10 @@ impl Layer for Disk {
         let clear = move || shared.write(Store::clear);
         self.writes.run(None, clear).await.and_then(|outcome| outcome)
     }
+
+    async fn tag_removals(&self, _cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
+        Ok(Vec::new())
+    }
 }
 
 // === impl Shared ===
@@ -281,7 +287,7 @@ impl Shared {
             !short_lived && !brake
         };
         self.write(|store| store.apply(now, changes, worth_a_write))?;
-        let sets = changes.iter().filter(|change| matches!(change, Change::Set(_))).count() as u64;
+        let sets = changes.iter().filter(|change| matches!(change, Change::Set(_) | Change::Fill(_))).count() as u64;
         self.counts.written.fetch_add(sets, Ordering::Relaxed);
         self.counts.removed.fetch_add(changes.len() as u64 - sets, Ordering::Relaxed);
         Ok(())

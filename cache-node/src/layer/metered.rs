@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     context::OperationContext,
     entry::Key,
-    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats},
+    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
     metrics::{Definition, Kind, Metrics},
 };
 
@@ -40,7 +40,9 @@ struct Requests {
     stopped: IntCounter,
     read_failed: IntCounter,
     set: Written,
+    fill: Written,
     remove: Written,
+    remove_tagged: Written,
     clear: Written,
 }
 
@@ -79,7 +81,9 @@ impl Metered {
                 stopped: request("get", "stopped"),
                 read_failed: request("get", "error"),
                 set: written("set"),
+                fill: written("fill"),
                 remove: written("remove"),
+                remove_tagged: written("remove_tagged"),
                 clear: written("clear"),
             },
             latency: Latency {
@@ -157,18 +161,14 @@ impl Layer for Metered {
         let start = self.clock.monotonic();
         let answer = self.inner.apply(cx, changes).await;
         self.latency.apply.observe(self.since(start));
-        let Requests { set, remove, .. } = &self.requests;
-        let sets = changes.iter().filter(|change| matches!(change, Change::Set(_))).count();
-        let removals = changes.len() - sets;
-        match &answer {
-            Ok(()) => {
-                set.ok.inc_by(sets as u64);
-                remove.ok.inc_by(removals as u64);
-            }
-            Err(_) => {
-                set.failed.inc_by(sets as u64);
-                remove.failed.inc_by(removals as u64);
-            }
+        for change in changes {
+            let written = match change {
+                Change::Set(_) => &self.requests.set,
+                Change::Fill(_) => &self.requests.fill,
+                Change::Remove(_) => &self.requests.remove,
+                Change::RemoveTagged(_) => &self.requests.remove_tagged,
+            };
+            if answer.is_ok() { &written.ok } else { &written.failed }.inc();
         }
         answer
     }
@@ -182,6 +182,9 @@ impl Layer for Metered {
             Err(_) => self.requests.clear.failed.inc(),
         }
         answer
+    }
+    async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
+        self.inner.tag_removals(cx).await
     }
 }
 
@@ -251,6 +254,10 @@ mod tests {
         async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {
             Ok(())
         }
+
+        async fn tag_removals(&self, _cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
+            Ok(Vec::new())
+        }
     }
 
     fn key(text: &'static str) -> Key {
@@ -262,7 +269,7 @@ mod tests {
         let clock = Clock::manual(UnixMillis(0));
         let metrics = Metrics::new("");
         let layer = Metered::new(Arc::new(Scripted(clock.clone())), &metrics, clock.clone());
-        let cx = OperationContext { origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() };
+        let cx = OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() };
         for name in ["here", "here", "absent", "broken"] {
             let _ = layer.get(&cx, &key(name)).await;
         }

@@ -119,6 +119,11 @@ impl Flusher {
 
     fn context(&self) -> OperationContext {
         let clock = &self.queue.clock;
-        OperationContext { origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + ATTEMPT_TIMEOUT }
+        OperationContext {
+            id: 0,
+            origin: Origin::Client,
+            now: clock.now(),
+            deadline: clock.monotonic() + ATTEMPT_TIMEOUT,
+        }
     }
 }

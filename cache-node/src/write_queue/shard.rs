@@ -75,8 +75,8 @@ impl Default for Shard {
 impl Shard {
     pub(super) fn pending(&self, hash: u64, key: &[u8]) -> Pending {
         match self.slots.find(hash, |slot| slot.change.key() == key) {
-            Some(Slot { change: Change::Set(entry), .. }) => Pending::Value(entry.clone()),
-            Some(Slot { change: Change::Remove(_), .. }) => Pending::Removed,
+            Some(Slot { change: Change::Set(entry) | Change::Fill(entry), .. }) => Pending::Value(entry.clone()),
+            Some(Slot { change: Change::Remove(_) | Change::RemoveTagged(_), .. }) => Pending::Removed,
             None if self.clearing => Pending::Removed,
             None => Pending::Unknown,
         }

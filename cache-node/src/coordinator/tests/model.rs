@@ -91,7 +91,7 @@ impl Run {
         let expires_at = life.map(|life| self.clock.now().after(life));
         let length = if self.random.random_range(0..50_u32) == 0 { 8000 } else { 20 };
         let value = format!("{number}{}", "x".repeat(length));
-        let entry = Entry::new(name.as_bytes(), value.as_bytes(), EntryMeta { expires_at });
+        let entry = Entry::new(name.as_bytes(), value.as_bytes(), EntryMeta { expires_at, ..EntryMeta::default() });
         self.node.set(&self.cx(), entry).await.unwrap();
         self.know(name, value, expires_at);
     }
@@ -106,7 +106,7 @@ impl Run {
     async fn append(&mut self, name: &str) {
         let grown = |current: Option<&Entry>| {
             let value = current.map(text).unwrap_or_default() + "+";
-            let meta = current.map_or(EntryMeta::default(), Entry::meta);
+            let meta = current.map(Entry::meta).unwrap_or_default();
             (Update::Set(Entry::new(name.as_bytes(), value.as_bytes(), meta)), (value, meta.expires_at))
         };
         let (value, expires_at) = match self.node.try_update(&self.cx(), name.as_bytes(), grown) {

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     clock::{Clock, UnixMillis},
-    entry::{Entry, KEY_BYTES_MAX, Key, envelope},
+    entry::{
+        Entry, KEY_BYTES_MAX, Key,
+        envelope::{self, Codec},
+    },
     layer::{Change, ErrorKind, LayerError, LayerId},
 };
 
@@ -200,11 +203,12 @@ impl Store {
         let mut envelope = Vec::new();
         for change in changes {
             match change {
-                Change::Set(entry) if worth_a_write(entry) => {
-                    envelope::encode(entry, now, &mut envelope);
+                Change::Set(entry) | Change::Fill(entry) if worth_a_write(entry) => {
+                    Codec::default().encode(entry, now, &mut envelope);
                     batch.put_cf(family, entry.key(), &envelope);
                 }
-                Change::Set(_) | Change::Remove(_) => batch.delete_cf(family, change.key()),
+                Change::Set(_) | Change::Fill(_) | Change::Remove(_) => batch.delete_cf(family, change.key()),
+                Change::RemoveTagged(_) => {}
             }
         }
         self.db.write_opt(batch, &self.write).map_err(|error| from_rocksdb("writing", &error))?;

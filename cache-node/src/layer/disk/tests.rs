@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    entry::envelope,
+    entry::envelope::Codec,
     testing::{START, cx, entry, entry_until, key, text},
 };
 
@@ -243,7 +243,7 @@ fn rewrite_mark(path: &Path, change: impl FnOnce(&mut Mark)) {
 fn compaction_drops_what_is_expired_or_unreadable_and_keeps_the_rest() {
     let keeps = |entry: &Entry, after: Duration| {
         let mut bytes = Vec::new();
-        envelope::encode(entry, START, &mut bytes);
+        Codec::default().encode(entry, START, &mut bytes);
         let mut filter = Filter { now: START.after(after), max_ttl: MAX_TTL };
         matches!(filter.filter(1, entry.key(), &bytes), CompactionDecision::Keep)
     };
