@@ -201,16 +201,7 @@ spec:
     /// The process of the cache node in this pod, as the machine's process id.
     pub(crate) fn node_process(&self, pod: &str) -> u32 {
         let uid = self.pod_uid(pod);
-        eventually(&format!("the process of {pod}"), Duration::from_secs(20), || {
-            let found = Command::new("pgrep").args(["-x", "cache-node"]).output().map_err(|error| error.to_string())?;
-            String::from_utf8_lossy(&found.stdout)
-                .lines()
-                .filter_map(|line| line.parse().ok())
-                .find(|pid: &u32| {
-                    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(&uid))
-                })
-                .ok_or_else(|| format!("no process of pod {uid}"))
-        })
+        eventually(&format!("the process of {pod}"), Duration::from_secs(20), || process_of(&uid, "cache-node"))
     }
 }
 
@@ -221,6 +212,18 @@ impl Drop for Fleet {
             drop(self.cluster.kubectl(["delete", "namespace", &self.namespace, "--wait=false"]));
         }
     }
+}
+
+/// The process that runs this program in the pod of this UID, as the machine's process id.
+pub(crate) fn process_of(uid: &str, program: &str) -> Result<u32, String> {
+    let found = Command::new("pgrep").args(["-x", program]).output().map_err(|error| error.to_string())?;
+    String::from_utf8_lossy(&found.stdout)
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .find(|pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(uid))
+        })
+        .ok_or_else(|| format!("no process {program} of pod {uid}"))
 }
 
 /// `Ok` if the pod's condition `Ready` is true.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
 #![allow(clippy::disallowed_methods, reason = "real programs take real time")]
 
+mod chaos;
 mod chart;
 mod cluster;
 mod fleet;
