@@ -60,7 +60,7 @@ impl Node {
     /// Its tasks run on the current runtime, which needs a thread besides the one that blocks on this future.
     ///
     /// # Errors
-    /// [`NodeError`]; a database that was open is closed again. The admin port closes with the runtime.
+    /// [`NodeError`]; whatever was open is closed again.
     pub async fn open(config: Config) -> Result<Self, NodeError> {
         let clock = Clock::system();
         let metrics = Metrics::new(&config.effective().revision);
@@ -85,6 +85,7 @@ impl Node {
             }
         };
         register_resp(&metrics, resp.counters());
+        board.feel(resp.pulses());
 
         board.announce(Stage::Serving);
         tracing::info!(
@@ -219,7 +220,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::config::Environment;
+    use crate::{config::Environment, testing::eventually};
 
     fn config(folder: &Path, resp: &str) -> Config {
         let yaml = format!(
@@ -261,5 +262,19 @@ mod tests {
         assert!(error.to_string().contains(&address), "{error}");
         // RocksDB allows one owner: this would fail if the first were still open.
         Node::open(config(folder.path(), "127.0.0.1:0")).await.unwrap().shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_can_not_be_opened_closes_its_admin_port() {
+        let folder = tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let resp = taken.local_addr().unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let yaml = format!(
+            "listen: {{resp: '{resp}', admin: '{admin}', threads: 1}}\ndisk: {{path: '{}'}}",
+            folder.path().display()
+        );
+        Node::open(Config::from_yaml(&yaml, &Environment::read()).unwrap()).await.unwrap_err();
+        eventually("the admin port is free", || std::net::TcpListener::bind(admin).is_ok()).await;
     }
 }

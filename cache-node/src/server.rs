@@ -1,6 +1,7 @@
 //! Listeners, the limit on connections, and draining: what every front end of the node shares.
 
 pub mod admin;
+pub mod pulse;
 pub mod resp;
 
 use std::{

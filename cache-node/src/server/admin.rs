@@ -25,7 +25,7 @@ use hyper_util::{
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,7 +33,7 @@ pub use self::{
     board::{About, Board, Stage},
     collect::{register_board, register_coordinator, register_resp},
 };
-use super::{ConnectionLimit, ServeError, listen};
+use super::{ConnectionLimit, ServeError, listen, pulse::BEAT};
 use crate::metrics::Metrics;
 
 /// Probes, one or two scrapers, the operator and a person: far below it.
@@ -74,6 +74,12 @@ struct Readiness {
     waiting_for: Vec<String>,
 }
 
+/// The body of `/livez` when a restart would help.
+#[derive(Serialize)]
+struct Dead {
+    error: String,
+}
+
 /// The body of an answer that is an error.
 #[derive(Serialize)]
 struct Problem {
@@ -94,6 +100,7 @@ impl Admin {
         let address = listener.local_addr().map_err(named)?;
         let stop = CancellationToken::new();
         let serving = TaskTracker::new();
+        serving.spawn(watch(Arc::clone(&board), stop.clone()));
         serving.spawn(accept(listener, router(Shared { board, metrics }), stop.clone()));
         serving.close();
         Ok(Self { address, stop, serving })
@@ -109,6 +116,23 @@ impl Admin {
         self.stop.cancel();
         // Handlers only read numbers in memory; what is left at the deadline is a client that does not read.
         let _ = timeout_at(Instant::from_std(deadline), self.serving.wait()).await;
+    }
+}
+
+impl Drop for Admin {
+    /// The port is closed with whoever opened it, also when the rest of the node could not be opened.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Takes the pulse of the event loops once a second, from a thread that is none of them.
+async fn watch(board: Arc<Board>, stop: CancellationToken) {
+    let mut looks = interval(BEAT);
+    // After a pause of the whole process there is one look, not all that were missed.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        board.look();
     }
 }
 
@@ -162,9 +186,13 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
-/// Alive is whoever can answer. Nothing else fails it, because a restart heals nothing else: a full disk stays full.
-async fn livez() -> &'static str {
-    "ok\n"
+/// Dead is a node with an event loop that stands still. Nothing else fails it, because a restart heals nothing else: a
+/// full disk stays full.
+async fn livez(State(shared): State<Shared>) -> Response {
+    match shared.board.trouble() {
+        None => "ok\n".into_response(),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, Json(Dead { error: trouble })).into_response(),
+    }
 }
 
 async fn readyz(State(shared): State<Shared>) -> Response {

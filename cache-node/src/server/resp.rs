@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::counters::{CommandCount, Counters, Totals};
 use self::worker::Workers;
-use super::{ConnectionLimit, ServeError, allow_descriptors, listen};
+use super::{ConnectionLimit, ServeError, allow_descriptors, listen, pulse::Pulses};
 use crate::{clock::Clock, command::Identity, coordinator::Coordinator};
 
 /// What the RESP server needs besides the coordinator.
@@ -85,6 +85,11 @@ impl Server {
     /// What was counted since the start, for metrics.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// Signs of life of its threads.
+    pub fn pulses(&self) -> Pulses {
+        self.workers.pulses()
     }
 
     /// Waits until all connections are closed, once `stop` was cancelled; at `deadline` the rest is cut off.

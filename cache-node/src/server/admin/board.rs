@@ -8,6 +8,7 @@ use crate::{
     clock::UnixMillis,
     coordinator::Coordinator,
     layer::{self, Component, Health, LayerId, Stats},
+    server::pulse::Pulses,
 };
 
 /// The reason of a part that the configuration has switched off.
@@ -20,6 +21,7 @@ pub struct Board {
     stage: Mutex<Stage>,
     /// Weak, so that a report never keeps a closed node's database open.
     coordinator: OnceLock<Weak<Coordinator>>,
+    pulses: OnceLock<Pulses>,
 }
 
 /// What does not change while the node runs.
@@ -53,7 +55,12 @@ pub enum Stage {
 impl Board {
     /// The board of a node that has just begun to open.
     pub fn new(about: About) -> Self {
-        Self { about, stage: Mutex::new(Stage::Opening("configuration")), coordinator: OnceLock::new() }
+        Self {
+            about,
+            stage: Mutex::new(Stage::Opening("configuration")),
+            coordinator: OnceLock::new(),
+            pulses: OnceLock::new(),
+        }
     }
 
     /// Announces the next stage.
@@ -64,6 +71,23 @@ impl Board {
     /// From now on the parts of this coordinator are reported. Only the first one counts.
     pub fn show(&self, coordinator: &Arc<Coordinator>) {
         let _ = self.coordinator.set(Arc::downgrade(coordinator));
+    }
+
+    /// From now on `/livez` fails when one of these stands still. Only the first call counts.
+    pub fn feel(&self, pulses: Pulses) {
+        let _ = self.pulses.set(pulses);
+    }
+
+    /// Takes the pulse of the event loops once, if there are any yet.
+    pub(super) fn look(&self) {
+        if let Some(pulses) = self.pulses.get() {
+            pulses.look();
+        }
+    }
+
+    /// Why a restart would help; none if it would not.
+    pub fn trouble(&self) -> Option<String> {
+        self.pulses.get().and_then(Pulses::trouble)
     }
 
     /// What the node waits for before it is ready; empty when it is.

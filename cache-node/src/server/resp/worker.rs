@@ -1,6 +1,7 @@
 //! Threads: one acceptor, and the event loops it hands connections to.
 
 use std::{
+    future::Future,
     io::{self, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -28,7 +29,10 @@ use super::{
 use crate::{
     command::{Commands, Session, Settings},
     coordinator::Coordinator,
-    server::{Place, ServeError},
+    server::{
+        Place, ServeError,
+        pulse::{Pulse, Pulses},
+    },
 };
 
 /// Accepted connections on their way to one event loop.
@@ -47,6 +51,7 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
+    pulses: Pulses,
     /// Closed when the last thread has ended.
     ended: Receiver<()>,
     /// Ends connections that are still busy.
@@ -60,6 +65,8 @@ pub(super) struct EventLoop {
     pub(super) counters: Arc<Counters>,
     pub(super) limits: Limits,
     pub(super) stop: CancellationToken,
+    /// Beats with every turn, and once a second without any.
+    pub(super) pulse: Arc<Pulse>,
     /// The buffers of whichever connection has its turn. Never contended: all its connections run on one thread.
     scratch: Mutex<Scratch>,
 }
@@ -92,7 +99,9 @@ impl Workers {
     ) -> Result<Self, ServeError> {
         let (alive, ended) = mpsc::channel(1);
         let cut = CancellationToken::new();
-        let mut workers = Self { threads: Vec::new(), ended, cut: cut.clone() };
+        let names = (0..options.threads.get()).map(|index| format!("resp-{index}"));
+        let pulses: Vec<Arc<Pulse>> = names.chain(["resp-accept".to_owned()]).map(Pulse::new).collect();
+        let mut workers = Self { threads: Vec::new(), pulses: Pulses::new(pulses.clone()), ended, cut: cut.clone() };
         let facts = Arc::clone(&counters);
         let settings = Settings {
             identity: options.identity,
@@ -103,7 +112,8 @@ impl Workers {
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
 
         let mut targets = Vec::new();
-        for index in 0..options.threads.get() {
+        let (acceptor, loops) = pulses.split_last().expect("the acceptor has one");
+        for pulse in loops {
             let (handover, accepted) = mpsc::channel(HANDED_OVER_MAX);
             targets.push(Target { connections: Arc::default(), handover });
             let event_loop = Arc::new(EventLoop {
@@ -112,35 +122,47 @@ impl Workers {
                 limits: options.limits,
                 // A child per thread, so that polling it is not contended between threads.
                 stop: options.stop.child_token(),
+                pulse: Arc::clone(pulse),
                 scratch: Mutex::default(),
             });
             let cut = cut.clone();
             let alive = alive.clone();
-            workers.spawn(&options.stop, format!("resp-{index}"), move |runtime| {
-                runtime.block_on(event_loop.run(accepted, cut));
+            workers.spawn(&options.stop, pulse, async move {
+                event_loop.run(accepted, cut).await;
                 drop(alive);
             })?;
         }
         let stop = options.stop.clone();
-        workers.spawn(&options.stop, "resp-accept".to_owned(), move |runtime| {
-            let accept = accept(listener, targets, counters, options.clock);
-            runtime.block_on(stop.run_until_cancelled(accept));
+        workers.spawn(&options.stop, acceptor, async move {
+            stop.run_until_cancelled(accept(listener, targets, counters, options.clock)).await;
             drop(alive);
         })?;
         Ok(workers)
     }
 
-    /// Starts one thread with an event loop of its own. If that fails, those that run already are stopped.
+    /// Starts one thread with an event loop of its own, which beats the pulse by whose name it goes. If that fails, those
+    /// that run already are stopped.
     fn spawn(
         &mut self,
         stop: &CancellationToken,
-        name: String,
-        body: impl FnOnce(Runtime) + Send + 'static,
+        pulse: &Arc<Pulse>,
+        body: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServeError> {
+        let name = pulse.name().to_owned();
+        let pulse = Arc::clone(pulse);
+        let run = |runtime: Runtime| {
+            move || {
+                runtime.block_on(async {
+                    tokio::select! { () = body => {}, () = pulse.keep_beating() => {} }
+                });
+                // Not after a panic: then the thread is missed.
+                pulse.end();
+            }
+        };
         let started = Builder::new_current_thread()
             .enable_all()
             .build()
-            .and_then(|runtime| thread::Builder::new().name(name.clone()).spawn(move || body(runtime)));
+            .and_then(|runtime| thread::Builder::new().name(name.clone()).spawn(run(runtime)));
         match started {
             Ok(thread) => self.threads.push(thread),
             Err(source) => {
@@ -150,6 +172,11 @@ impl Workers {
             }
         }
         Ok(())
+    }
+
+    /// Signs of life of the threads.
+    pub(super) fn pulses(&self) -> Pulses {
+        self.pulses.clone()
     }
 
     pub(super) async fn join(mut self, deadline: Instant) {
@@ -217,6 +244,7 @@ impl EventLoop {
 
     /// Lends the buffers of this thread.
     pub(super) fn with_scratch<T>(&self, borrow: impl FnOnce(&mut Scratch) -> T) -> T {
+        self.pulse.beat();
         // A panic of another connection may have left anything in the buffers, but a turn starts by clearing them.
         borrow(&mut self.scratch.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -310,7 +338,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        command::Identity,
+        command::{Identity, ServerFacts},
         layer::memory::{Memory, MemoryOptions, Policy},
         server::ConnectionLimit,
         write_queue::QueueOptions,
@@ -323,8 +351,8 @@ mod tests {
         partial_request_timeout: Duration::from_secs(10),
     };
 
-    /// An event loop whose INFO panics, because the facts it asks for do.
-    fn faulty_loop() -> Arc<EventLoop> {
+    /// An event loop whose INFO does what `facts` does.
+    fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> Arc<EventLoop> {
         let clock = Clock::system();
         let memory = MemoryOptions {
             capacity_bytes: 1 << 20,
@@ -339,12 +367,13 @@ mod tests {
             value_bytes_max: 1 << 20,
             request_timeout: LIMITS.request_timeout,
         };
-        let commands = Commands::new(coordinator, clock, settings, Arc::new(|| panic!("as the test wants")));
+        let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
         Arc::new(EventLoop {
             commands: Arc::new(commands),
             counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
             limits: LIMITS,
             stop: CancellationToken::new(),
+            pulse: Pulse::new("resp-0".to_owned()),
             scratch: Mutex::default(),
         })
     }
@@ -361,7 +390,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_connection_and_is_counted() {
-        let event_loop = faulty_loop();
+        let event_loop = event_loop(|| panic!("as the test wants"));
         let (stop, counters) = (event_loop.stop.clone(), Arc::clone(&event_loop.counters));
         let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -377,6 +406,43 @@ mod tests {
         assert_eq!(answers, ["+PONG\r\n", "", "+PONG\r\n"]);
         assert_eq!(counters.totals().panics, 1);
         assert_eq!(counters.totals().connections_open, 0);
+    }
+
+    #[tokio::test]
+    async fn an_event_loop_that_a_command_holds_up_is_missed_until_it_goes_on() {
+        let (entered, held_up) = std::sync::mpsc::sync_channel(1);
+        let (release, released) = std::sync::mpsc::channel();
+        let released = Mutex::new(released);
+        let event_loop = event_loop(move || {
+            entered.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+            ServerFacts::default()
+        });
+        let stop = event_loop.stop.clone();
+        let pulses = Pulses::new(vec![Arc::clone(&event_loop.pulse)]);
+        let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = stop.clone();
+        let thread = thread::spawn(move || {
+            let (handover, accepted) = mpsc::channel(1);
+            let targets = vec![Target { connections: Arc::default(), handover }];
+            let counters = Arc::clone(&event_loop.counters);
+            let accept = ended.run_until_cancelled(accept(listener, targets, counters, Clock::system()));
+            let run = Arc::clone(&event_loop).run(accepted, CancellationToken::new());
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { tokio::join!(accept, run) });
+        });
+        let client = thread::spawn(move || ask(address, "INFO"));
+        held_up.recv().unwrap();
+        (0..=10).for_each(|_| pulses.look());
+        assert_eq!(pulses.trouble().unwrap(), "no sign of life for 10 s from resp-0");
+        release.send(()).unwrap();
+        assert!(client.join().unwrap().starts_with('$'));
+        assert_eq!(ask(address, "PING"), "+PONG\r\n");
+        pulses.look();
+        assert_eq!(pulses.trouble(), None);
+        stop.cancel();
+        thread.join().unwrap();
     }
 
     #[test]
