@@ -12,13 +12,17 @@ use std::{
 
 use crds::{
     node_config::{
-        CacheIdentity, Disk, DiskMode, Limits, Listen, Log, Memory, NodeConfig, Shutdown, WriteQueue, limits,
+        CacheIdentity, Compression, CompressionAlgorithm, Disk, DiskMode, Limits, Listen, Log, Memory, NodeConfig,
+        Shutdown, WriteQueue, limits,
     },
     quantity::ByteSize,
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::entry::KEY_BYTES_MAX;
+use crate::entry::{
+    KEY_BYTES_MAX,
+    envelope::{self, Codec},
+};
 
 /// A configuration that passed every check, with the environment applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +177,17 @@ impl Config {
         self.resp_threads
     }
 
+    /// How the layers below memory write values: the setting `compression`.
+    pub fn codec(&self) -> Codec {
+        let Compression { algorithm, threshold } = &self.effective.compression;
+        let compression = match algorithm {
+            CompressionAlgorithm::None => envelope::Compression::None,
+            CompressionAlgorithm::Lz4 => envelope::Compression::Lz4,
+            CompressionAlgorithm::Zstd => envelope::Compression::Zstd,
+        };
+        Codec { compression, threshold_bytes: usize::try_from(threshold.0).unwrap_or(usize::MAX) }
+    }
+
     /// What a person who starts a node by hand wants to know.
     pub fn welcome(&self) -> String {
         let NodeConfig { listen, memory, disk, .. } = &self.effective;
@@ -217,12 +232,14 @@ impl fmt::Display for Violation {
 impl Checks {
     fn of(config: &NodeConfig) -> Vec<Violation> {
         // Destructured without `..`, here and below: a new field does not compile until somebody decides its limits.
-        let NodeConfig { cache, revision: _, listen, memory, disk, write_queue, limits, shutdown, log } = config;
+        let NodeConfig { cache, revision: _, listen, memory, disk, compression, write_queue, limits, shutdown, log } =
+            config;
         let mut checks = Self::default();
         checks.cache(cache);
         checks.listen(listen);
         checks.memory(memory);
         checks.disk(disk);
+        checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);
         checks.limits(limits);
         checks.shutdown_and_log(shutdown, log);
@@ -246,10 +263,19 @@ impl Checks {
         self.within("memory.maxTtl", max_ttl, &limits::MEMORY_MAX_TTL);
     }
 
-    fn disk(&mut self, Disk { mode: _, path, max_ttl, memory }: &Disk) {
+    fn disk(&mut self, disk: &Disk) {
+        let Disk { mode: _, path, max_ttl, memory, min_ttl, admission: _, daily_write_budget } = disk;
         self.require("disk.path", "\"\"", !path.as_os_str().is_empty(), || "names no folder".to_owned());
         self.within("disk.maxTtl", max_ttl, &limits::DISK_MAX_TTL);
         self.within("disk.memory", memory, &limits::DISK_MEMORY);
+        self.within("disk.minTtl", min_ttl, &limits::DISK_MIN_TTL);
+        if daily_write_budget.0 > 0 {
+            self.within("disk.dailyWriteBudget", daily_write_budget, &limits::DISK_WRITE_BUDGET);
+        }
+    }
+
+    fn compression(&mut self, Compression { algorithm: _, threshold }: &Compression) {
+        self.within("compression.threshold", threshold, &limits::COMPRESSION_THRESHOLD);
     }
 
     fn write_queue(&mut self, queue: &WriteQueue, mode: DiskMode, value_bytes_max: ByteSize) {
@@ -306,139 +332,4 @@ impl Checks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn environment() -> Environment {
-        Environment { node_name: None, log_filter: None, termination_log: PathBuf::from("/nonexistent"), cores: 3 }
-    }
-
-    /// The message for a text that must not be accepted.
-    fn refusal(text: &str) -> String {
-        Config::from_yaml(text, &environment()).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn an_empty_file_is_the_default_configuration() {
-        let config = Config::from_yaml("", &environment()).unwrap();
-        let default = Config::check(NodeConfig::default(), &environment()).unwrap();
-        assert_eq!(config, default);
-        assert_eq!(config.node(), "node");
-        assert_eq!(config.resp_threads(), 3);
-    }
-
-    #[test]
-    fn the_effective_configuration_reads_back_as_itself() {
-        let config = Config::from_yaml("memory: {capacity: 5Mi, policy: TinyLfu}\nrevision: '12'", &environment());
-        let config = config.unwrap();
-        let yaml = config.to_yaml();
-        assert!(yaml.contains("capacity: 5Mi"), "{yaml}");
-        assert_eq!(Config::from_yaml(&yaml, &environment()).unwrap(), config);
-    }
-
-    #[test]
-    fn every_limit_names_field_value_and_limit() {
-        let long_name = format!("cache: {{name: {}}}", "n".repeat(254));
-        let table = [
-            ("memory: {capacity: 512Ki}", "memory.capacity: 512Ki is below the minimum of 1Mi"),
-            ("memory: {capacity: 2Ti}", "memory.capacity: 2Ti is above the maximum of 1Ti"),
-            ("memory: {maxTtl: 10ms}", "memory.maxTtl: 10ms is below the minimum of 1s"),
-            ("disk: {maxTtl: 87601h}", "disk.maxTtl: 87601h is above the maximum of 87600h"),
-            ("disk: {memory: 15Mi}", "disk.memory: 15Mi is below the minimum of 16Mi"),
-            ("disk: {path: ''}", "disk.path: \"\" names no folder"),
-            ("writeQueue: {capacity: 65Gi}", "writeQueue.capacity: 65Gi is above the maximum of 64Gi"),
-            ("writeQueue: {itemsMax: 99}", "writeQueue.itemsMax: 99 is below the minimum of 100"),
-            (
-                "writeQueue: {capacity: 1Mi}\nlimits: {valueBytesMax: 1Mi}",
-                "writeQueue.capacity: 1Mi is below 1056Ki, the size of the largest entry (limits.valueBytesMax is 1Mi)",
-            ),
-            ("limits: {connectionsMax: 0}", "limits.connectionsMax: 0 is below the minimum of 1"),
-            ("limits: {valueBytesMax: 1}", "limits.valueBytesMax: 1 is below the minimum of 1Ki"),
-            ("limits: {requestTimeout: 0s}", "limits.requestTimeout: 0s is below the minimum of 1ms"),
-            ("limits: {partialRequestTimeout: 2h}", "limits.partialRequestTimeout: 2h is above the maximum of 1h"),
-            ("shutdown: {drainTimeout: 61m}", "shutdown.drainTimeout: 1h1m is above the maximum of 1h"),
-            ("listen: {threads: 65}", "listen.threads: 65 is above the maximum of 64"),
-            (
-                "listen: {resp: '127.0.0.1:7000', admin: '127.0.0.1:7000'}",
-                "listen.admin: 127.0.0.1:7000 is also listen.resp",
-            ),
-            ("cache: {name: ''}", "cache.name: \"\" has 0 characters; 1 to 253 are allowed"),
-            (&long_name, "has 254 characters; 1 to 253 are allowed"),
-            ("cache: {uid: a/b}", "cache.uid: \"a/b\" has {'/'}; only letters, digits, '-', '_' and '.' are allowed"),
-            ("log: {filter: 'a=b=c'}", "log.filter: \"a=b=c\" is no log filter"),
-        ];
-        for (text, message) in table {
-            let refusal = refusal(text);
-            assert!(refusal.contains(message), "for {text}\n got {refusal}\nwant {message}");
-            assert_eq!(refusal.lines().count(), 1, "{refusal}");
-        }
-    }
-
-    #[test]
-    fn all_broken_limits_are_reported() {
-        let refusal = refusal("memory: {capacity: 1Ki}\nlisten: {threads: 99}\nlimits: {connectionsMax: 0}");
-        assert_eq!(refusal.lines().count(), 3, "{refusal}");
-    }
-
-    #[test]
-    fn values_at_the_limits_are_accepted() {
-        let text = "memory: {capacity: 1Mi, maxTtl: 1s}\ndisk: {memory: 16Mi, maxTtl: 87600h}\n\
-                    writeQueue: {capacity: 1056Ki, itemsMax: 100}\nlisten: {threads: 64}\n\
-                    limits: {connectionsMax: 1, valueBytesMax: 1Mi, requestTimeout: 1ms, partialRequestTimeout: 1h}\n\
-                    shutdown: {drainTimeout: 0s}";
-        let config = Config::from_yaml(text, &environment()).unwrap();
-        assert_eq!(config.resp_threads(), 64);
-    }
-
-    #[test]
-    fn without_a_disk_the_queue_need_not_hold_the_largest_entry() {
-        Config::from_yaml("disk: {mode: Disabled}\nwriteQueue: {capacity: 1Mi}", &environment()).unwrap();
-    }
-
-    #[test]
-    fn unknown_fields_are_refused_with_name_and_place() {
-        let refusal = refusal("memory:\n  capacity: 5Mi\n  colour: red\n");
-        assert!(refusal.starts_with("line 3 column 3: "), "{refusal}");
-        assert!(refusal.contains("colour"), "{refusal}");
-    }
-
-    #[test]
-    fn malformed_values_are_refused_with_value_and_place() {
-        for (text, place, word) in [
-            ("memory:\n  capacity: lots", "line 2 column 13: ", "\"lots\" is not a size"),
-            ("limits:\n  requestTimeout: 5", "line 2 column 19: ", "\"5\" is not a duration"),
-            ("disk:\n  mode: Tape", "line 2 column 9: ", "Tape"),
-            ("listen:\n  resp: here", "line 2 column 9: ", "address"),
-            ("memory: [1, 2", "line 1 ", ""),
-        ] {
-            let refusal = refusal(text);
-            assert!(refusal.starts_with(place) && refusal.contains(word), "for {text}: {refusal}");
-            assert_eq!(refusal.matches("line ").count(), 1, "{refusal}");
-            assert_eq!(refusal.lines().count(), 1, "{refusal}");
-        }
-    }
-
-    #[test]
-    fn the_file_names_the_node_before_the_environment_does() {
-        let pod = Environment { node_name: Some("sessions-1".to_owned()), ..environment() };
-        assert_eq!(Config::from_yaml("", &pod).unwrap().node(), "sessions-1");
-        assert_eq!(Config::from_yaml("cache: {node: mine}", &pod).unwrap().node(), "mine");
-    }
-
-    #[test]
-    fn the_environment_overrides_the_log_filter() {
-        let loud = Environment { log_filter: Some("debug".to_owned()), ..environment() };
-        assert_eq!(Config::from_yaml("log: {filter: warn}", &loud).unwrap().effective().log.filter, "debug");
-    }
-
-    #[test]
-    fn last_words_are_written_only_where_a_file_waits_for_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let pod = Environment { termination_log: folder.path().join("log"), ..environment() };
-        pod.write_last_words("lost").unwrap();
-        assert!(!pod.termination_log.exists());
-        fs::write(&pod.termination_log, "").unwrap();
-        pod.write_last_words("found").unwrap();
-        assert_eq!(fs::read_to_string(&pod.termination_log).unwrap(), "found");
-    }
-}
+mod tests;

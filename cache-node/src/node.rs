@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
-use crds::node_config::{DiskMode, MemoryPolicy};
+use crds::node_config::{DiskAdmission, DiskMode, MemoryPolicy};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     coordinator::Coordinator,
     layer::{
         Layer, LayerError,
-        disk::{Disk, DiskOptions},
+        disk::{Admit, Disk, DiskOptions},
         memory::{Memory, MemoryOptions, Policy},
         metered::Metered,
     },
@@ -179,11 +179,18 @@ async fn open_layers(config: &Config, metrics: &Metrics, clock: &Clock) -> Resul
 fn disk_options(config: &Config) -> DiskOptions {
     let file = config.effective();
     DiskOptions {
-        path: file.disk.path.clone(),
         memory_bytes: file.disk.memory.0,
         max_ttl: file.disk.max_ttl.0,
+        min_ttl: file.disk.min_ttl.0,
+        admit: match file.disk.admission {
+            DiskAdmission::All => Admit::All,
+            DiskAdmission::SecondHit => Admit::SecondHit,
+        },
+        daily_write_bytes: Some(file.disk.daily_write_budget.0).filter(|bytes| *bytes > 0),
+        codec: config.codec(),
         cache_uid: file.cache.uid.clone(),
         node: config.node().to_owned(),
+        ..DiskOptions::at(&file.disk.path)
     }
 }
 

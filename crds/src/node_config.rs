@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub memory: Memory,
     /// L3.
     pub disk: Disk,
+    /// How values are compressed below memory.
+    pub compression: Compression,
     /// Writes accepted but not yet on disk.
     pub write_queue: WriteQueue,
     /// Bounds on what clients may send.
@@ -94,6 +96,48 @@ pub struct Disk {
     pub max_ttl: HumanDuration,
     /// Memory of RocksDB: block cache and memtables together. Default 64Mi, at least 16Mi, at most 1Ti.
     pub memory: ByteSize,
+    /// Entries with less life left than this are not written: they would be dead before a restart could use them. One
+    /// second of tolerance, so that an entry stored with exactly this life is written. Default 60s, at most 24h.
+    pub min_ttl: HumanDuration,
+    /// Which entries are written. Default `All`.
+    pub admission: DiskAdmission,
+    /// Bytes of entries that may be written a day, up to an hour's share of it at once; over it new values are not
+    /// written and removals are. Default 0: no limit. Else at least 1Mi, at most 1024Ti.
+    pub daily_write_budget: ByteSize,
+}
+
+/// Which entries are worth a write to disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum DiskAdmission {
+    /// Every one.
+    #[default]
+    All,
+    /// Those that are stored or found for the second time within an hour; spares the medium what is used once.
+    SecondHit,
+}
+
+/// How values are compressed in the layers below memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Compression {
+    /// By what. Default `None`.
+    pub algorithm: CompressionAlgorithm,
+    /// Shorter values stay as they are. Default 4Ki, at least 64, at most 256Mi.
+    pub threshold: ByteSize,
+}
+
+/// How a value is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum CompressionAlgorithm {
+    /// Not at all.
+    #[default]
+    None,
+    /// Fast.
+    Lz4,
+    /// Small.
+    Zstd,
 }
 
 /// Whether there is a disk layer.
@@ -185,6 +229,12 @@ pub mod limits {
     pub const DISK_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
     /// `disk.memory`.
     pub const DISK_MEMORY: RangeInclusive<ByteSize> = ByteSize::mebibytes(16)..=ByteSize::mebibytes(1 << 20);
+    /// `disk.minTtl`.
+    pub const DISK_MIN_TTL: RangeInclusive<HumanDuration> = seconds(0)..=hours(24);
+    /// `disk.dailyWriteBudget`, unless it is 0.
+    pub const DISK_WRITE_BUDGET: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(1 << 30);
+    /// `compression.threshold`.
+    pub const COMPRESSION_THRESHOLD: RangeInclusive<ByteSize> = ByteSize(64)..=ByteSize::mebibytes(256);
     /// `writeQueue.capacity`, which must also hold the largest entry.
     pub const QUEUE_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(64 << 10);
     /// `writeQueue.itemsMax`.
@@ -232,7 +282,16 @@ impl Default for Disk {
             path: PathBuf::from("./tieredcache-data"),
             max_ttl: hours(168),
             memory: ByteSize::mebibytes(64),
+            min_ttl: seconds(60),
+            admission: DiskAdmission::default(),
+            daily_write_budget: ByteSize(0),
         }
+    }
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { algorithm: CompressionAlgorithm::default(), threshold: ByteSize(4 << 10) }
     }
 }
 

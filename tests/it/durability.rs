@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::program::{Node, PATIENCE, config};
+use crate::program::{Node, PATIENCE, config, config_of_disk};
 
 const KEYS: usize = 10_000;
 const ROUNDS: usize = 100;
@@ -116,7 +116,7 @@ fn no_removed_and_no_flushed_overwritten_value_comes_back_after_a_kill() {
 fn value_read_from_disk_after_a_restart_has_its_remaining_life() {
     for signal in [Signal::KILL, Signal::TERM] {
         let folder = tempdir().unwrap();
-        let config = config(&folder, "");
+        let config = config_of_disk(&folder, "minTtl: 5s", "");
         let mut node = Node::start(&config);
         let mut client = Client::connect(&node);
         let stored = Instant::now();

@@ -76,10 +76,15 @@ pub(crate) fn command() -> Command {
 
 /// Writes a configuration file with free ports and the folder's `data`, and `more` besides.
 pub(crate) fn config(folder: &TempDir, more: &str) -> PathBuf {
+    config_of_disk(folder, "", more)
+}
+
+/// The same with these settings of `disk`, such as `minTtl: 5s, memory: 16Mi`.
+pub(crate) fn config_of_disk(folder: &TempDir, disk: &str, more: &str) -> PathBuf {
     let path = folder.path().join("node.yaml");
     let data = folder.path().join("data");
     let text = format!(
-        "listen: {{resp: '127.0.0.1:0', admin: '127.0.0.1:0'}}\ndisk: {{path: '{}'}}\n{more}\n",
+        "listen: {{resp: '127.0.0.1:0', admin: '127.0.0.1:0'}}\ndisk: {{path: '{}', {disk}}}\n{more}\n",
         data.display()
     );
     std::fs::write(&path, text).expect("a scratch folder can be written");

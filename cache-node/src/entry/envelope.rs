@@ -73,6 +73,17 @@ pub struct Dates {
     pub written_at: UnixMillis,
 }
 
+/// What can be told of an envelope without its payload, also unverified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline<'a> {
+    /// Its dates.
+    pub dates: Dates,
+    /// What the value is at least as fresh as.
+    pub position: Position,
+    /// Words by which the entry can be removed.
+    pub tags: Tags<'a>,
+}
+
 /// How payloads are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
@@ -92,6 +103,15 @@ pub struct Codec {
     pub compression: Compression,
     /// Values shorter than this stay as they are, in bytes.
     pub threshold_bytes: usize,
+}
+
+// === impl Dates ===
+
+impl Dates {
+    /// Until when the value is of any use: its expiry, or the end of its stale life; none is "until evicted".
+    pub fn useful_until(&self) -> Option<UnixMillis> {
+        self.expires_at.map(|at| self.stale_until.map_or(at, |stale| stale.max(at)))
+    }
 }
 
 // === encode ===
@@ -173,16 +193,12 @@ pub fn decode(key: &[u8], bytes: &[u8]) -> Result<(Entry, Dates), EnvelopeError>
         return Err(EnvelopeError::WrongKey);
     }
     let flags = bytes[3];
-    let tags_len = u32::from_le_bytes(array_at(bytes, 72)) as usize;
-    let (tags, payload) = bytes[HEADER_BYTES..].split_at_checked(tags_len).ok_or(EnvelopeError::Unsupported)?;
+    let (tags, payload) = tags_and_payload(bytes)?;
     let meta = EntryMeta {
         expires_at: dates.expires_at,
         stale_until: dates.stale_until,
-        position: Position::from_parts(
-            u64::from_le_bytes(array_at(bytes, 32)),
-            u64::from_le_bytes(array_at(bytes, 40)),
-        ),
-        tags: Tags::from_packed(tags).map_err(|_| EnvelopeError::Unsupported)?,
+        position: position(bytes),
+        tags,
         negative: flags & NEGATIVE != 0,
     };
     let entry = match flags & !NEGATIVE {
@@ -225,6 +241,27 @@ pub fn dates(bytes: &[u8]) -> Result<Dates, EnvelopeError> {
         stale_until: (stale_until != 0).then_some(UnixMillis(stale_until)),
         written_at: UnixMillis(u64::from_le_bytes(array_at(bytes, 24))),
     })
+}
+
+/// Dates, position and tags of an envelope, without verifying its checksum.
+///
+/// # Errors
+/// [`EnvelopeError`] if there is no header of a known version, or the tags are damaged.
+pub fn outline(bytes: &[u8]) -> Result<Outline<'_>, EnvelopeError> {
+    let dates = dates(bytes)?;
+    let (tags, _) = tags_and_payload(bytes)?;
+    Ok(Outline { dates, position: position(bytes), tags })
+}
+
+/// Both may only be asked of bytes that have dates.
+fn position(bytes: &[u8]) -> Position {
+    Position::from_parts(u64::from_le_bytes(array_at(bytes, 32)), u64::from_le_bytes(array_at(bytes, 40)))
+}
+
+fn tags_and_payload(bytes: &[u8]) -> Result<(Tags<'_>, &[u8]), EnvelopeError> {
+    let tags_len = u32::from_le_bytes(array_at(bytes, 72)) as usize;
+    let (tags, payload) = bytes[HEADER_BYTES..].split_at_checked(tags_len).ok_or(EnvelopeError::Unsupported)?;
+    Ok((Tags::from_packed(tags).map_err(|_| EnvelopeError::Unsupported)?, payload))
 }
 
 fn checksum(envelope: &[u8]) -> u32 {

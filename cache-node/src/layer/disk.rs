@@ -13,16 +13,19 @@
 //! RocksDB blocks, so it is called on threads of this layer's own. A read that the block cache can answer is answered
 //! inline: the hop to a thread costs ten times as much.
 
+mod admission;
 mod counts;
-mod expiry;
 mod files;
 mod pool;
+mod reclaim;
+mod removals;
+mod statistics;
 mod store;
 mod tuning;
 mod upkeep;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -34,23 +37,25 @@ use std::{
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
+pub use self::admission::Admit;
 use self::{
+    admission::Admission,
     counts::Counts,
     pool::Pool,
-    store::{Cached, Found, Store},
+    store::{Applied, Cached, Found, Store},
 };
 use crate::{
     clock::{Clock, UnixMillis},
     context::OperationContext,
-    entry::{Entry, Key},
+    entry::{Entry, Key, Position, Tags, envelope::Codec},
     layer::{
         Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
     },
 };
 
-/// An entry with less life than this is not worth a write: it would be dead before a restart could use it. An older
-/// copy on disk is removed instead.
-pub const LIFE_MIN: Duration = Duration::from_secs(5);
+/// A full volume may be given room by a person, by expiry or by compaction for this long, before the layer gives up
+/// entries.
+pub const FULL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Threads for reads that go to the disk; more only lengthen the disk's own queue.
 const READ_THREADS: usize = 4;
@@ -61,8 +66,12 @@ const READS_WAITING_MAX: usize = 1024;
 /// Batches that may wait; there is one flusher.
 const WRITES_WAITING_MAX: usize = 16;
 
+/// Says whether an entry with these tags and this position was removed by one of them. Compaction asks it of every
+/// entry that has tags, from threads of RocksDB.
+pub type IsRemoved = Arc<dyn Fn(Tags<'_>, Position) -> bool + Send + Sync>;
+
 /// How L3 is opened. `config.rs` fills it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct DiskOptions {
     /// Folder of the layer, created if missing. The layer owns everything in it.
     pub path: PathBuf,
@@ -70,6 +79,20 @@ pub struct DiskOptions {
     pub memory_bytes: u64,
     /// How long after it was written an entry is served from disk.
     pub max_ttl: Duration,
+    /// An entry with less life than this is not worth a write: it would be dead before a restart could use it. An older
+    /// copy on disk is removed instead.
+    pub min_ttl: Duration,
+    /// Which entries are written.
+    pub admit: Admit,
+    /// Bytes of entries that may be written a day; none is any number.
+    pub daily_write_bytes: Option<u64>,
+    /// How values are compressed.
+    pub codec: Codec,
+    /// Lets compaction drop entries that were removed by a tag. Reads do not ask it: that is for the caller.
+    pub is_removed: IsRemoved,
+    /// For how long the volume may be full before the layer gives up entries to make room: [`FULL_PATIENCE`], except in
+    /// tests.
+    pub full_patience: Duration,
     /// Identity of the cache; a volume of another cache starts cold.
     pub cache_uid: String,
     /// Identity of the node; a volume of another node starts cold.
@@ -90,9 +113,14 @@ struct Shared {
     clock: Clock,
     /// None while the database is being reopened, and after the shutdown.
     store: ArcSwapOption<Store>,
-    counts: Counts,
+    counts: Arc<Counts>,
+    admission: Admission,
     /// Above the last threshold of the volume: sets are not written, old copies are removed.
     brake: AtomicBool,
+    /// Since when, or since when entries were last given up.
+    braked_since: Mutex<Option<Instant>>,
+    /// Why what is on disk must not be trusted, although it may look intact.
+    distrust: Mutex<Option<String>>,
     stopping: AtomicBool,
     /// The failure of the last write, and since when writes have failed; none after a success.
     failing: Mutex<Option<Failing>>,
@@ -105,6 +133,27 @@ struct Failing {
     since: Instant,
     kind: ErrorKind,
     message: String,
+}
+
+// === impl DiskOptions ===
+
+impl DiskOptions {
+    /// The defaults of the settings, in this folder, for a cache and a node without names and without tags.
+    pub fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            memory_bytes: 64 << 20,
+            max_ttl: Duration::from_secs(168 * 3600),
+            min_ttl: Duration::from_secs(60),
+            admit: Admit::default(),
+            daily_write_bytes: None,
+            codec: Codec::default(),
+            is_removed: Arc::new(|_, _| false),
+            full_patience: FULL_PATIENCE,
+            cache_uid: String::new(),
+            node: String::new(),
+        }
+    }
 }
 
 // === impl Disk ===
@@ -127,7 +176,12 @@ impl Disk {
     fn answer(&self, found: Result<Found, LayerError>) -> Result<LayerResult, LayerError> {
         let counts = &self.shared.counts;
         let result = found.inspect_err(|error| counts.failed_read(error))?;
-        let counter = if matches!(result, Found::Entry(_)) { &counts.hits } else { &counts.misses };
+        let counter = if let Found::Entry(entry) = &result {
+            self.shared.admission.see(entry.key());
+            &counts.hits
+        } else {
+            &counts.misses
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(match result {
             Found::Entry(entry) => LayerResult::Hit(entry),
@@ -233,8 +287,11 @@ impl Layer for Disk {
         self.writes.run(None, clear).await.and_then(|outcome| outcome)
     }
 
-    async fn tag_removals(&self, _cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
-        Ok(Vec::new())
+    async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
+        let (shared, now) = (Arc::clone(&self.shared), cx.now);
+        let read = move || shared.store()?.tag_removals(now);
+        let found = self.reads.run(Some(cx.deadline), read).await.and_then(|found| found);
+        found.inspect_err(|error| self.shared.counts.failed_read(error))
     }
 }
 
@@ -243,10 +300,13 @@ impl Layer for Disk {
 impl Shared {
     fn new(options: DiskOptions, clock: Clock) -> Self {
         Self {
+            admission: Admission::new(&options, clock.clone()),
             options,
             store: ArcSwapOption::empty(),
-            counts: Counts::default(),
+            counts: Arc::default(),
             brake: AtomicBool::new(false),
+            braked_since: Mutex::new(None),
+            distrust: Mutex::new(None),
             stopping: AtomicBool::new(false),
             failing: Mutex::new(None),
             observed: Observed::new(clock.clone()),
@@ -257,9 +317,12 @@ impl Shared {
 
     /// Opens the database in place of none.
     fn open(&self) -> Result<(), LayerError> {
-        let (store, cold) = Store::open(&self.options, &self.clock).inspect_err(|error| {
+        let distrust = self.distrust.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let opened = Store::open(&self.options, &self.clock, &self.counts, distrust);
+        let (store, cold) = opened.inspect_err(|error| {
             self.counts.error(error.kind);
         })?;
+        *self.distrust.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(why) = cold {
             tracing::warn!(why, path = %self.options.path.display(), "the disk layer starts cold");
             self.counts.cold_starts.fetch_add(1, Ordering::Relaxed);
@@ -279,26 +342,25 @@ impl Shared {
     }
 
     fn apply(&self, now: UnixMillis, changes: &[Change]) -> Result<(), LayerError> {
-        let brake = self.brake.load(Ordering::Relaxed);
-        let worth_a_write = |entry: &Entry| {
-            let short_lived = entry.expires_at().is_some_and(|at| at.since(now) < LIFE_MIN);
-            self.counts.short_lived.fetch_add(u64::from(short_lived), Ordering::Relaxed);
-            self.counts.braked.fetch_add(u64::from(brake && !short_lived), Ordering::Relaxed);
-            !short_lived && !brake
+        let braked = self.brake.load(Ordering::Relaxed);
+        let admit = |entry: &Entry| {
+            let verdict = self.admission.admit(now, entry, braked);
+            verdict.map_err(|refusal| self.counts.refused(refusal)).is_ok()
         };
-        self.write(|store| store.apply(now, changes, worth_a_write))?;
-        let sets = changes.iter().filter(|change| matches!(change, Change::Set(_) | Change::Fill(_))).count() as u64;
-        self.counts.written.fetch_add(sets, Ordering::Relaxed);
-        self.counts.removed.fetch_add(changes.len() as u64 - sets, Ordering::Relaxed);
+        let Applied { written, bytes, removed } = self.write(|store| store.apply(now, changes, admit))?;
+        self.admission.spend(bytes);
+        self.counts.written.fetch_add(written, Ordering::Relaxed);
+        self.counts.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        self.counts.removed.fetch_add(removed, Ordering::Relaxed);
         Ok(())
     }
 
     /// Writes, and keeps account of failures for the upkeep.
-    fn write(&self, write: impl FnOnce(&Store) -> Result<(), LayerError>) -> Result<(), LayerError> {
+    fn write<T>(&self, write: impl FnOnce(&Store) -> Result<T, LayerError>) -> Result<T, LayerError> {
         let outcome = self.store().and_then(|store| write(&store));
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         match &outcome {
-            Ok(()) => *failing = None,
+            Ok(_) => *failing = None,
             Err(error) => {
                 self.counts.error(error.kind);
                 let since = failing.as_ref().map_or_else(|| self.clock.monotonic(), |failing| failing.since);

@@ -8,11 +8,12 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 use crate::{
     clock::UnixMillis,
-    layer::disk::{Disk, DiskOptions, LIFE_MIN},
+    layer::disk::{Disk, DiskOptions},
 };
 
 const OPERATIONS: u64 = 100_000;
 const KEYS: u32 = 200;
+const LIFE_MIN: Duration = Duration::from_secs(5);
 
 /// What the map knows of a live key.
 #[derive(Clone, Debug)]
@@ -174,11 +175,10 @@ async fn stop(node: &Coordinator) {
 
 async fn open(folder: &TempDir, policy: Policy, clock: &Clock) -> Arc<Coordinator> {
     let options = DiskOptions {
-        path: folder.path().to_owned(),
         memory_bytes: 16 << 20,
         max_ttl: Duration::from_secs(24 * 3600),
-        cache_uid: "uid".to_owned(),
-        node: "node".to_owned(),
+        min_ttl: LIFE_MIN,
+        ..DiskOptions::at(folder.path())
     };
     let disk = Disk::open(options, clock.clone()).await.unwrap();
     Coordinator::open(memory(clock, policy), QUEUE, vec![Arc::new(disk)], clock.clone())

@@ -1,25 +1,31 @@
 //! One open database. All calls block, except those that only ask the block cache.
 
-use std::{io, time::Duration};
+mod changes;
+
+use std::{io, sync::Arc, time::Duration};
 
 use rocksdb::{
-    CStrLike, ColumnFamily, DB, DBPinnableSlice, FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    CStrLike, ColumnFamily, DB, DBPinnableSlice, FlushOptions, IteratorMode, ReadOptions, ReadTier, WriteOptions,
     properties::{ESTIMATE_NUM_KEYS, LIVE_SST_FILES_SIZE},
 };
 
+pub(super) use self::changes::Applied;
 use super::{
     DiskOptions,
-    expiry::is_expired,
+    counts::Counts,
     files::{Files, Mark, boot_id},
-    tuning::{self, ENTRIES, META},
+    reclaim::is_over,
+    removals,
+    statistics::Tickers,
+    tuning::{self, ENTRIES, META, TAGS},
 };
 use crate::{
     clock::{Clock, UnixMillis},
     entry::{
-        Entry, KEY_BYTES_MAX, Key,
+        Entry, Key,
         envelope::{self, Codec},
     },
-    layer::{Change, ErrorKind, LayerError, LayerId},
+    layer::{ErrorKind, LayerError, LayerId, TagRemoval},
 };
 
 /// Key of the stamp in the column family `meta`.
@@ -33,9 +39,11 @@ const LAYOUT: u8 = 1;
 /// An open database.
 pub(super) struct Store {
     db: DB,
+    tickers: Tickers,
     files: Files,
     boot: [u8; 36],
     max_ttl: Duration,
+    codec: Codec,
     cached_only: ReadOptions,
     write: WriteOptions,
 }
@@ -49,6 +57,12 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// What RocksDB gives back when it opens a database.
+struct Opened {
+    db: DB,
+    tickers: Tickers,
+}
+
 /// What can be said about a key without going to the disk.
 pub(super) enum Cached {
     Known(Result<Found, LayerError>),
@@ -58,65 +72,101 @@ pub(super) enum Cached {
 // === impl Store: open and close ===
 
 impl Store {
-    /// Opens the database of the folder; an empty one, with the reason, if what is there can not be trusted.
-    pub(super) fn open(options: &DiskOptions, clock: &Clock) -> Result<(Self, Option<String>), LayerError> {
+    /// Opens the database of the folder; an empty one, with the reason, if what is there can not be trusted, or shall not
+    /// be, for the reason given.
+    pub(super) fn open(
+        options: &DiskOptions,
+        clock: &Clock,
+        counts: &Arc<Counts>,
+        distrust: Option<String>,
+    ) -> Result<(Self, Option<String>), LayerError> {
         let files = Files::open(&options.path).map_err(|error| from_io("opening the folder", &error))?;
         let boot = boot_id().map_err(|error| from_io("reading the boot id", &error))?;
+        let open = || open_db(options, clock, counts, &files);
         if !files.database().exists() {
             // Nothing stored, nothing lost.
-            return Ok((Self::create(options, clock, files, boot)?, None));
+            let opened = Self::create(options, &files, open)?;
+            return Ok((Self::over(opened, options, files, boot)?, distrust));
         }
-        let why = match Self::open_warm(options, clock, &files, boot) {
-            Ok(db) => return Ok((Self::over(db, options, files, boot)?, None)),
+        let warm = distrust.map_or_else(|| Self::open_warm(options, clock, &files, boot, open), Err);
+        let why = match warm {
+            Ok(opened) => return Ok((Self::over(opened, options, files, boot)?, None)),
             Err(why) => why,
         };
         files.move_aside().map_err(|error| from_io("moving the database aside", &error))?;
-        Ok((Self::create(options, clock, files, boot)?, Some(why)))
+        let opened = Self::create(options, &files, open)?;
+        Ok((Self::over(opened, options, files, boot)?, Some(why)))
     }
 
     /// Opens what is there, or says why it can not be trusted.
-    fn open_warm(options: &DiskOptions, clock: &Clock, files: &Files, boot: [u8; 36]) -> Result<DB, String> {
+    fn open_warm(
+        options: &DiskOptions,
+        clock: &Clock,
+        files: &Files,
+        boot: [u8; 36],
+        open: impl Fn() -> Result<Opened, rocksdb::Error>,
+    ) -> Result<Opened, String> {
         let mark = files.read_mark().ok_or("there is no intact mark of the last write")?;
         if !mark.closed && mark.boot != boot {
             return Err("the machine went down before the database was closed; unsynced writes may be lost".to_owned());
         }
-        let db = open_db(options, clock, files).map_err(|error| format!("it does not open: {error}"))?;
-        let sequence = db.latest_sequence_number();
+        let opened = open().map_err(|error| format!("it does not open: {error}"))?;
+        let sequence = opened.db.latest_sequence_number();
         if sequence < mark.sequence {
             return Err(format!("its log ends at write {sequence}, but write {} had been made", mark.sequence));
         }
         let expected = stamp(options);
-        match db.get_cf(meta(&db), STAMP) {
-            Ok(Some(found)) if found == expected => Ok(db),
-            Ok(Some(found)) => Err(format!(
-                "it belongs to {}, not to {}",
-                String::from_utf8_lossy(&found).escape_debug(),
-                String::from_utf8_lossy(&expected).escape_debug()
-            )),
-            Ok(None) => Err("it has no stamp".to_owned()),
-            Err(error) => Err(format!("its stamp can not be read: {error}")),
+        match opened.db.get_cf(meta(&opened.db), STAMP) {
+            Ok(Some(found)) if found == expected => {}
+            Ok(Some(found)) => {
+                return Err(format!(
+                    "it belongs to {}, not to {}",
+                    String::from_utf8_lossy(&found).escape_debug(),
+                    String::from_utf8_lossy(&expected).escape_debug()
+                ));
+            }
+            Ok(None) => return Err("it has no stamp".to_owned()),
+            Err(error) => return Err(format!("its stamp can not be read: {error}")),
         }
+        // A removal that can not be read can not be kept, so nothing beside it can be served.
+        tag_removals(&opened.db, options.max_ttl, clock.now()).map_err(|error| error.message)?;
+        Ok(opened)
     }
 
-    fn create(options: &DiskOptions, clock: &Clock, files: Files, boot: [u8; 36]) -> Result<Self, LayerError> {
-        let db = match open_db(options, clock, &files).map_err(|error| from_rocksdb("creating the database", &error)) {
+    fn create(
+        options: &DiskOptions,
+        files: &Files,
+        open: impl Fn() -> Result<Opened, rocksdb::Error>,
+    ) -> Result<Opened, LayerError> {
+        let creating = |error| from_rocksdb("creating the database", &error);
+        let opened = match open().map_err(creating) {
             Err(error) if error.kind == ErrorKind::Full => {
                 // What was put aside takes the room.
                 files.drop_aside().map_err(|error| from_io("dropping the old database", &error))?;
-                open_db(options, clock, &files).map_err(|error| from_rocksdb("creating the database", &error))?
+                open().map_err(creating)?
             }
             outcome => outcome?,
         };
-        db.put_cf(meta(&db), STAMP, stamp(options)).map_err(|error| from_rocksdb("stamping", &error))?;
+        let meta = meta(&opened.db);
+        opened.db.put_cf(meta, STAMP, stamp(options)).map_err(|error| from_rocksdb("stamping", &error))?;
         // The stamp must not keep the log alive that holds it.
-        db.flush_cf(meta(&db)).map_err(|error| from_rocksdb("stamping", &error))?;
-        Self::over(db, options, files, boot)
+        opened.db.flush_cf(meta).map_err(|error| from_rocksdb("stamping", &error))?;
+        Ok(opened)
     }
 
-    fn over(db: DB, options: &DiskOptions, files: Files, boot: [u8; 36]) -> Result<Self, LayerError> {
+    fn over(opened: Opened, options: &DiskOptions, files: Files, boot: [u8; 36]) -> Result<Self, LayerError> {
         let mut cached_only = ReadOptions::default();
         cached_only.set_read_tier(ReadTier::BlockCache);
-        let store = Self { db, files, boot, max_ttl: options.max_ttl, cached_only, write: WriteOptions::default() };
+        let store = Self {
+            db: opened.db,
+            tickers: opened.tickers,
+            files,
+            boot,
+            max_ttl: options.max_ttl,
+            codec: options.codec,
+            cached_only,
+            write: WriteOptions::default(),
+        };
         // Synced before the first write: after a power cut nobody must believe the mark of an earlier close.
         store.mark(false, true)?;
         Ok(store)
@@ -126,18 +176,15 @@ impl Store {
     pub(super) fn close(self) -> Result<(), LayerError> {
         let mut flush = FlushOptions::default();
         flush.set_wait(true);
-        let flushed = self.db.flush_cfs_opt(&[entries(&self.db), meta(&self.db)], &flush);
+        let flushed = self.db.flush_cfs_opt(&[entries(&self.db), tags(&self.db), meta(&self.db)], &flush);
         let marked = flushed.map_err(|error| from_rocksdb("flushing", &error)).and_then(|()| self.mark(true, true));
         self.db.cancel_all_background_work(true);
         marked
     }
 
-    /// Closes the database and puts it aside.
-    pub(super) fn discard(self) -> Result<(), LayerError> {
-        let Self { db, files, .. } = self;
-        db.cancel_all_background_work(true);
-        drop(db);
-        files.move_aside().map_err(|error| from_io("moving the database aside", &error))
+    /// Closes the database as it is, because it is not to be trusted any more.
+    pub(super) fn abandon(self) {
+        self.db.cancel_all_background_work(true);
     }
 
     fn mark(&self, closed: bool, sync: bool) -> Result<(), LayerError> {
@@ -172,6 +219,11 @@ impl Store {
         keys.iter().zip(found).map(|(key, found)| self.read(now, key.as_bytes(), found)).collect()
     }
 
+    /// The removals of tagged entries that may still matter.
+    pub(super) fn tag_removals(&self, now: UnixMillis) -> Result<Vec<TagRemoval>, LayerError> {
+        tag_removals(&self.db, self.max_ttl, now)
+    }
+
     fn read(
         &self,
         now: UnixMillis,
@@ -184,53 +236,7 @@ impl Store {
             kind: ErrorKind::Corrupt,
             message: error.to_string(),
         })?;
-        Ok(if is_expired(dates, self.max_ttl, now) { Found::Expired } else { Found::Entry(entry) })
-    }
-}
-
-// === impl Store: write ===
-
-impl Store {
-    /// Writes the changes as one batch. A set that is not `worth_a_write` removes the older copy.
-    pub(super) fn apply(
-        &self,
-        now: UnixMillis,
-        changes: &[Change],
-        worth_a_write: impl Fn(&Entry) -> bool,
-    ) -> Result<(), LayerError> {
-        let family = entries(&self.db);
-        let mut batch = WriteBatch::default();
-        let mut envelope = Vec::new();
-        for change in changes {
-            match change {
-                Change::Set(entry) | Change::Fill(entry) if worth_a_write(entry) => {
-                    Codec::default().encode(entry, now, &mut envelope);
-                    batch.put_cf(family, entry.key(), &envelope);
-                }
-                Change::Set(_) | Change::Fill(_) | Change::Remove(_) => batch.delete_cf(family, change.key()),
-                Change::RemoveTagged(_) => {}
-            }
-        }
-        self.db.write_opt(batch, &self.write).map_err(|error| from_rocksdb("writing", &error))?;
-        self.mark(false, false)
-    }
-
-    /// Removes everything: one tombstone over all keys, then the files below it.
-    pub(super) fn clear(&self) -> Result<(), LayerError> {
-        let family = entries(&self.db);
-        // Longer than any key, so above all of them.
-        let above = vec![0xff; KEY_BYTES_MAX + 1];
-        self.db
-            .delete_range_cf_opt(family, &[][..], &above[..], &self.write)
-            .map_err(|error| from_rocksdb("clearing", &error))?;
-        self.mark(false, false)?;
-        // From here on it is only about space.
-        let reclaimed =
-            self.db.flush_cf(family).and_then(|()| self.db.delete_file_in_range_cf(family, &[][..], &above[..]));
-        if let Err(error) = reclaimed {
-            tracing::warn!(%error, "space of cleared entries is reclaimed later, by compaction");
-        }
-        Ok(())
+        Ok(if is_over(dates, self.max_ttl, now) { Found::Expired } else { Found::Entry(entry) })
     }
 }
 
@@ -249,19 +255,81 @@ impl Store {
         self.db.property_int_value_cf(entries(&self.db), property).ok().flatten().unwrap_or(0)
     }
 
+    pub(super) const fn tickers(&self) -> &Tickers {
+        &self.tickers
+    }
+
     pub(super) fn files(&self) -> &Files {
         &self.files
     }
 }
 
-fn open_db(options: &DiskOptions, clock: &Clock, files: &Files) -> Result<DB, rocksdb::Error> {
+#[cfg(test)]
+impl Store {
+    /// Compacts everything.
+    pub(super) fn compact(&self) {
+        let mut all = rocksdb::CompactOptions::default();
+        all.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        for family in [entries(&self.db), tags(&self.db)] {
+            self.db.flush_cf(family).unwrap();
+            self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &all);
+        }
+    }
+
+    /// How many records the family has, dead or alive.
+    pub(super) fn records(&self, family: &str) -> usize {
+        self.db.iterator_cf(self.db.cf_handle(family).unwrap(), IteratorMode::Start).count()
+    }
+
+    /// Gives all removals by tag this value.
+    pub(super) fn overwrite_removals(&self, value: &[u8]) {
+        for record in self.db.iterator_cf(tags(&self.db), IteratorMode::Start) {
+            self.db.put_cf(tags(&self.db), record.unwrap().0, value).unwrap();
+        }
+    }
+
+    /// Memory of block cache and memtables. The memtables are charged to the cache.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.number(rocksdb::properties::BLOCK_CACHE_USAGE)
+    }
+}
+
+fn open_db(
+    options: &DiskOptions,
+    clock: &Clock,
+    counts: &Arc<Counts>,
+    files: &Files,
+) -> Result<Opened, rocksdb::Error> {
     let cache = tuning::cache(options);
-    let families = tuning::families(options, &cache, clock.clone());
-    DB::open_cf_descriptors(&tuning::database(options, &cache), files.database(), families)
+    let families = tuning::families(options, &cache, clock, counts);
+    let database = tuning::database(options, &cache);
+    let db = DB::open_cf_descriptors(&database, files.database(), families)?;
+    Ok(Opened { db, tickers: Tickers::new(database) })
+}
+
+fn tag_removals(db: &DB, max_ttl: Duration, now: UnixMillis) -> Result<Vec<TagRemoval>, LayerError> {
+    let mut found = Vec::new();
+    for record in db.iterator_cf(tags(db), IteratorMode::Start) {
+        let (key, value) = record.map_err(|error| from_rocksdb("reading removals by tag", &error))?;
+        let removal = removals::decode(&key, &value).ok_or_else(damaged_removal)?;
+        if !removals::is_over(removal.position, max_ttl, now) {
+            found.push(removal);
+        }
+    }
+    Ok(found)
+}
+
+fn damaged_removal() -> LayerError {
+    let message = "a removal by tag is damaged".to_owned();
+    LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
 }
 
 fn entries(db: &DB) -> &ColumnFamily {
     db.cf_handle(ENTRIES).expect("opened with the database")
+}
+
+fn tags(db: &DB) -> &ColumnFamily {
+    db.cf_handle(TAGS).expect("opened with the database")
 }
 
 fn meta(db: &DB) -> &ColumnFamily {
@@ -291,6 +359,8 @@ fn from_rocksdb(doing: &str, error: &rocksdb::Error) -> LayerError {
     let kind = match error.kind() {
         rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
         _ if text.contains("No space left") || text.contains("Out of space") => ErrorKind::Full,
+        // The device itself, not RocksDB, gave the error.
+        rocksdb::ErrorKind::IOError => ErrorKind::Unreachable,
         rocksdb::ErrorKind::TimedOut => ErrorKind::Timeout,
         rocksdb::ErrorKind::ShutdownInProgress => ErrorKind::Unreachable,
         _ => ErrorKind::Refused,

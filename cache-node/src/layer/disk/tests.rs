@@ -1,19 +1,21 @@
+mod dead;
+
 use std::{fs, path::Path};
 
-use rocksdb::{CompactionDecision, compaction_filter::CompactionFilter};
 use tempfile::{TempDir, tempdir};
 
 use super::{
-    expiry::Filter,
+    admission::Refusal,
     files::{Files, Mark},
     *,
 };
 use crate::{
-    entry::envelope::Codec,
+    entry::{EntryMeta, envelope::Compression},
     testing::{START, cx, entry, entry_until, key, text},
 };
 
 const MAX_TTL: Duration = Duration::from_secs(3600);
+const MIN_TTL: Duration = Duration::from_secs(5);
 
 struct Fixture {
     folder: TempDir,
@@ -27,16 +29,23 @@ impl Fixture {
 
     fn options(&self) -> DiskOptions {
         DiskOptions {
-            path: self.folder.path().join("data"),
             memory_bytes: 16 << 20,
             max_ttl: MAX_TTL,
+            min_ttl: MIN_TTL,
             cache_uid: "uid".to_owned(),
             node: "node-0".to_owned(),
+            ..DiskOptions::at(&self.folder.path().join("data"))
         }
     }
 
     async fn open(&self) -> Disk {
-        Disk::open(self.options(), self.clock.clone()).await.unwrap()
+        self.open_with(|_| ()).await
+    }
+
+    async fn open_with(&self, change: impl FnOnce(&mut DiskOptions)) -> Disk {
+        let mut options = self.options();
+        change(&mut options);
+        Disk::open(options, self.clock.clone()).await.unwrap()
     }
 
     fn cx(&self) -> OperationContext {
@@ -67,6 +76,10 @@ impl Fixture {
 #[allow(clippy::disallowed_methods, reason = "closing takes real time, whatever the test's clock says")]
 async fn close(disk: Disk) {
     disk.shutdown(Instant::now() + Duration::from_secs(30)).await;
+}
+
+fn not_written(disk: &Disk, refusal: Refusal) -> u64 {
+    disk.shared.counts.not_written[refusal as usize].load(Ordering::Relaxed)
 }
 
 fn cold_starts(disk: &Disk) -> u64 {
@@ -125,10 +138,101 @@ async fn short_lived_overwrite_is_not_written_but_removes_the_older_copy() {
     let f = Fixture::new();
     let disk = f.open().await;
     f.set(&disk, entry("k", "old")).await;
-    f.set(&disk, entry_until("k", "brief", START.after(LIFE_MIN - Duration::from_millis(1)))).await;
+    // A second of tolerance for the time in the queue.
+    let least = MIN_TTL - Duration::from_secs(1);
+    f.set(&disk, entry_until("k", "brief", START.after(least - Duration::from_millis(1)))).await;
     assert!(matches!(disk.get(&f.cx(), &key("k")).await, Ok(LayerResult::Miss)));
-    f.set(&disk, entry_until("k", "longer", START.after(LIFE_MIN))).await;
+    assert_eq!(not_written(&disk, Refusal::ShortLived), 1);
+    f.set(&disk, entry_until("k", "longer", START.after(least))).await;
     assert_eq!(f.value(&disk, "k").await.as_deref(), Some("longer"));
+}
+
+#[tokio::test]
+async fn expired_entry_is_returned_within_its_stale_life_and_stops_the_search_after_it() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    let expires_at = Some(START.after(MIN_TTL));
+    let stale_until = Some(START.after(2 * MIN_TTL));
+    f.set(&disk, Entry::new(b"k", b"v", EntryMeta { expires_at, stale_until, ..EntryMeta::default() })).await;
+    f.clock.advance(2 * MIN_TTL - Duration::from_millis(1));
+    let Ok(LayerResult::Hit(stale)) = disk.get(&f.cx(), &key("k")).await else { panic!("gone") };
+    assert!(!stale.is_live(f.clock.now()));
+    f.clock.advance(Duration::from_millis(1));
+    assert!(matches!(disk.get(&f.cx(), &key("k")).await, Ok(LayerResult::StopWithoutValue)));
+}
+
+#[tokio::test]
+async fn fill_is_written_only_where_there_is_no_live_copy() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    let fill = |value| Change::Fill(entry("k", value));
+    disk.apply(&f.cx(), &[fill("first"), fill("second")]).await.unwrap();
+    assert_eq!(f.value(&disk, "k").await.as_deref(), Some("first"));
+    f.set(&disk, entry_until("k", "set", START.after(MIN_TTL))).await;
+    disk.apply(&f.cx(), &[fill("late")]).await.unwrap();
+    assert_eq!(f.value(&disk, "k").await.as_deref(), Some("set"));
+    f.clock.advance(MIN_TTL);
+    disk.apply(&f.cx(), &[fill("after expiry")]).await.unwrap();
+    assert_eq!(f.value(&disk, "k").await.as_deref(), Some("after expiry"));
+    // One that is refused leaves alone what is there.
+    let brief = Change::Fill(entry_until("k", "brief", f.clock.now().after(Duration::from_secs(1))));
+    disk.apply(&f.cx(), &[brief]).await.unwrap();
+    assert_eq!(f.value(&disk, "k").await.as_deref(), Some("after expiry"));
+}
+
+#[tokio::test]
+async fn values_are_compressed_on_disk_and_read_back_whatever_the_setting_is_by_then() {
+    let f = Fixture::new();
+    let text = "compressible ".repeat(1000);
+    for compression in [Compression::Zstd, Compression::Lz4, Compression::None] {
+        let codec = Codec { compression, threshold_bytes: 100 };
+        let disk = f.open_with(|options| options.codec = codec).await;
+        let name = format!("{compression:?}");
+        f.set(&disk, entry(&name, &text)).await;
+        let written = disk.shared.counts.bytes_written.load(Ordering::Relaxed);
+        assert_eq!(written < text.len() as u64 / 2, compression != Compression::None, "{name}: {written}");
+        for name in ["Zstd", &name] {
+            assert_eq!(f.value(&disk, name).await.as_ref(), Some(&text));
+        }
+        close(disk).await;
+    }
+}
+
+#[tokio::test]
+async fn with_second_hit_a_key_is_written_when_it_comes_back_and_a_refused_overwrite_removes() {
+    let f = Fixture::new();
+    let disk = f.open_with(|options| options.admit = Admit::SecondHit).await;
+    f.set(&disk, entry("k", "1")).await;
+    assert_eq!((f.value(&disk, "k").await, not_written(&disk, Refusal::FirstSeen)), (None, 1));
+    f.set(&disk, entry("k", "2")).await;
+    assert_eq!(f.value(&disk, "k").await.as_deref(), Some("2"));
+    // Not asked for and not stored for longer than two generations last.
+    f.clock.advance(Duration::from_secs(3 * 3600));
+    let disk = {
+        close(disk).await;
+        let options = DiskOptions { max_ttl: 10 * MAX_TTL, admit: Admit::SecondHit, ..f.options() };
+        Disk::open(options, f.clock.clone()).await.unwrap()
+    };
+    f.set(&disk, entry("k", "3")).await;
+    assert_eq!(f.value(&disk, "k").await, None, "the older copy would be a lie");
+}
+
+#[tokio::test]
+async fn over_the_daily_budget_sets_are_not_written_until_time_has_paid_for_them() {
+    let f = Fixture::new();
+    let value = "x".repeat(1 << 20);
+    // One such value an hour, and one at once.
+    let disk = f.open_with(|options| options.daily_write_bytes = Some(24 << 20)).await;
+    for (name, found) in [("1", true), ("2", false), ("3", false)] {
+        f.set(&disk, entry(name, &value)).await;
+        assert_eq!(f.value(&disk, name).await.is_some(), found, "{name}");
+    }
+    assert_eq!(not_written(&disk, Refusal::OverBudget), 2);
+    f.set(&disk, entry("1", "new")).await;
+    assert_eq!(f.value(&disk, "1").await, None, "a refused overwrite removes the older copy");
+    f.clock.advance(Duration::from_secs(60));
+    f.set(&disk, entry("4", "small")).await;
+    assert_eq!(f.value(&disk, "4").await.as_deref(), Some("small"));
 }
 
 #[tokio::test]
@@ -235,22 +339,4 @@ fn rewrite_mark(path: &Path, change: impl FnOnce(&mut Mark)) {
     let mut mark = files.read_mark().unwrap();
     change(&mut mark);
     files.write_mark(mark, true).unwrap();
-}
-
-// === compaction ===
-
-#[test]
-fn compaction_drops_what_is_expired_or_unreadable_and_keeps_the_rest() {
-    let keeps = |entry: &Entry, after: Duration| {
-        let mut bytes = Vec::new();
-        Codec::default().encode(entry, START, &mut bytes);
-        let mut filter = Filter { now: START.after(after), max_ttl: MAX_TTL };
-        matches!(filter.filter(1, entry.key(), &bytes), CompactionDecision::Keep)
-    };
-    let minute = entry_until("k", "v", START.after(Duration::from_secs(60)));
-    assert!(keeps(&minute, Duration::from_secs(59)) && !keeps(&minute, Duration::from_secs(60)));
-    let lasting = entry("k", "v");
-    assert!(keeps(&lasting, MAX_TTL - Duration::from_millis(1)) && !keeps(&lasting, MAX_TTL));
-    let mut filter = Filter { now: START, max_ttl: MAX_TTL };
-    assert!(matches!(filter.filter(1, b"k", b"not an envelope"), CompactionDecision::Remove));
 }

@@ -1,20 +1,31 @@
 //! How RocksDB is set up for small values, point reads, no scans, and a fixed budget of memory.
 
+use std::sync::Arc;
+
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
-    WriteBufferManager,
+    WriteBufferManager, statistics::StatsLevel,
 };
 
-use super::{DiskOptions, expiry::DropExpired};
+use super::{
+    DiskOptions,
+    counts::Counts,
+    reclaim::{DropDead, DropOldRemovals},
+};
 use crate::clock::Clock;
 
 /// Entries by key.
 pub(super) const ENTRIES: &str = "entries";
+/// Removals of tagged entries.
+pub(super) const TAGS: &str = "tags";
 /// Facts about the database: its stamp.
 pub(super) const META: &str = "meta";
 
 /// Values from this size on live in blob files, so that compaction does not copy them again and again.
 const BLOB_BYTES_MIN: u64 = 4 * 1024;
+
+/// Memtables of what is small, flushed early so that the log of all need not be kept for them.
+const SMALL_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Open files; each costs memory for its table's metadata.
 const OPEN_FILES_MAX: i32 = 1000;
@@ -42,6 +53,9 @@ pub(super) fn database(options: &DiskOptions, cache: &Cache) -> Options {
         false,
         cache.clone(),
     ));
+    // Counters only: taking times would cost each read more than the read.
+    db.enable_statistics();
+    db.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
     db.set_bytes_per_sync(1024 * 1024);
     db.set_log_level(LogLevel::Warn);
     db.set_keep_log_file_num(2);
@@ -53,7 +67,12 @@ pub(super) fn database(options: &DiskOptions, cache: &Cache) -> Options {
 }
 
 /// Its column families.
-pub(super) fn families(options: &DiskOptions, cache: &Cache, clock: Clock) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(
+    options: &DiskOptions,
+    cache: &Cache,
+    clock: &Clock,
+    counts: &Arc<Counts>,
+) -> Vec<ColumnFamilyDescriptor> {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
@@ -65,6 +84,8 @@ pub(super) fn families(options: &DiskOptions, cache: &Cache, clock: Clock) -> Ve
     let mut entries = Options::default();
     entries.set_block_based_table_factory(&table);
     entries.set_write_buffer_size(usize_of(options.memory_bytes / 8));
+    // Beside the compression of values, which is a setting: it packs keys, headers and all values below the threshold,
+    // and leaves blocks alone that do not get smaller.
     entries.set_compression_type(DBCompressionType::Lz4);
     entries.set_enable_blob_files(true);
     entries.set_min_blob_size(BLOB_BYTES_MIN);
@@ -72,15 +93,26 @@ pub(super) fn families(options: &DiskOptions, cache: &Cache, clock: Clock) -> Ve
     entries.set_blob_cache(cache);
     entries.set_enable_blob_gc(true);
     entries.set_blob_gc_force_threshold(0.5);
-    entries.set_compaction_filter_factory(DropExpired { clock, max_ttl: options.max_ttl });
+    entries.set_compaction_filter_factory(DropDead::new(options, clock, counts));
     entries.set_ttl(COMPACT_AFTER_SECONDS);
     entries.set_periodic_compaction_seconds(COMPACT_AFTER_SECONDS);
 
+    let mut tags = Options::default();
+    tags.set_block_based_table_factory(&table);
+    tags.set_write_buffer_size(SMALL_BUFFER_BYTES);
+    tags.set_compaction_filter_factory(DropOldRemovals::new(options, clock));
+    tags.set_ttl(COMPACT_AFTER_SECONDS);
+    tags.set_periodic_compaction_seconds(COMPACT_AFTER_SECONDS);
+
     let mut meta = Options::default();
     meta.set_block_based_table_factory(&table);
-    meta.set_write_buffer_size(64 * 1024);
+    meta.set_write_buffer_size(SMALL_BUFFER_BYTES);
 
-    vec![ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(META, meta)]
+    vec![
+        ColumnFamilyDescriptor::new(ENTRIES, entries),
+        ColumnFamilyDescriptor::new(TAGS, tags),
+        ColumnFamilyDescriptor::new(META, meta),
+    ]
 }
 
 /// The cache for blocks, blobs and memtables.

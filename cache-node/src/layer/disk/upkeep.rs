@@ -23,9 +23,6 @@ const RELEASE_PERCENT: u64 = 90;
 /// After failing for this long the database is reopened: RocksDB refuses all writes after some failures until then.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
-/// A full volume may be given room by a person, by expiry or by compaction for this long.
-const DISCARD_FULL_AFTER: Duration = Duration::from_secs(60);
-
 /// Starts the thread. It ends when the layer stops.
 pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>, LayerError> {
     thread::Builder::new().name("disk-upkeep".to_owned()).spawn(move || shared.watch()).map_err(|error| LayerError {
@@ -49,6 +46,7 @@ impl Shared {
         while !self.stopping.load(Ordering::Acquire) {
             self.refresh();
             self.mend();
+            self.make_room();
             thread::park_timeout(EVERY);
         }
     }
@@ -59,11 +57,15 @@ impl Shared {
         if let Some(Volume { bytes, used_percent }) = volume {
             self.counts.capacity_bytes.store(bytes, Ordering::Relaxed);
             let limit = if self.brake.load(Ordering::Relaxed) { RELEASE_PERCENT } else { BRAKE_PERCENT };
-            self.brake.store(used_percent >= limit, Ordering::Relaxed);
+            let brake = used_percent >= limit;
+            self.brake.store(brake, Ordering::Relaxed);
+            let mut since = self.braked_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *since = brake.then(|| since.unwrap_or_else(|| self.clock.monotonic()));
         }
         if let Ok(store) = self.store() {
             self.counts.entries.store(store.entries_estimate(), Ordering::Relaxed);
             self.counts.bytes.store(store.bytes(), Ordering::Relaxed);
+            self.counts.statistics.add(store.tickers());
             if volume.is_some_and(|volume| volume.used_percent >= PRESSURE_PERCENT)
                 && let Err(error) = store.files().drop_aside()
             {
@@ -106,22 +108,25 @@ impl Shared {
         if failing_for < patience {
             return;
         }
-        let mut discard = failing.kind == ErrorKind::Corrupt;
+        // Background work that met damage would meet it again. A device that failed may have lost what it had taken,
+        // removals among it, and look intact when it comes back.
+        let mut discard = matches!(failing.kind, ErrorKind::Corrupt | ErrorKind::Unreachable);
         if failing.kind == ErrorKind::Full && self.brake.load(Ordering::Relaxed) {
             // Reopening needs room. If somebody else's files fill the volume, waiting is all there is to do; if it is
             // the database itself, an empty cache that works is worth more than a full one that can not be written.
-            let (own, all) = (&self.counts.bytes, &self.counts.capacity_bytes);
-            discard = own.load(Ordering::Relaxed) * 2 > all.load(Ordering::Relaxed);
-            if !discard || failing_for < DISCARD_FULL_AFTER {
+            discard = self.fills_the_volume();
+            if !discard || failing_for < self.options.full_patience {
                 return;
             }
         }
         tracing::warn!(failure = failing.message, "the database refuses writes; it is reopened");
         self.counts.reopened.fetch_add(1, Ordering::Relaxed);
         if let Some(store) = self.take_store() {
-            // A database whose background work met damage would meet it again: it is not worth keeping.
-            let closed = if discard { store.discard() } else { store.close() };
-            if let Err(error) = closed {
+            if discard {
+                let mut distrust = self.distrust.lock().unwrap_or_else(PoisonError::into_inner);
+                *distrust = Some(format!("it refused writes: {}", failing.message));
+                store.abandon();
+            } else if let Err(error) = store.close() {
                 tracing::warn!(%error, "the failing database was not closed cleanly");
             }
         }
@@ -133,6 +138,33 @@ impl Shared {
             *self.failing.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(Failing { since, kind: error.kind, message: error.message });
         }
+    }
+
+    /// Gives up entries of a database that has filled the volume and still takes removals: without new values a cache
+    /// is of less and less use.
+    fn make_room(&self) {
+        let now = self.clock.monotonic();
+        let mut since = self.braked_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = since.is_some_and(|since| now.duration_since(since) >= self.options.full_patience);
+        if !due || self.failing().is_some() || !self.fills_the_volume() {
+            return;
+        }
+        // The next part only if this one was not enough.
+        *since = Some(now);
+        drop(since);
+        match self.write(|store| store.trim(rand::random())) {
+            Ok(()) => {
+                self.counts.trimmed.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("the database fills the volume; a part of its entries was given up");
+            }
+            Err(error) => tracing::warn!(%error, "the database fills the volume, and no entries can be given up"),
+        }
+    }
+
+    /// Whether it is the database that takes most of the volume, not somebody else's files.
+    fn fills_the_volume(&self) -> bool {
+        let (own, all) = (&self.counts.bytes, &self.counts.capacity_bytes);
+        own.load(Ordering::Relaxed) * 2 > all.load(Ordering::Relaxed)
     }
 
     fn failing(&self) -> Option<Failing> {

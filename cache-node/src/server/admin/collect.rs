@@ -34,7 +34,7 @@ const EVICTIONS: Definition = counter(
 );
 const EXPIRED: Definition = counter(
     "tieredcache_layer_expired_total",
-    "Entries reclaimed after their expiry without having been asked for.",
+    "Dead entries reclaimed without having been asked for: expired, or removed by a tag.",
     &[],
 );
 const PROMOTIONS: Definition = counter(
@@ -53,7 +53,7 @@ const REFUSED: Definition =
 
 const NOT_WRITTEN: Definition = counter(
     "tieredcache_disk_not_written_total",
-    "Entries that were accepted and not written to disk: too little life left, or the volume too full.",
+    "Entries that were accepted and not written to disk: too little life left, the volume too full, not admitted yet, or the day's budget spent.",
     &["reason"],
 );
 const COLD_STARTS: Definition = counter(
@@ -61,10 +61,61 @@ const COLD_STARTS: Definition = counter(
     "Times that the database was replaced by an empty one: foreign, damaged or behind.",
     &[],
 );
+const REOPENED: Definition =
+    counter("tieredcache_disk_reopened_total", "Times that the database was reopened because it refused writes.", &[]);
+const TRIMS: Definition = counter(
+    "tieredcache_disk_trims_total",
+    "Times that a part of the entries was given up because they filled the volume.",
+    &[],
+);
+const ENTRY_BYTES: Definition = counter(
+    "tieredcache_disk_entry_bytes_total",
+    "Bytes of entries written to disk, as disk.dailyWriteBudget counts them.",
+    &[],
+);
+const BLOCK_CACHE: Definition = counter(
+    "tieredcache_disk_block_cache_total",
+    "Blocks that RocksDB looked for in its block cache, by whether they were there.",
+    &["result"],
+);
+const WRITTEN_BYTES: Definition = counter(
+    "tieredcache_disk_written_bytes_total",
+    "Bytes that RocksDB wrote to the volume, by what wrote them.",
+    &["by"],
+);
+const COMPACTION_READ: Definition =
+    counter("tieredcache_disk_compaction_read_bytes_total", "Bytes that compactions of RocksDB read.", &[]);
+const STALLED: Definition = counter(
+    "tieredcache_disk_stalled_seconds_total",
+    "Time that writes waited for RocksDB to catch up with flushes and compactions.",
+    &[],
+);
+const AMPLIFICATION: Definition = gauge(
+    "tieredcache_disk_write_amplification",
+    "Bytes written to the volume for each byte of changes, since the start.",
+    &[],
+);
 
 const MEMORY: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, EVICTIONS, EXPIRED, PROMOTIONS];
 const QUEUE: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED];
-const DISK: &[Definition] = &[HEALTH, ERRORS, ENTRIES, BYTES, CAPACITY, NOT_WRITTEN, COLD_STARTS];
+const DISK: &[Definition] = &[
+    HEALTH,
+    ERRORS,
+    ENTRIES,
+    BYTES,
+    CAPACITY,
+    EXPIRED,
+    NOT_WRITTEN,
+    COLD_STARTS,
+    REOPENED,
+    TRIMS,
+    ENTRY_BYTES,
+    BLOCK_CACHE,
+    WRITTEN_BYTES,
+    COMPACTION_READ,
+    STALLED,
+    AMPLIFICATION,
+];
 
 const OPEN: Definition = gauge("tieredcache_resp_connections", "Client connections open.", &[]);
 const OPEN_MAX: Definition = gauge("tieredcache_resp_connections_max", "Client connections that may be open.", &[]);
@@ -170,7 +221,21 @@ fn disk(disk: &dyn Component, samples: &mut Samples) {
     }
     samples.put(&NOT_WRITTEN, &["short_lived"], extra(&stats, "notWrittenShortLived"));
     samples.put(&NOT_WRITTEN, &["disk_pressure"], extra(&stats, "notWrittenDiskPressure"));
+    samples.put(&NOT_WRITTEN, &["admission"], extra(&stats, "notWrittenFirstSeen"));
+    samples.put(&NOT_WRITTEN, &["budget"], extra(&stats, "notWrittenOverBudget"));
+    samples.put(&EXPIRED, &[], extra(&stats, "reclaimed"));
     samples.put(&COLD_STARTS, &[], extra(&stats, "coldStarts"));
+    samples.put(&REOPENED, &[], extra(&stats, "reopened"));
+    samples.put(&TRIMS, &[], extra(&stats, "trimmed"));
+    samples.put(&ENTRY_BYTES, &[], extra(&stats, "bytesWritten"));
+    samples.put(&BLOCK_CACHE, &["hit"], extra(&stats, "blockCacheHits"));
+    samples.put(&BLOCK_CACHE, &["miss"], extra(&stats, "blockCacheMisses"));
+    samples.put(&WRITTEN_BYTES, &["log"], extra(&stats, "logBytes"));
+    samples.put(&WRITTEN_BYTES, &["flush"], extra(&stats, "flushBytes"));
+    samples.put(&WRITTEN_BYTES, &["compaction"], extra(&stats, "compactionWrittenBytes"));
+    samples.put(&COMPACTION_READ, &[], extra(&stats, "compactionReadBytes"));
+    samples.put(&STALLED, &[], extra(&stats, "stalledMicros") / 1e6);
+    samples.put(&AMPLIFICATION, &[], extra(&stats, "writeAmplificationPercent") / 100.0);
 }
 
 /// What every part has.

@@ -40,6 +40,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             path: PathBuf::from(format!("{DATA_DIR}/data")),
             max_ttl: disk.max_ttl,
             memory: memory_budget::ROCKSDB,
+            ..node_config::Disk::default()
         },
         None => node_config::Disk { mode: DiskMode::Disabled, ..node_config::Disk::default() },
     };
@@ -58,6 +59,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             max_ttl: cache.memory.max_ttl,
         },
         disk,
+        compression: node_config::Compression::default(),
         write_queue: node_config::WriteQueue {
             capacity: memory_budget::WRITE_QUEUE,
             ..node_config::WriteQueue::default()
