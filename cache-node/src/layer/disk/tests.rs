@@ -240,6 +240,11 @@ async fn braked_layer_removes_the_older_copy_in_place_of_a_write() {
     let f = Fixture::new();
     let disk = f.open().await;
     f.set(&disk, entry("k", "old")).await;
+    // Or it would look at the real volume and release the brake.
+    disk.shared.stopping.store(true, Ordering::Release);
+    let upkeep = disk.upkeep.lock().unwrap().take().unwrap();
+    upkeep.thread().unpark();
+    upkeep.join().unwrap();
     disk.shared.brake.store(true, Ordering::Relaxed);
     f.set(&disk, entry("k", "new")).await;
     assert_eq!(f.value(&disk, "k").await, None);
