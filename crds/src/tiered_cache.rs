@@ -81,7 +81,7 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     validation = rules::memory_request_within_limit(),
     validation = rules::cpu_request_within_limit(),
     validation = rules::disk_mode_is_fixed(),
-    validation = rules::disk_size_is_fixed(),
+    validation = rules::disk_size_only_grows(),
     validation = rules::storage_class_is_fixed()
 )]
 pub struct TieredCacheSpec {
@@ -169,7 +169,8 @@ pub struct Disk {
     #[schemars(schema_with = "schema::disk_mode")]
     pub mode: DiskMode,
 
-    /// Size of each node's volume, such as `10Gi`, 256Mi to 64Ti. Default 10Gi. Fixed when the cache is created.
+    /// Size of each node's volume, such as `10Gi`, 256Mi to 64Ti. Default 10Gi. It may grow, not shrink: the volumes grow
+    /// while the nodes go on, if their StorageClass allows it.
     #[serde(default = "defaults::disk_size")]
     #[schemars(schema_with = "schema::size")]
     #[x_kube(validation = rules::size_within("spec.disk.size", ByteSize::mebibytes(256), ByteSize::mebibytes(64 << 20)))]

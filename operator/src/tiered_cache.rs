@@ -1,4 +1,4 @@
-//! One pass over one `TieredCache`: fetch → validate → build → observe → apply → roll out → status. The middle is pure; a
+//! One pass over one `TieredCache`: fetch → validate → build → observe → apply → grow → roll out → status. The middle is pure; a
 //! crash between any two calls is repaired by the next pass, because every pass starts from what the cluster has.
 
 mod fetch;
@@ -10,6 +10,8 @@ mod build;
 mod observe;
 
 mod rollout;
+
+mod storage;
 
 mod apply;
 
@@ -163,7 +165,7 @@ async fn pass(
     }
 }
 
-/// Makes the objects, then replaces at most one node.
+/// Makes the objects, asks for larger volumes, then replaces at most one node.
 async fn carry_out(
     cx: &Context,
     (valid, fetched): (&ValidCache, &Fetched),
@@ -177,6 +179,10 @@ async fn carry_out(
         Err(error) => return Done::failed(error, tales),
     };
     tales.extend(events::of_writes(&applied.writes));
+    let growth = match storage::grow(cx, (valid, fetched), &mut tales, memory).await {
+        Ok(growth) => growth,
+        Err(error) => return Done::failed(error, tales),
+    };
     let mut step = match &applied.stateful_set {
         Some(stateful_set) => rollout::decide(nodes, stateful_set, &desired.revisions),
         None => Step::Settled,
@@ -188,7 +194,7 @@ async fn carry_out(
             Err(error) => return Done::failed(error, tales),
         }
     }
-    let verdict = Verdict::Applied { revisions: desired.revisions, conflicts: applied.conflicts, step };
+    let verdict = Verdict::Applied { revisions: desired.revisions, conflicts: applied.conflicts, step, growth };
     Done { verdict, tales, failure: None }
 }
 

@@ -7,6 +7,7 @@ mod process;
 mod rest;
 mod trouble;
 mod unreadable;
+mod volumes;
 
 use std::{
     fs, thread,

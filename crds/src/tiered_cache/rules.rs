@@ -103,14 +103,15 @@ pub(super) fn disk_mode_is_fixed() -> Rule {
     fixed("mode", "self.disk.mode == oldSelf.disk.mode", "oldSelf.disk.mode", "self.disk.mode")
 }
 
-/// The operator does not resize volumes.
-pub(super) fn disk_size_is_fixed() -> Rule {
-    fixed(
-        "size",
-        "quantity(self.disk.size).compareTo(quantity(oldSelf.disk.size)) == 0",
-        "oldSelf.disk.size",
-        "self.disk.size",
-    )
+/// Volumes can not shrink.
+pub(super) fn disk_size_only_grows() -> Rule {
+    Rule::new("quantity(self.disk.size).compareTo(quantity(oldSelf.disk.size)) >= 0")
+        .message(Message::Expression(
+            "'spec.disk.size is ' + oldSelf.disk.size + ' and can not be made ' + self.disk.size + \
+             ': volumes grow and never shrink; create another cache with smaller volumes and move the clients there'"
+                .to_owned(),
+        ))
+        .field_path(".disk.size")
 }
 
 /// A volume can not move to another class.

@@ -6,11 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crds::tiered_cache::TieredCache;
+use crds::{quantity::ByteSize, tiered_cache::TieredCache};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -22,10 +22,10 @@ use kube::{
     runtime::reflector::{ObjectRef, Store},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json as merge_patch};
 
 use super::{
-    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement,
+    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement, storage,
     validate::Identity,
 };
 use crate::clock;
@@ -98,6 +98,17 @@ pub(super) struct Settled {
     got: Value,
     /// The version before the write; while a watch still shows it, the write has not come back yet.
     over: Option<String>,
+}
+
+/// What came of asking for a larger volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// The claim asks for it now.
+    Accepted,
+    /// The volume can not grow, for this reason.
+    Refused(String),
+    /// The claim is not there any more.
+    Gone,
 }
 
 /// A call that failed, and what it was about.
@@ -187,7 +198,8 @@ pub(super) async fn apply(
     // Last: its pods need everything above from their first second. And not at all while something above belongs to
     // somebody else: pods would run with a stranger's configuration or account.
     if pass.applied.conflicts.is_empty() {
-        pass.applied.stateful_set = pass.ensure(stateful_set, memory).await?;
+        let stateful_set = pass.with_live_claims(stateful_set).await?;
+        pass.applied.stateful_set = pass.ensure(&stateful_set, memory).await?;
         pass.prune(config_map, fetched, memory).await?;
     }
     if direct {
@@ -213,6 +225,34 @@ pub(super) async fn replace(cx: &Context, identity: &Identity, pod: &Replacement
         // Gone, or made anew, since it was looked at: the next pass sees what there is now.
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(true),
         Err(source) => Err(Error::new("evict", format!("Pod {}", pod.name), source)),
+    }
+}
+
+/// Asks for a larger volume, by the name and UID of its claim.
+///
+/// # Errors
+/// If the call fails for another reason than a refusal.
+pub(super) async fn grow(
+    cx: &Context,
+    identity: &Identity,
+    (claim, uid): (&str, &str),
+    size: ByteSize,
+) -> Result<Asked, Error> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(cx.shared.client.clone(), &identity.namespace);
+    // With the UID, a claim that was made anew in between is not meant.
+    let patch = merge_patch!({
+        "metadata": {"uid": uid},
+        "spec": {"resources": {"requests": {"storage": size.to_string()}}},
+    });
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch(claim, &params, &Patch::Merge(&patch)).await {
+        Ok(_) => {
+            tracing::info!(claim, namespace = identity.namespace, %size, "asked for a larger volume");
+            Ok(Asked::Accepted)
+        }
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Asked::Gone),
+        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => Ok(Asked::Refused(status.message)),
+        Err(source) => Err(Error::new("grow", format!("PersistentVolumeClaim {claim}"), source)),
     }
 }
 
@@ -250,6 +290,15 @@ impl Pass<'_> {
         let got = project(&json(&written), &asked);
         memory.settled.insert(key, Settled { asked, got, over: live.and_then(|live| live.resource_version()) });
         Ok(Some(Arc::new(written)))
+    }
+
+    /// The StatefulSet as it can be asked for: claim templates of one that exists can not change.
+    async fn with_live_claims(&self, desired: &StatefulSet) -> Result<StatefulSet, Error> {
+        let mut desired = desired.clone();
+        if let Live::Ours(live) = self.look::<StatefulSet>(&desired.name_any()).await? {
+            storage::keep_claim_sizes(&mut desired, &live);
+        }
+        Ok(desired)
     }
 
     async fn write<K: Child>(&self, desired: &K, live: Option<&K>) -> Result<K, Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::tiered_cache::TieredCacheStatus;
+use crds::{quantity::ByteSize, tiered_cache::TieredCacheStatus};
 use kube::runtime::events::{Event, EventType};
 
 use super::{apply::Write, diagnose::Trouble, observe::Node, rollout::Replacement};
@@ -15,6 +15,7 @@ pub(super) enum Reason {
     ScaledDown,
     ReplacingNode,
     RolledOut,
+    GrowingVolume,
     Repaired,
     InvalidSpec,
     ResourceConflict,
@@ -40,12 +41,13 @@ const NOTE_MAX: usize = 1000;
 impl Reason {
     /// Every reason.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Created,
         Self::ScaledUp,
         Self::ScaledDown,
         Self::ReplacingNode,
         Self::RolledOut,
+        Self::GrowingVolume,
         Self::Repaired,
         Self::InvalidSpec,
         Self::ResourceConflict,
@@ -64,6 +66,7 @@ impl Reason {
             Self::ScaledDown => "ScaledDown",
             Self::ReplacingNode => "ReplacingNode",
             Self::RolledOut => "RolledOut",
+            Self::GrowingVolume => "GrowingVolume",
             Self::Repaired => "Repaired",
             Self::InvalidSpec => "InvalidSpec",
             Self::ResourceConflict => "ResourceConflict",
@@ -83,6 +86,7 @@ impl Reason {
             | Self::ScaledDown
             | Self::ReplacingNode
             | Self::RolledOut
+            | Self::GrowingVolume
             | Self::NodeRecovered
             | Self::LayerRecovered => false,
             Self::Repaired
@@ -100,6 +104,7 @@ impl Reason {
             Self::Created | Self::Repaired | Self::ApplyFailed | Self::ResourceConflict => "Apply",
             Self::ScaledUp | Self::ScaledDown => "Scale",
             Self::ReplacingNode | Self::RolledOut => "RollOut",
+            Self::GrowingVolume => "Grow",
             Self::InvalidSpec => "Validate",
             Self::NodeUnhealthy | Self::NodeRecovered | Self::LayerUnhealthy | Self::LayerRecovered => "Observe",
         }
@@ -148,6 +153,11 @@ pub(super) fn of_writes(writes: &[Write]) -> Vec<Tale> {
 /// What the replacement of a node tells.
 pub(super) fn of_replacement(pod: &Replacement) -> Tale {
     Tale::new(Reason::ReplacingNode, format!("{}: {}", pod.name, pod.why))
+}
+
+/// What asking for a larger volume tells.
+pub(super) fn of_growth(claim: &str, has: &str, size: ByteSize) -> Tale {
+    Tale::new(Reason::GrowingVolume, format!("{claim} is asked to grow from {has} to {size}"))
 }
 
 /// What the change from one status to the next tells.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crds::tiered_cache::TieredCacheStatus;
+use crds::{quantity::ByteSize, tiered_cache::TieredCacheStatus};
 use tokio::time::Instant;
 
 use super::{apply::Settled, diagnose::Trouble, observe::Polled};
@@ -28,8 +28,21 @@ pub(super) struct Memory {
     pub(super) status: Option<(u64, TieredCacheStatus)>,
     /// The troubles as last told in events, by node.
     pub(super) troubles: BTreeMap<String, Trouble>,
+    /// The last refusal to let a volume grow.
+    pub(super) growth_refused: Option<GrowthRefused>,
     /// When every object was last read from the API server itself.
     pub(super) read_directly: Option<Instant>,
+}
+
+/// A refusal to let a volume grow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GrowthRefused {
+    /// When it was refused.
+    pub(super) at: Instant,
+    /// Which size was asked for.
+    pub(super) size: ByteSize,
+    /// Why, and what to do.
+    pub(super) message: String,
 }
 
 /// Longest wait after a failed pass.

@@ -21,6 +21,7 @@ use super::{
     diagnose::Trouble,
     observe::Node,
     rollout::{Step, serves},
+    storage::Growth,
     validate::Identity,
 };
 use crate::metrics::Outcome;
@@ -29,6 +30,8 @@ use crate::metrics::Outcome;
 const MESSAGE_MAX: usize = 1024;
 /// The reason of conditions that are as they should be.
 const AS_EXPECTED: &str = "AsExpected";
+/// The reason when a volume may not grow.
+const VOLUME_NOT_GROWN: &str = "VolumeNotGrown";
 
 /// Everything that a status is made of.
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ pub(super) enum Verdict {
     /// A call failed, again.
     Failed(String),
     /// The objects are as they should be, but for those in conflict.
-    Applied { revisions: Revisions, conflicts: Vec<Conflict>, step: Step },
+    Applied { revisions: Revisions, conflicts: Vec<Conflict>, step: Step, growth: Growth },
 }
 
 /// Type, status, reason and message of a condition.
@@ -101,6 +104,18 @@ impl View<'_> {
             Verdict::Applied { conflicts, .. } => conflicts,
             Verdict::Refused(_) | Verdict::Failed(_) => &[],
         }
+    }
+
+    fn growth(&self) -> Option<&Growth> {
+        match &self.verdict {
+            Verdict::Applied { growth, .. } => Some(growth),
+            Verdict::Refused(_) | Verdict::Failed(_) => None,
+        }
+    }
+
+    /// Why volumes stay smaller than is asked for.
+    fn growth_refused(&self) -> Option<&str> {
+        self.growth()?.refused.as_deref()
     }
 
     /// Whether the node does what is asked for, as far as that is known.
@@ -221,12 +236,15 @@ fn progressing(view: &View<'_>, fleet: &Fleet<'_>) -> State {
         Verdict::Applied { step: Step::Blocked(block), .. } => format!("; {block}"),
         Verdict::Applied { .. } | Verdict::Failed(_) | Verdict::Refused(_) => String::new(),
     };
+    let growing = view.growth().map(|growth| growth.growing.as_slice()).unwrap_or_default();
     let (reason, message) = if !fleet.outdated.is_empty() {
         ("RollingOut", format!("to be replaced, one at a time: {}{block}", fleet.outdated.join(", ")))
     } else if !fleet.leaving.is_empty() {
         ("ScalingDown", format!("to be stopped: {}", fleet.leaving.join(", ")))
     } else if !fleet.moving.is_empty() {
         ("Starting", format!("starting: {}", fleet.moving.join(", ")))
+    } else if !growing.is_empty() {
+        ("GrowingVolumes", format!("volumes grow: {}", growing.join(", ")))
     } else if !fleet.troubled.is_empty() {
         let message = "no change is under way; Degraded says what is wrong".to_owned();
         return State::new("Progressing", "False", "Waiting", message);
@@ -245,6 +263,8 @@ fn degraded(view: &View<'_>, fleet: &Fleet<'_>, layers: &[LayerStatus]) -> State
     } else if let Some((_, first)) = fleet.troubled.first() {
         let all: Vec<&str> = fleet.troubled.iter().map(|(_, trouble)| trouble.message.as_str()).collect();
         (first.kind.reason().to_owned(), all.join("; "))
+    } else if let Some(why) = view.growth_refused() {
+        (VOLUME_NOT_GROWN.to_owned(), why.to_owned())
     } else if let Some(layer) = layers.iter().find(|layer| layers::is_worse(layer)) {
         (format!("{:?}{:?}", layer.name, layer.health), layer.message.clone())
     } else {
@@ -259,7 +279,10 @@ fn stalled(view: &View<'_>, fleet: &Fleet<'_>) -> State {
     }
     match fleet.troubled.iter().find(|(_, trouble)| trouble.kind.needs_a_person()) {
         Some((_, trouble)) => State::new("Stalled", "True", trouble.kind.reason(), trouble.message.clone()),
-        None => State::new("Stalled", "False", AS_EXPECTED, "nothing waits for a person".to_owned()),
+        None => match view.growth_refused() {
+            Some(why) => State::new("Stalled", "True", VOLUME_NOT_GROWN, why.to_owned()),
+            None => State::new("Stalled", "False", AS_EXPECTED, "nothing waits for a person".to_owned()),
+        },
     }
 }
 

@@ -25,17 +25,17 @@ fn disk_mode_is_fixed() {
 }
 
 #[test]
-fn disk_size_is_fixed() {
+fn disk_size_may_grow_and_never_shrink() {
     let stored = Stored::new("size", "{disk: {size: 2Gi}}");
     stored.assert_patch_accepted(r#"{"disk": {"size": "2048Mi"}}"#);
-    stored.assert_patch_refused(
-        r#"{"disk": {"size": "3Gi"}}"#,
-        &["spec.disk.size is 2Gi and can not be changed to 3Gi", "create another cache"],
-    );
-    stored
-        .assert_patch_refused(r#"{"disk": {"size": "1Gi"}}"#, &["spec.disk.size is 2Gi and can not be changed to 1Gi"]);
-    stored
-        .assert_patch_refused(r#"{"disk": {"size": null}}"#, &["spec.disk.size is 2Gi and can not be changed to 10Gi"]);
+    stored.assert_patch_accepted(r#"{"disk": {"size": "3Gi"}}"#);
+    // Taking the field away brings the default, which is larger.
+    stored.assert_patch_accepted(r#"{"disk": {"size": null}}"#);
+    let words = ["spec.disk.size is 2Gi and can not be made 2047Mi", "never shrink", "create another cache"];
+    stored.assert_patch_refused(r#"{"disk": {"size": "2047Mi"}}"#, &words);
+    let large = Stored::new("size-large", "{disk: {size: 20Gi}}");
+    large.assert_patch_refused(r#"{"disk": {"size": null}}"#, &["is 20Gi and can not be made 10Gi"]);
+    large.assert_patch_refused(r#"{"disk": null}"#, &["is 20Gi and can not be made 10Gi"]);
 }
 
 #[test]

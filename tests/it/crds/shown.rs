@@ -100,7 +100,10 @@ fn kubectl_explain_reads_like_documentation() {
             "tc.spec.memory",
             &["`256Mi`", "1Mi to 1Ti", "Default 256Mi", "restarts the nodes one at a time", "TinyLfu", "`30m`"],
         ),
-        ("tc.spec.disk", &["RocksDB", "Fixed when the cache is created", "Default 10Gi", "Default 168h"]),
+        (
+            "tc.spec.disk",
+            &["RocksDB", "may grow, not shrink", "Fixed when the cache is created", "Default 10Gi", "Default 168h"],
+        ),
         ("tc.spec.disk.retention", &["Delete", "Retain", "starts cold"]),
         ("tc.spec.resources.limits", &["128Mi for the process", "Default: no limit"]),
         ("tc.status", &["conditions", "`Ready` is `True` when"]),

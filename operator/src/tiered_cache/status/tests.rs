@@ -16,7 +16,7 @@ fn identity() -> Identity {
 }
 
 fn applied(step: Step) -> Verdict {
-    Verdict::Applied { revisions: revisions(), conflicts: Vec::new(), step }
+    Verdict::Applied { revisions: revisions(), conflicts: Vec::new(), step, growth: Growth::default() }
 }
 
 fn status_of(replicas: i32, nodes: &[N], verdict: Verdict) -> TieredCacheStatus {
@@ -178,6 +178,32 @@ fn nothing_is_ready_before_the_last_surplus_node_is_gone() {
     assert_eq!(says(&status, "Ready"), "True ScaledToZero");
 }
 
+fn growing(growth: Growth) -> TieredCacheStatus {
+    let verdict = Verdict::Applied { revisions: revisions(), conflicts: Vec::new(), step: Step::Settled, growth };
+    status_of(3, &[N::current(0), N::current(1), N::current(2)], verdict)
+}
+
+#[test]
+fn volumes_that_grow_are_progress_while_the_fleet_is_ready() {
+    let status = growing(Growth { growing: vec!["data-a-0 has 1Gi of 2Gi".to_owned()], refused: None });
+    assert_eq!(says(&status, "Progressing"), "True GrowingVolumes");
+    assert!(condition(&status, "Progressing").message.contains("data-a-0 has 1Gi of 2Gi"));
+    for (kind, words) in [("Ready", "True AllNodesReady"), ("Degraded", "False AsExpected")] {
+        assert_eq!(says(&status, kind), words);
+    }
+}
+
+#[test]
+fn volumes_that_may_not_grow_wait_for_a_person_while_the_fleet_is_ready() {
+    let status = growing(Growth { growing: Vec::new(), refused: Some("because".to_owned()) });
+    for kind in ["Degraded", "Stalled"] {
+        assert_eq!(says(&status, kind), "True VolumeNotGrown");
+        assert_eq!(condition(&status, kind).message, "because");
+    }
+    assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+    assert_eq!(says(&status, "Progressing"), "False Settled");
+}
+
 #[test]
 fn a_spec_that_can_not_be_acted_on_leaves_the_fleet_and_says_why() {
     let status = status_of(3, &[N::current(0), N::current(1), N::current(2)], Verdict::Refused("x is y".to_owned()));
@@ -192,7 +218,12 @@ fn a_spec_that_can_not_be_acted_on_leaves_the_fleet_and_says_why() {
 #[test]
 fn an_object_in_the_way_is_named_with_its_owner_and_the_way_out() {
     let conflict = Conflict { object: "Service sessions".to_owned(), owner: "Deployment web".to_owned() };
-    let verdict = Verdict::Applied { revisions: revisions(), conflicts: vec![conflict], step: Step::Settled };
+    let verdict = Verdict::Applied {
+        revisions: revisions(),
+        conflicts: vec![conflict],
+        step: Step::Settled,
+        growth: Growth::default(),
+    };
     let status = status_of(3, &[], verdict);
     assert_eq!(says(&status, "Ready"), "False ResourceConflict");
     let message = &condition(&status, "Stalled").message;
