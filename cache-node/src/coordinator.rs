@@ -163,7 +163,7 @@ async fn upkeep(stores: Arc<Stores>, clock: Clock, stop: CancellationToken) {
         if count % TICKS_PER_SWEEP == 0 {
             let (stores, now) = (Arc::clone(&stores), clock.now());
             // Awaited, so that it ends before the upkeep does. It can only fail by a panic, which is logged by then.
-            let _ = spawn_blocking(move || stores.memory.sweep(now)).await;
+            let _ = spawn_blocking(move || stores.memory.sweep(now, |_| false)).await;
         }
     }
 }
@@ -174,7 +174,7 @@ impl Coordinator {
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
-        if let Some(entry) = self.stores.memory.get(cx.now, key) {
+        if let Some(entry) = self.stores.memory.get(cx.now, key).filter(|entry| entry.is_live(cx.now)) {
             return Peek::Hit(entry);
         }
         match self.look_below(cx, key) {
@@ -212,7 +212,8 @@ impl Coordinator {
     }
 
     fn look(&self, cx: &OperationContext, key: &[u8]) -> Look {
-        self.stores.memory.peek(cx.now, key).map_or_else(|| self.look_below(cx, key), Look::Hit)
+        let live = self.stores.memory.peek(cx.now, key).filter(|entry| entry.is_live(cx.now));
+        live.map_or_else(|| self.look_below(cx, key), Look::Hit)
     }
 
     fn look_below(&self, cx: &OperationContext, key: &[u8]) -> Look {

@@ -11,9 +11,11 @@ use bytes::Bytes;
 use triomphe::ThinArc;
 
 pub mod envelope;
+mod marks;
 mod position;
 mod tags;
 
+pub(crate) use self::marks::Marks;
 pub use self::{
     position::{Position, Positions},
     tags::{TAG_BYTES_MAX, TAGS_MAX, TagError, TagSet, Tags},
@@ -62,10 +64,13 @@ struct Header {
     /// `u64::MAX` for none, so that the check of a hit is one comparison.
     expires_at_ms: u64,
     key_len: u16,
-    /// Bytes between key and value: zero, or [`EXTRA_BYTES`] and the packed tags.
-    extra_len: u16,
-    negative: bool,
+    /// Bytes between key and value: zero, or [`EXTRA_BYTES`] and the packed tags. With the bit [`NEGATIVE`].
+    extra: u16,
+    marks: Marks,
 }
+
+/// In `Header::extra`, where lengths end far below: there is no value.
+const NEGATIVE: u16 = 1 << 15;
 
 /// Until when it may be served stale (0 for never), and the position.
 const EXTRA_BYTES: usize = 16;
@@ -141,8 +146,8 @@ impl Entry {
         let header = Header {
             expires_at_ms: expires_at.map_or(u64::MAX, |at| at.0),
             key_len: u16::try_from(key.len()).expect("a key has at most 32 KiB"),
-            extra_len: u16::try_from(extra_len).expect("32 tags of 256 bytes"),
-            negative,
+            extra: u16::try_from(extra_len).expect("32 tags of 256 bytes") | if negative { NEGATIVE } else { 0 },
+            marks: Marks::default(),
         };
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
@@ -168,7 +173,7 @@ impl Entry {
 
     /// The value; empty if the entry is negative.
     pub fn value(&self) -> &[u8] {
-        &self.0.slice[usize::from(self.header().key_len) + usize::from(self.header().extra_len)..]
+        &self.0.slice[usize::from(self.header().key_len) + self.header().extra_len()..]
     }
 
     /// When the value stops being served.
@@ -194,13 +199,13 @@ impl Entry {
 
     /// Whether the client said that there is no value.
     pub fn is_negative(&self) -> bool {
-        self.header().negative
+        self.header().extra & NEGATIVE != 0
     }
 
     /// Whether expiry is all that decides if the value may be served: no tags, no stale life, not negative.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.header().extra_len == 0 && !self.header().negative
+        self.header().extra == 0
     }
 
     /// What the entry carries besides key and value.
@@ -220,7 +225,7 @@ impl Entry {
 
     fn extra(&self) -> &[u8] {
         let start = usize::from(self.header().key_len);
-        &self.0.slice[start..start + usize::from(self.header().extra_len)]
+        &self.0.slice[start..start + self.header().extra_len()]
     }
 
     fn extra_word(&self, offset: usize) -> Option<u64> {
@@ -231,6 +236,18 @@ impl Entry {
     #[inline]
     pub fn is_live(&self, now: UnixMillis) -> bool {
         now.0 < self.header().expires_at_ms
+    }
+
+    /// Whether the entry is of any use at `now`, be it only to be served stale.
+    #[inline]
+    pub fn is_useful(&self, now: UnixMillis) -> bool {
+        self.is_live(now) || self.stale_until().is_some_and(|until| now < until)
+    }
+
+    /// What memory notes on the entry while it holds it; no part of what the entry says.
+    #[inline]
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.header().marks
     }
 
     /// How many hold this entry, the caller included.
@@ -248,11 +265,24 @@ impl Entry {
     pub fn bytes(&self) -> u64 {
         self.0.slice.len() as u64
     }
+
+    /// Bytes of the block: a reference count, the header, a length, then key, value and tags.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        (2 * size_of::<usize>() + size_of::<Header>()) as u64 + self.bytes()
+    }
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Entry({}, {} B, until {:?})", self.key().escape_ascii(), self.value().len(), self.expires_at())
+    }
+}
+
+// === impl Header ===
+
+impl Header {
+    fn extra_len(&self) -> usize {
+        usize::from(self.extra & !NEGATIVE)
     }
 }
 
@@ -279,6 +309,22 @@ mod tests {
             assert_eq!((entry.key(), entry.value(), entry.meta()), (&b"key"[..], &b"value"[..], meta));
             assert_eq!(entry.is_plain(), plain);
         }
+    }
+
+    #[test]
+    fn header_has_sixteen_bytes_and_one_pointer_refers_to_an_entry() {
+        assert_eq!((size_of::<Header>(), size_of::<Option<Entry>>()), (16, 8));
+        let entry = Entry::new(&[0; 16], &[0; 100], EntryMeta::default());
+        assert_eq!(entry.block_bytes(), 32 + 116);
+    }
+
+    #[test]
+    fn expired_entry_is_useful_until_the_end_of_its_stale_life() {
+        let meta =
+            EntryMeta { expires_at: Some(UnixMillis(5)), stale_until: Some(UnixMillis(9)), ..EntryMeta::default() };
+        let entry = Entry::new(b"k", b"v", meta);
+        let states = |ms| (entry.is_live(UnixMillis(ms)), entry.is_useful(UnixMillis(ms)));
+        assert_eq!([4, 5, 8, 9].map(states), [(true, true), (false, true), (false, true), (false, false)]);
     }
 
     #[test]

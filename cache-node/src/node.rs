@@ -163,7 +163,6 @@ async fn open_layers(config: &Config, metrics: &Metrics, clock: &Clock) -> Resul
             MemoryPolicy::TinyLfu => Policy::TinyLfu,
         },
         max_ttl: file.memory.max_ttl.0,
-        value_bytes_max: file.limits.value_bytes_max.0,
     };
     let memory = Memory::open(memory, clock.clone());
     let queue =

@@ -130,12 +130,7 @@ fn a_cut_at_any_byte_changes_nothing() {
 // === commands ===
 
 fn commands(clock: &Clock) -> Commands {
-    let memory = MemoryOptions {
-        capacity_bytes: 8 << 20,
-        policy: Policy::S3Fifo,
-        max_ttl: Duration::from_secs(3600),
-        value_bytes_max: 4096,
-    };
+    let memory = MemoryOptions { capacity_bytes: 8 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(3600) };
     let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 1000 };
     let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
     let settings =

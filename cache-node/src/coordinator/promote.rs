@@ -100,7 +100,7 @@ impl Stores {
     /// Forgets the key, of which the cold layers said `seen` when the ticket was issued.
     pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, ColdRead)>) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
-        let live = if self.memory.peek(cx.now, key.as_bytes()).is_some() {
+        let live = if self.memory.peek(cx.now, key.as_bytes()).is_some_and(|entry| entry.is_live(cx.now)) {
             true
         } else if self.cold.is_empty() {
             false

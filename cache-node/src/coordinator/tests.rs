@@ -58,12 +58,7 @@ impl Fixture {
 }
 
 fn memory(clock: &Clock, policy: Policy) -> Memory {
-    let options = MemoryOptions {
-        capacity_bytes: 1 << 20,
-        policy,
-        max_ttl: Duration::from_secs(3600),
-        value_bytes_max: 64 * 1024,
-    };
+    let options = MemoryOptions { capacity_bytes: 1 << 20, policy, max_ttl: Duration::from_secs(3600) };
     Memory::open(options, clock.clone())
 }
 

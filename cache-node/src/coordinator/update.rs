@@ -130,7 +130,7 @@ impl Coordinator {
 
     /// What is known about the key under its turn.
     fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
-        if let Some(entry) = self.stores.memory.peek(cx.now, key) {
+        if let Some(entry) = self.stores.memory.peek(cx.now, key).filter(|entry| entry.is_live(cx.now)) {
             return Look::Hit(entry);
         }
         if self.stores.cold.is_empty() { Look::Absent } else { below(cx, turn, key) }

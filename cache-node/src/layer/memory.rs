@@ -1,47 +1,44 @@
 //! L1: entries in memory, read synchronously. No await, no allocation and no shared counter on a hit.
 //!
-//! Two engines behind one enum, because the set is closed and the call is hot: S3-FIFO (quick_cache) and TinyLFU
-//! (moka). Neither knows of expiry: it stands beside the entry and is checked on every read, and [`Memory::sweep`]
-//! reclaims what nobody reads any more.
+//! Two engines behind one enum, because the set is closed and the call is hot: S3-FIFO (ours) and TinyLFU (moka).
+//! Neither knows of expiry: it is checked on every read, and [`Memory::sweep`] reclaims what nobody reads any more.
 
+mod limit;
 mod s3_fifo;
 mod tiny_lfu;
 mod usage;
+mod weight;
 
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
+pub use self::weight::ENTRY_OVERHEAD_BYTES;
 use self::{
+    limit::Limit,
     s3_fifo::S3Fifo,
     tiny_lfu::TinyLfu,
     usage::{Judge, Usage},
 };
 use crate::{
     clock::{Clock, UnixMillis},
-    entry::{Entry, KEY_BYTES_MAX},
+    entry::Entry,
     layer::{Component, Health, LayerId, Observed, Stats, Verdict},
     tally::Tally,
 };
 
-/// What an entry takes besides its key and value: the block's header and rounding, the engine's slot, its links, its
-/// place in the table and its ghosts. Measured with one million entries of 116 bytes (`cargo bench --bench memory`).
-pub const ENTRY_OVERHEAD_BYTES: u64 = 112;
-
 /// How L1 is built. `config.rs` fills it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryOptions {
-    /// Bytes of keys, values and [`ENTRY_OVERHEAD_BYTES`] each.
+    /// Bytes of memory for entries: each weighs its block as the allocator rounds it and [`ENTRY_OVERHEAD_BYTES`].
     pub capacity_bytes: u64,
     /// Which entries stay when memory is full.
     pub policy: Policy,
     /// How long a copy may stay without being read again from a lower layer.
     pub max_ttl: Duration,
-    /// The largest value that is to be held, by which the number of shards is chosen.
-    pub value_bytes_max: u64,
 }
 
-/// The eviction policy.
+/// The eviction policy. To change it, memory is opened anew, which is a restart of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// FIFO queues with lazy promotion: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023.
@@ -53,8 +50,7 @@ pub enum Policy {
 /// L1.
 pub struct Memory {
     engine: Engine,
-    capacity_bytes: u64,
-    max_ttl_ms: u64,
+    limit: Limit,
     tally: Tally<{ Count::ALL }>,
     judge: Judge,
     observed: Observed,
@@ -65,14 +61,10 @@ enum Engine {
     TinyLfu(TinyLfu),
 }
 
-/// The value slot of both engines.
-#[derive(Clone)]
-struct Held {
-    entry: Entry,
-    /// The earlier of the entry's expiry and this layer's own limit. A copy past it is a miss; the entry's own expiry
-    /// is untouched, so that it can be promoted again from below.
-    until_ms: u64,
-}
+/// The engine can not change its capacity while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the capacity of TinyLFU is fixed when the node starts; restart the node to change it")]
+pub struct FixedCapacity;
 
 /// Positions in the tally.
 enum Count {}
@@ -82,55 +74,56 @@ enum Count {}
 impl Memory {
     /// Empty memory.
     pub fn open(options: MemoryOptions, clock: Clock) -> Self {
-        let engine = match options.policy {
-            Policy::S3Fifo => Engine::S3Fifo(S3Fifo::new(options.capacity_bytes, weight_max(options.value_bytes_max))),
-            Policy::TinyLfu => Engine::TinyLfu(TinyLfu::new(options.capacity_bytes)),
+        let MemoryOptions { capacity_bytes, policy, max_ttl } = options;
+        let engine = match policy {
+            Policy::S3Fifo => Engine::S3Fifo(S3Fifo::new(capacity_bytes)),
+            Policy::TinyLfu => Engine::TinyLfu(TinyLfu::new(capacity_bytes)),
         };
         Self {
             engine,
-            capacity_bytes: options.capacity_bytes,
-            max_ttl_ms: u64::try_from(options.max_ttl.as_millis()).unwrap_or(u64::MAX),
+            limit: Limit::new(max_ttl),
             tally: Tally::new(),
             judge: Judge::default(),
             observed: Observed::new(clock),
         }
     }
 
-    /// The entry of `key`, if a copy is live at `now`. Counts a hit or a miss.
+    /// The entry of `key`, if a copy is of use at `now`: live, or past its expiry and within its stale life. Whoever
+    /// wants only a live one checks [`Entry::is_live`]. Counts a hit if it is live, else a miss.
     #[inline]
     pub fn get(&self, now: UnixMillis, key: &[u8]) -> Option<Entry> {
         let found = self.peek(now, key);
-        self.tally.add(if found.is_some() { Count::HITS } else { Count::MISSES }, 1);
+        match &found {
+            Some(entry) if entry.is_live(now) => self.tally.add(Count::HITS, 1),
+            Some(_) => {
+                self.tally.add(Count::MISSES, 1);
+                self.tally.add(Count::STALE, 1);
+            }
+            None => self.tally.add(Count::MISSES, 1),
+        }
         found
     }
 
     /// As [`Memory::get`], for writers that look before they write: counts nothing.
     #[inline]
     pub fn peek(&self, now: UnixMillis, key: &[u8]) -> Option<Entry> {
-        let copy = match &self.engine {
-            Engine::S3Fifo(engine) => engine.get(key),
-            Engine::TinyLfu(engine) => engine.get(key),
-        };
-        copy.filter(|copy| now.0 < copy.until_ms).map(|copy| copy.entry)
+        let keeps = |copy: &Entry| self.limit.keeps(now, copy);
+        match &self.engine {
+            Engine::S3Fifo(engine) => engine.get(key, keeps),
+            Engine::TinyLfu(engine) => engine.get(key, keeps),
+        }
     }
 
-    /// Holds `entry` in place of any older copy of its key. An entry too large for the engine is refused and counted,
+    /// Holds `entry` in place of any older copy of its key. An entry too large for the capacity is refused and counted,
     /// and the older copy goes all the same.
     pub fn set(&self, now: UnixMillis, entry: &Entry) {
-        let limit_ms = now.0.saturating_add(self.max_ttl_ms);
-        let until_ms = entry.expires_at().map_or(limit_ms, |at| at.0.min(limit_ms));
-        let outcome = match &self.engine {
-            Engine::S3Fifo(engine) => engine.set(entry, until_ms),
-            Engine::TinyLfu(engine) => engine.set(entry, until_ms),
+        let until = self.limit.end(now);
+        let admission = match &self.engine {
+            Engine::S3Fifo(engine) => engine.set(entry, until),
+            Engine::TinyLfu(engine) => engine.set(entry, until),
         };
         self.tally.add(Count::WRITES, 1);
-        if outcome.refused {
-            self.tally.add(Count::REFUSALS, 1);
-        }
-        if outcome.evicted > 0 {
-            self.tally.add(Count::EVICTIONS, outcome.evicted);
-            self.tally.add(Count::EVICTIONS_UNREAD, outcome.evicted_unread);
-        }
+        self.count(admission);
     }
 
     /// Forgets `key`.
@@ -150,14 +143,37 @@ impl Memory {
         }
     }
 
-    /// Reclaims copies that expired before `now`. Takes a tenth of a second for a million entries, without holding any
-    /// lock for long: for every few seconds, on a thread that may be busy for so long.
-    pub fn sweep(&self, now: UnixMillis) {
-        let expired = match &self.engine {
-            Engine::S3Fifo(engine) => engine.sweep(now),
-            Engine::TinyLfu(engine) => engine.sweep(now),
+    /// Reclaims copies that are of no more use at `now`, and those that `is_dead` says can not be served any more;
+    /// answers how many of the latter. `is_dead` is called under the lock of a few hundred entries and must not use
+    /// this memory. Takes a tenth of a second for a million entries, without holding any lock for long: for every few
+    /// seconds, on a thread that may be busy for so long.
+    pub fn sweep(&self, now: UnixMillis, is_dead: impl Fn(&Entry) -> bool) -> u64 {
+        let (mut expired, mut dead) = (0, 0);
+        let gone = |copy: &Entry| !self.limit.keeps(now, copy) || is_dead(copy);
+        let swept = |copy: &Entry| {
+            let which = if self.limit.keeps(now, copy) { &mut dead } else { &mut expired };
+            *which += 1;
         };
+        match &self.engine {
+            Engine::S3Fifo(engine) => engine.sweep(&gone, swept),
+            Engine::TinyLfu(engine) => engine.sweep(&gone, swept),
+        }
         self.tally.add(Count::EXPIRED, expired);
+        dead
+    }
+
+    /// Changes the capacity. A lower one holds when this returns; entries are evicted a few at a time, so that readers
+    /// and writers are not kept waiting.
+    ///
+    /// # Errors
+    /// [`FixedCapacity`], if the engine is TinyLFU and the capacity another.
+    pub fn set_capacity(&self, bytes: u64) -> Result<(), FixedCapacity> {
+        match &self.engine {
+            Engine::S3Fifo(engine) => self.count(engine.set_capacity(bytes)),
+            Engine::TinyLfu(engine) if engine.capacity() == bytes => {}
+            Engine::TinyLfu(_) => return Err(FixedCapacity),
+        }
+        Ok(())
     }
 
     /// Does the engine's postponed work, and observes health. To be called a few times a second.
@@ -180,6 +196,23 @@ impl Memory {
     /// Entries given up for want of room since the node was opened.
     pub fn evictions(&self) -> u64 {
         self.tally.sum(Count::EVICTIONS)
+    }
+
+    fn count(&self, Admission { refused, evicted, evicted_unread }: Admission) {
+        if refused {
+            self.tally.add(Count::REFUSALS, 1);
+        }
+        if evicted > 0 {
+            self.tally.add(Count::EVICTIONS, evicted);
+            self.tally.add(Count::EVICTIONS_UNREAD, evicted_unread);
+        }
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        match &self.engine {
+            Engine::S3Fifo(engine) => engine.capacity(),
+            Engine::TinyLfu(engine) => engine.capacity(),
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -221,10 +254,11 @@ impl Component for Memory {
         Stats {
             hits: count(Count::HITS),
             misses: count(Count::MISSES),
+            stale_hits: count(Count::STALE),
             operations: count(Count::HITS) + count(Count::MISSES) + count(Count::WRITES),
             entries: Some(self.entries()),
             bytes: Some(self.bytes()),
-            capacity_bytes: Some(self.capacity_bytes),
+            capacity_bytes: Some(self.capacity_bytes()),
             extras: vec![
                 ("evictions", count(Count::EVICTIONS)),
                 ("evictionsUnread", count(Count::EVICTIONS_UNREAD)),
@@ -239,14 +273,6 @@ impl Component for Memory {
     async fn shutdown(&self, _deadline: Instant) {}
 }
 
-// === impl Held ===
-
-impl Held {
-    fn weight(&self) -> u64 {
-        self.entry.bytes() + ENTRY_OVERHEAD_BYTES
-    }
-}
-
 // === impl Count ===
 
 impl Count {
@@ -257,7 +283,8 @@ impl Count {
     const EVICTIONS_UNREAD: usize = 4;
     const EXPIRED: usize = 5;
     const REFUSALS: usize = 6;
-    const ALL: usize = 7;
+    const STALE: usize = 7;
+    const ALL: usize = 8;
 }
 
 /// What an engine did with a new copy.
@@ -266,10 +293,6 @@ struct Admission {
     refused: bool,
     evicted: u64,
     evicted_unread: u64,
-}
-
-const fn weight_max(value_bytes_max: u64) -> u64 {
-    value_bytes_max.saturating_add(KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_BYTES)
 }
 
 #[cfg(test)]

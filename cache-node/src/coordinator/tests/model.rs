@@ -68,7 +68,9 @@ impl Run {
             790..830 => self.get_some().await,
             830..930 => self.node.memory().remove(name.as_bytes()),
             930..990 => self.pass_time(),
-            990..998 => self.node.memory().sweep(self.clock.now()),
+            990..998 => {
+                self.node.memory().sweep(self.clock.now(), |_| false);
+            }
             998 => {
                 self.node.clear(&self.cx()).await.unwrap();
                 self.model.clear();

@@ -1,205 +1,307 @@
-//! S3-FIFO by quick_cache. Key slot and value slot are thin pointers to the same block, so an entry is one allocation.
+//! S3-FIFO: Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023.
+//!
+//! A read takes a shard's lock shared, counts its visit in the entry's own header and clones a pointer. A write takes
+//! the lock of one shard. Entries are dropped outside the locks.
+//!
+//! The capacity is one for all shards: each has an allowance, which it draws from the [`Room`] until that is used up. From
+//! then on a shard evicts its own entries, unless it has clearly less than an equal share, or the new entry is heavy:
+//! then the others give up some of theirs. So an entry is held if it fits the capacity, however many shards there are.
 
-use std::{
-    borrow::Borrow,
-    hash::{Hash, Hasher},
-    thread,
+mod ghosts;
+mod room;
+mod shard;
+mod slab;
+
+use std::sync::{
+    PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use ahash::RandomState;
-use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
-use super::{Admission, Held};
-use crate::{clock::UnixMillis, entry::Entry};
+use self::{room::Room, shard::Shard};
+use super::{Admission, weight::weight};
+use crate::entry::Entry;
 
-/// Share of evicted keys that are remembered, per entry: 0.1 measured as good as 0.5 and takes a fifth of the memory.
-const GHOSTS_PER_ENTRY: f64 = 0.1;
+/// A shard for so many bytes: a few thousand entries, so that a growing table stops its shard for less than a
+/// millisecond.
+const SHARD_BYTES: u64 = 2 << 20;
 
-/// Share of a shard that popular entries may take. quick_cache refuses an entry heavier than this share.
-const HOT_SHARE: f64 = 0.97;
+/// Fewer make threads wait for each other, more take memory for nothing.
+const SHARDS_MIN: u64 = 4;
+const SHARDS_MAX: u64 = 4096;
 
-/// Entries a shard is expected to hold, by which ghosts are bounded.
-const ENTRY_WEIGHT_EXPECTED: u64 = 256;
+/// An entry heavier than this part of an equal share is paid for by all shards.
+const HEAVY_PART: u64 = 8;
 
-/// More shards than this only cost memory.
-const SHARDS_MAX: usize = 256;
+/// A shard whose allowance falls short of an equal share by more than this part takes from the others.
+const POOR_PART: u64 = 16;
+
+/// Entries that are looked at or given up under one lock.
+const STEP: usize = 128;
+
+/// Times that a writer asks the other shards for room; other writers may take it before him.
+const ROUNDS_MAX: usize = 4;
 
 /// The engine.
 pub(super) struct S3Fifo {
-    cache: Cache<KeySlot, Held, Weight, RandomState, Watch>,
-    /// Heavier entries are refused by the engine.
-    weight_max: u64,
+    shards: Box<[Place]>,
+    hasher: RandomState,
+    room: Room,
+    /// Which shard is asked for room first the next time.
+    hand: AtomicUsize,
 }
 
-/// Hashes and compares as the key inside the block.
-#[derive(Clone)]
-struct KeySlot(Entry);
+/// Two cache lines apart, because processors fetch lines in pairs.
+#[repr(align(128))]
+struct Place(RwLock<Shard>);
 
-#[derive(Clone)]
-struct Weight;
+/// An entry on its way in.
+#[derive(Clone, Copy)]
+struct Arrival<'a> {
+    hash: u64,
+    entry: &'a Entry,
+    until: u64,
+}
 
-/// Collects what one insertion pushed out, so that it is dropped and counted outside the shard's lock.
-#[derive(Clone)]
-struct Watch;
-
+/// What one lock's worth of eviction pushed out, so that it is dropped outside the lock.
 #[derive(Default)]
 struct Gone {
-    first: Option<(Entry, Queue)>,
-    more: Vec<(Entry, Queue)>,
+    entries: Vec<Entry>,
+    unread: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Queue {
-    /// Not read since it came.
-    Cold,
-    Hot,
-}
-
-// === impl S3Fifo ===
+// === impl S3Fifo: read and write ===
 
 impl S3Fifo {
-    pub(super) fn new(capacity_bytes: u64, weight_max: u64) -> Self {
-        let shards = shards(capacity_bytes, weight_max);
-        let entries = usize::try_from(capacity_bytes / ENTRY_WEIGHT_EXPECTED).unwrap_or(usize::MAX);
-        let options = OptionsBuilder::new()
-            .shards(shards)
-            .estimated_items_capacity(entries.max(32 * shards))
-            .weight_capacity(capacity_bytes)
-            .hot_allocation(HOT_SHARE)
-            .ghost_allocation(GHOSTS_PER_ENTRY)
-            .build()
-            .expect("items and weight are set");
-        let cache = Cache::with_options(options, Weight, RandomState::new(), Watch);
-        let weight_max = hot_bytes(cache.shard_capacity());
-        Self { cache, weight_max }
-    }
-
-    #[inline]
-    pub(super) fn get(&self, key: &[u8]) -> Option<Held> {
-        self.cache.get(key)
-    }
-
-    pub(super) fn set(&self, entry: &Entry, until_ms: u64) -> Admission {
-        let held = Held { entry: entry.clone(), until_ms };
-        if held.weight() > self.weight_max {
-            self.remove(entry.key());
-            return Admission { refused: true, ..Admission::default() };
+    pub(super) fn new(capacity_bytes: u64) -> Self {
+        let shards = (capacity_bytes / SHARD_BYTES).next_power_of_two().clamp(SHARDS_MIN, SHARDS_MAX) as usize;
+        let hasher = RandomState::new();
+        Self {
+            shards: (0..shards).map(|_| Place(RwLock::new(Shard::new(hasher.clone())))).collect(),
+            hasher,
+            room: Room::new(capacity_bytes, shards),
+            hand: AtomicUsize::new(0),
         }
-        let mut gone = Gone::default();
-        self.cache.insert_with_lifecycle(KeySlot(entry.clone()), held, &mut gone);
-        gone.admission(entry.key())
+    }
+
+    /// The entry of `key`, if it is one to be kept.
+    #[inline]
+    pub(super) fn get(&self, key: &[u8], keeps: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let hash = self.hasher.hash_one(key);
+        let shard = self.place(hash).read();
+        let entry = shard.get(hash, key).filter(|entry| keeps(entry))?;
+        entry.marks().visit();
+        Some(entry.clone())
+    }
+
+    /// Holds the entry until that time.
+    pub(super) fn set(&self, entry: &Entry, until: u64) -> Admission {
+        let mut admission = Admission::default();
+        let hash = self.hasher.hash_one(entry.key());
+        let arrival = Arrival { hash, entry, until };
+        if weight(entry) <= self.room.capacity() {
+            for round in 1..=ROUNDS_MAX {
+                let short = self.try_set(arrival, round == ROUNDS_MAX, &mut admission);
+                if short == 0 {
+                    return admission;
+                }
+                let got = self.levy(short + self.room.reserve(), Some(hash), &mut admission);
+                self.place(hash).write().allowance += got;
+            }
+        }
+        self.remove(entry.key());
+        Admission { refused: true, ..admission }
     }
 
     pub(super) fn remove(&self, key: &[u8]) {
-        drop(self.cache.remove(key));
+        let hash = self.hasher.hash_one(key);
+        // Dropped outside the lock.
+        let _removed = self.remove_if(hash, key, |_| true);
     }
 
     pub(super) fn clear(&self) {
-        self.cache.clear();
+        for place in &self.shards {
+            let mut shard = place.write();
+            let empty = shard.emptied();
+            let full = std::mem::replace(&mut *shard, empty);
+            self.give_back(&mut shard);
+            drop(shard);
+            drop(full);
+        }
     }
 
-    pub(super) fn sweep(&self, now: UnixMillis) -> u64 {
-        let mut swept = 0;
-        // Not `retain`: it holds a shard's write lock for as long as it takes to look at all its entries.
-        for (key, held) in self.cache.iter() {
-            if now.0 < held.until_ms {
-                continue;
+    /// Takes out what is `gone` and shows it, without holding a lock for long.
+    pub(super) fn sweep(&self, gone: &dyn Fn(&Entry) -> bool, mut swept: impl FnMut(&Entry)) {
+        for place in &self.shards {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                let (found, after) = place.read().scan(from, STEP, gone);
+                next = after;
+                for entry in found {
+                    // Asked again under the lock: a fresh value may have come meanwhile.
+                    let hash = self.hasher.hash_one(entry.key());
+                    self.remove_if(hash, entry.key(), gone).iter().for_each(&mut swept);
+                }
             }
-            // Checked again under the lock: a fresh value may have come meanwhile.
-            let removed = self.cache.remove_if(key.0.key(), |held| held.until_ms <= now.0);
-            swept += u64::from(removed.is_some());
+            place.write().pack();
         }
-        swept
     }
 
     pub(super) fn entries(&self) -> u64 {
-        self.cache.len() as u64
+        self.shards.iter().map(|place| place.read().entries() as u64).sum()
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.cache.weight()
+        self.shards.iter().map(|place| place.read().bytes()).sum()
+    }
+
+    /// A power of two; the lower half of the hash is the table's and the ghosts'.
+    fn place(&self, hash: u64) -> &Place {
+        &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
+    }
+
+    fn remove_if(&self, hash: u64, key: &[u8], may_go: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let mut shard = self.place(hash).write();
+        let removed = shard.remove_if(hash, key, may_go);
+        self.give_back(&mut shard);
+        removed
+    }
+
+    /// Puts the entry in, if its shard can make room; else answers how many bytes it lacks.
+    fn try_set(&self, arrival: Arrival<'_>, alone: bool, admission: &mut Admission) -> u64 {
+        let mut gone = Gone::default();
+        let mut shard = self.place(arrival.hash).write();
+        let short = self.make_room(&mut shard, arrival, alone, &mut gone);
+        let mut replaced = None;
+        if short == 0 {
+            arrival.entry.marks().hold_until(arrival.until);
+            replaced = shard.put(arrival.hash, arrival.entry.clone());
+            self.give_back(&mut shard);
+        }
+        drop(shard);
+        drop(replaced);
+        admission.add(&gone);
+        short
     }
 }
 
-/// Four shards a core, so that threads rarely meet, but no shard so small that it must refuse the largest entry:
-/// quick_cache splits its weight evenly and never lends.
-fn shards(capacity_bytes: u64, weight_max: u64) -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let mut shards = (4 * cores).next_power_of_two().min(SHARDS_MAX);
-    while shards > 1 && hot_bytes(capacity_bytes / shards as u64) < weight_max {
-        shards /= 2;
-    }
-    shards
-}
+// === impl S3Fifo: capacity ===
 
-fn hot_bytes(shard_capacity: u64) -> u64 {
-    (shard_capacity as f64 * HOT_SHARE) as u64
-}
-
-// === impl KeySlot ===
-
-impl Borrow<[u8]> for KeySlot {
-    fn borrow(&self) -> &[u8] {
-        self.0.key()
-    }
-}
-
-impl PartialEq for KeySlot {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.key() == other.0.key()
-    }
-}
-
-impl Eq for KeySlot {}
-
-impl Hash for KeySlot {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key().hash(state);
-    }
-}
-
-// === impl Weight ===
-
-impl Weighter<KeySlot, Held> for Weight {
-    fn weight(&self, _key: &KeySlot, held: &Held) -> u64 {
-        held.weight()
-    }
-}
-
-// === impl Watch ===
-
-impl Lifecycle<KeySlot, Held> for Watch {
-    type RequestState = Gone;
-
-    fn on_evict_cold(&self, gone: &mut Gone, _key: KeySlot, held: Held) {
-        gone.push(held.entry, Queue::Cold);
+impl S3Fifo {
+    pub(super) fn capacity(&self) -> u64 {
+        self.room.capacity()
     }
 
-    fn on_evict_hot(&self, gone: &mut Gone, _key: KeySlot, held: Held) {
-        gone.push(held.entry, Queue::Hot);
+    /// Changes the capacity; evicts what does not fit any more, a step at a time. The number of shards stays.
+    pub(super) fn set_capacity(&self, bytes: u64) -> Admission {
+        let mut admission = Admission::default();
+        let excess = self.room.resize(bytes);
+        let got = self.levy(excess, None, &mut admission);
+        self.room.give_back(got);
+        admission
+    }
+
+    /// Makes room in the shard for the entry; answers how many bytes are lacking that others must give. `alone`: nobody
+    /// will.
+    fn make_room(&self, shard: &mut Shard, arrival: Arrival<'_>, alone: bool, gone: &mut Gone) -> u64 {
+        let Arrival { hash, entry, .. } = arrival;
+        let mut short = shard.short_of(hash, entry);
+        if short == 0 {
+            return 0;
+        }
+        shard.allowance += self.room.draw(short);
+        short = shard.short_of(hash, entry);
+        let share = self.room.share();
+        let heavy = weight(entry) > share / HEAVY_PART;
+        let poor = shard.allowance < share - share / POOR_PART;
+        let keep = if (heavy || poor) && !alone { share } else { 0 };
+        while short > 0 && shard.bytes() > keep {
+            gone.evict_from(shard);
+            short = shard.short_of(hash, entry);
+        }
+        short
+    }
+
+    /// Takes `wanted` bytes of allowance from all shards but that of the hash: first what they have beyond an equal
+    /// share, then from each a quarter of a share at a time.
+    fn levy(&self, wanted: u64, except: Option<u64>, admission: &mut Admission) -> u64 {
+        let start = self.hand.fetch_add(1, Ordering::Relaxed);
+        let payer = except.map(|hash| self.place(hash));
+        let mut got = 0;
+        for quarters in (0..=4).rev() {
+            let keep = self.room.share() / 4 * quarters;
+            for number in 0..self.shards.len() {
+                let place = &self.shards[(start + number) % self.shards.len()];
+                if got < wanted && !payer.is_some_and(|payer| std::ptr::eq(payer, place)) {
+                    got += Self::take_from(place, keep, wanted - got, admission);
+                }
+            }
+        }
+        got
+    }
+
+    /// Takes up to `wanted` bytes of the allowance and leaves `keep`, evicting a step at a time.
+    fn take_from(place: &Place, keep: u64, wanted: u64, admission: &mut Admission) -> u64 {
+        let mut got = 0;
+        loop {
+            let mut gone = Gone::default();
+            let mut shard = place.write();
+            let due = shard.allowance.saturating_sub(keep).min(wanted - got);
+            while shard.spare() < due && gone.entries.len() < STEP {
+                gone.evict_from(&mut shard);
+            }
+            let given = shard.spare().min(due);
+            shard.allowance -= given;
+            drop(shard);
+            admission.add(&gone);
+            got += given;
+            if given == due {
+                return got;
+            }
+        }
+    }
+
+    /// Returns what the shard has beyond its entries, if that is much.
+    fn give_back(&self, shard: &mut Shard) {
+        let reserve = self.room.reserve();
+        if shard.spare() > 8 * reserve {
+            let given = shard.spare() - reserve;
+            shard.allowance -= given;
+            self.room.give_back(given);
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    fn read(&self) -> RwLockReadGuard<'_, Shard> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Shard> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl Gone ===
 
 impl Gone {
-    fn push(&mut self, entry: Entry, queue: Queue) {
-        if self.first.is_none() {
-            self.first = Some((entry, queue));
-        } else {
-            self.more.push((entry, queue));
+    fn evict_from(&mut self, shard: &mut Shard) {
+        if let Some(evicted) = shard.evict() {
+            self.unread += u64::from(evicted.unread);
+            self.entries.push(evicted.entry);
         }
-    }
-
-    /// The engine reports an overwritten entry like an evicted one; only those of other keys were evicted.
-    fn admission(&self, inserted: &[u8]) -> Admission {
-        let mut admission = Admission::default();
-        for (entry, queue) in self.first.iter().chain(&self.more) {
-            if entry.key() != inserted {
-                admission.evicted += 1;
-                admission.evicted_unread += u64::from(*queue == Queue::Cold);
-            }
-        }
-        admission
     }
 }
+
+impl Admission {
+    fn add(&mut self, gone: &Gone) {
+        self.evicted += gone.entries.len() as u64;
+        self.evicted_unread += gone.unread;
+    }
+}
+
+#[cfg(test)]
+mod tests;

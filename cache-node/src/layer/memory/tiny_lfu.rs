@@ -11,14 +11,14 @@ use std::sync::{
 use ahash::RandomState;
 use moka::{notification::RemovalCause, ops::compute::Op, policy::EvictionPolicy, sync::Cache};
 
-use super::{Admission, Held};
-use crate::{clock::UnixMillis, entry::Entry};
+use super::{Admission, weight::tiny_lfu_weight};
+use crate::entry::Entry;
 
 /// The engine. Keys are their own allocation here: moka keeps the first key of an entry over all its overwrites, which
 /// would keep the first block alive.
 pub(super) struct TinyLfu {
     capacity_bytes: u64,
-    cache: Cache<Box<[u8]>, Held, RandomState>,
+    cache: Cache<Box<[u8]>, Entry, RandomState>,
     evicted: Arc<AtomicU64>,
 }
 
@@ -31,7 +31,7 @@ impl TinyLfu {
         let cache = Cache::builder()
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .max_capacity(capacity_bytes)
-            .weigher(|_, held: &Held| u32::try_from(held.weight()).unwrap_or(u32::MAX))
+            .weigher(|_, entry: &Entry| u32::try_from(tiny_lfu_weight(entry)).unwrap_or(u32::MAX))
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     counter.fetch_add(1, Ordering::Relaxed);
@@ -42,17 +42,18 @@ impl TinyLfu {
     }
 
     #[inline]
-    pub(super) fn get(&self, key: &[u8]) -> Option<Held> {
-        self.cache.get(key)
+    pub(super) fn get(&self, key: &[u8], keeps: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        self.cache.get(key).filter(keeps)
     }
 
-    pub(super) fn set(&self, entry: &Entry, until_ms: u64) -> Admission {
-        let held = Held { entry: entry.clone(), until_ms };
-        if held.weight() > self.capacity_bytes {
+    /// Holds the entry until `time`.
+    pub(super) fn set(&self, entry: &Entry, time: u64) -> Admission {
+        if tiny_lfu_weight(entry) > self.capacity_bytes {
             self.remove(entry.key());
             return Admission { refused: true, ..Admission::default() };
         }
-        self.cache.insert(entry.key().into(), held);
+        entry.marks().hold_until(time);
+        self.cache.insert(entry.key().into(), entry.clone());
         // What it pushes out becomes known at the next tick.
         Admission::default()
     }
@@ -69,22 +70,21 @@ impl TinyLfu {
         self.cache.run_pending_tasks();
     }
 
-    pub(super) fn sweep(&self, now: UnixMillis) -> u64 {
-        let mut swept = 0;
-        for (key, held) in &self.cache {
-            if now.0 < held.until_ms {
+    /// Takes out what is `gone` and shows it.
+    pub(super) fn sweep(&self, gone: &dyn Fn(&Entry) -> bool, mut swept: impl FnMut(&Entry)) {
+        for (key, entry) in &self.cache {
+            if !gone(&entry) {
                 continue;
             }
-            // Checked again under the key's lock: a fresh value may have come meanwhile.
+            // Asked again under the key's lock: a fresh value may have come meanwhile.
             self.cache.entry_by_ref(&*key).and_compute_with(|current| match current {
-                Some(current) if current.value().until_ms <= now.0 => {
-                    swept += 1;
+                Some(current) if gone(current.value()) => {
+                    swept(current.value());
                     Op::Remove
                 }
                 _ => Op::Nop,
             });
         }
-        swept
     }
 
     /// Does postponed work; answers how many entries were evicted since the last tick.
@@ -99,5 +99,9 @@ impl TinyLfu {
 
     pub(super) fn bytes(&self) -> u64 {
         self.cache.weighted_size()
+    }
+
+    pub(super) const fn capacity(&self) -> u64 {
+        self.capacity_bytes
     }
 }

@@ -354,12 +354,8 @@ mod tests {
     /// An event loop whose INFO does what `facts` does.
     fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> Arc<EventLoop> {
         let clock = Clock::system();
-        let memory = MemoryOptions {
-            capacity_bytes: 1 << 20,
-            policy: Policy::S3Fifo,
-            max_ttl: Duration::from_secs(60),
-            value_bytes_max: 1 << 20,
-        };
+        let memory =
+            MemoryOptions { capacity_bytes: 1 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(60) };
         let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100 };
         let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
         let settings = Settings {
