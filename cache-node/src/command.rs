@@ -4,6 +4,7 @@
 //! awaiting and, for a hit, without allocating. What needs I/O comes back as [`Later`], owned, and is finished by
 //! [`Commands::run_later`]; the connection loop keeps the order of the replies.
 
+mod answers;
 mod change;
 mod error;
 mod introspect;
@@ -11,6 +12,7 @@ mod later;
 mod options;
 mod read;
 mod session;
+mod slow_log;
 mod table;
 mod write;
 
@@ -29,11 +31,13 @@ use crate::{
     coordinator::Coordinator,
     entry::Key,
     protocol::{Arguments, Replies},
+    slow_log::SlowLog,
 };
 
 use self::later::One;
 pub use self::{
-    later::Later,
+    answers::{Answer, Answers},
+    later::{Later, Ran},
     session::Session,
     table::{Group, Keys, SPECS, Spec, Verb},
 };
@@ -89,6 +93,7 @@ pub struct Commands {
     facts: FactsSource,
     started: Instant,
     operations: AtomicU64,
+    answers: Arc<Answers>,
 }
 
 /// What commands need to know besides the data.
@@ -100,6 +105,8 @@ pub struct Settings {
     pub value_bytes_max: usize,
     /// How long a command may take in all layers together.
     pub request_timeout: Duration,
+    /// Where slow commands are kept, for SLOWLOG.
+    pub slow_log: Arc<SlowLog>,
 }
 
 /// One command of one client.
@@ -131,7 +138,12 @@ impl Commands {
     /// Commands on these layers.
     pub fn new(coordinator: Arc<Coordinator>, clock: Clock, settings: Settings, facts: FactsSource) -> Self {
         let started = clock.monotonic();
-        Self { coordinator, clock, settings, facts, started, operations: AtomicU64::new(1) }
+        Self { coordinator, clock, settings, facts, started, operations: AtomicU64::new(1), answers: Arc::default() }
+    }
+
+    /// How reads have ended, for metrics.
+    pub fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers)
     }
 
     /// The facts about a batch of commands that begins now.
@@ -202,6 +214,7 @@ impl Commands {
             Verb::Command => introspect::command(call, out),
             Verb::Config => self.config(call, out),
             Verb::Info => self.info(call, out),
+            Verb::Slowlog => self.slow_log(call, out),
             Verb::Time => self.time(call, out),
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use crds::{
     node_config::{
         CacheIdentity, Compression, CompressionAlgorithm, Disk, DiskMode, Limits, Listen, Log, Memory, NodeConfig,
-        Shutdown, WriteQueue, limits,
+        Shutdown, SlowLog, WriteQueue, limits,
     },
     quantity::ByteSize,
 };
@@ -232,8 +232,19 @@ impl fmt::Display for Violation {
 impl Checks {
     fn of(config: &NodeConfig) -> Vec<Violation> {
         // Destructured without `..`, here and below: a new field does not compile until somebody decides its limits.
-        let NodeConfig { cache, revision: _, listen, memory, disk, compression, write_queue, limits, shutdown, log } =
-            config;
+        let NodeConfig {
+            cache,
+            revision: _,
+            listen,
+            memory,
+            disk,
+            compression,
+            write_queue,
+            limits,
+            slow_log,
+            shutdown,
+            log,
+        } = config;
         let mut checks = Self::default();
         checks.cache(cache);
         checks.listen(listen);
@@ -242,6 +253,7 @@ impl Checks {
         checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);
         checks.limits(limits);
+        checks.slow_log(slow_log);
         checks.shutdown_and_log(shutdown, log);
         checks.0
     }
@@ -296,6 +308,11 @@ impl Checks {
         self.within("limits.valueBytesMax", value_bytes_max, &limits::VALUE_BYTES);
         self.within("limits.requestTimeout", request_timeout, &limits::REQUEST_TIMEOUT);
         self.within("limits.partialRequestTimeout", partial_request_timeout, &limits::PARTIAL_REQUEST_TIMEOUT);
+    }
+
+    fn slow_log(&mut self, SlowLog { threshold, length_max }: &SlowLog) {
+        self.within("slowLog.threshold", threshold, &limits::SLOW_LOG_THRESHOLD);
+        self.within("slowLog.lengthMax", length_max, &limits::SLOW_LOG_LENGTH);
     }
 
     fn shutdown_and_log(&mut self, Shutdown { drain_timeout }: &Shutdown, Log { filter, format: _ }: &Log) {

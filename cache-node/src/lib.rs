@@ -20,6 +20,8 @@ pub mod write_queue;
 
 pub mod layer;
 
+pub mod slow_log;
+
 pub mod metrics;
 
 pub mod context;

@@ -3,6 +3,8 @@
 //! Hot parts count in striped counters of their own; [`Metrics::at_scrape`] sums them when somebody asks. Labels are
 //! closed sets, never keys, addresses or texts of errors.
 
+mod histogram;
+
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
@@ -10,6 +12,8 @@ use prometheus::{
     proto,
 };
 use tikv_jemalloc_ctl::{epoch, stats};
+
+pub use self::histogram::{Distribution, Histogram};
 
 /// Upper ends of the buckets of a layer's latency, in seconds: from a read of a cached block to a stuck disk.
 pub const LATENCY_BUCKETS: [f64; 15] =
@@ -41,6 +45,8 @@ pub enum Kind {
     Counter,
     /// Up and down.
     Gauge,
+    /// How often something took how long, from the start of the node.
+    Histogram,
 }
 
 /// Takes the numbers of one scrape.
@@ -176,15 +182,7 @@ impl Metrics {
 impl Samples {
     /// Reports one number; `labels` in the order of the definition.
     pub fn put(&mut self, definition: &Definition, labels: &[&str], value: f64) {
-        assert_eq!(labels.len(), definition.labels.len(), "{} has other labels", definition.name);
-        let place = self.definitions.iter().position(|known| known.name == definition.name);
-        let place = place.expect("only registered metrics are reported");
         let mut metric = proto::Metric::default();
-        let varying = definition.labels.iter().zip(labels).map(|(name, value)| pair(name, value));
-        let mut pairs: Vec<_> = varying.chain(self.constant.iter().cloned()).collect();
-        // By name, as the metrics that the library itself collects.
-        pairs.sort_by(|a, b| a.name().cmp(b.name()));
-        metric.set_label(pairs);
         match definition.kind {
             Kind::Counter => {
                 let mut counter = proto::Counter::default();
@@ -196,7 +194,39 @@ impl Samples {
                 gauge.set_value(value);
                 metric.set_gauge(gauge);
             }
+            Kind::Histogram => panic!("{} is no number", definition.name),
         }
+        self.add(definition, labels, metric);
+    }
+
+    /// Reports one histogram; `labels` in the order of the definition.
+    pub fn put_histogram(&mut self, definition: &Definition, labels: &[&str], histogram: &Histogram) {
+        assert_eq!(definition.kind, Kind::Histogram, "{} is no histogram", definition.name);
+        let Distribution { buckets, count, sum } = histogram.distribution();
+        let buckets = buckets.into_iter().map(|(end, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(end);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        let mut filled = proto::Histogram::default();
+        filled.set_bucket(buckets.collect());
+        filled.set_sample_count(count);
+        filled.set_sample_sum(sum);
+        let mut metric = proto::Metric::default();
+        metric.set_histogram(filled);
+        self.add(definition, labels, metric);
+    }
+
+    fn add(&mut self, definition: &Definition, labels: &[&str], mut metric: proto::Metric) {
+        assert_eq!(labels.len(), definition.labels.len(), "{} has other labels", definition.name);
+        let place = self.definitions.iter().position(|known| known.name == definition.name);
+        let place = place.expect("only registered metrics are reported");
+        let varying = definition.labels.iter().zip(labels).map(|(name, value)| pair(name, value));
+        let mut pairs: Vec<_> = varying.chain(self.constant.iter().cloned()).collect();
+        // By name, as the metrics that the library itself collects.
+        pairs.sort_by(|a, b| a.name().cmp(b.name()));
+        metric.set_label(pairs);
         self.metrics[place].push(metric);
     }
 }
@@ -222,6 +252,7 @@ impl<R: Fn(&mut Samples) + Send + Sync> Collector for AtScrape<R> {
             family.set_field_type(match definition.kind {
                 Kind::Counter => proto::MetricType::COUNTER,
                 Kind::Gauge => proto::MetricType::GAUGE,
+                Kind::Histogram => proto::MetricType::HISTOGRAM,
             });
             family.set_metric(metrics);
             family

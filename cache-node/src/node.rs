@@ -22,6 +22,7 @@ use crate::{
         admin::{About, Admin, Board, Stage, register_board, register_coordinator, register_resp},
         resp,
     },
+    slow_log::SlowLogOptions,
     write_queue::QueueOptions,
 };
 
@@ -84,7 +85,7 @@ impl Node {
                 return Err(error.into());
             }
         };
-        register_resp(&metrics, resp.counters());
+        register_resp(&metrics, &resp);
         board.feel(resp.pulses());
 
         board.announce(Stage::Serving);
@@ -209,6 +210,10 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
             node: config.node().to_owned(),
             memory_bytes_max: file.memory.capacity.0,
             port: file.listen.resp.port(),
+        },
+        slow_log: SlowLogOptions {
+            threshold: file.slow_log.threshold.0,
+            length_max: usize::try_from(file.slow_log.length_max).unwrap_or(usize::MAX),
         },
         clock,
         stop,

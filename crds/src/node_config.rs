@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub write_queue: WriteQueue,
     /// Bounds on what clients may send.
     pub limits: Limits,
+    /// Which commands are kept as slow.
+    pub slow_log: SlowLog,
     /// How the node stops.
     pub shutdown: Shutdown,
     /// What the node writes to its log.
@@ -178,6 +180,16 @@ pub struct Limits {
     pub partial_request_timeout: HumanDuration,
 }
 
+/// The slow log: commands that took long, for `SLOWLOG GET`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SlowLog {
+    /// Commands that take at least so long are kept. Default 10ms, at most 1h; 0s keeps every command.
+    pub threshold: HumanDuration,
+    /// Entries kept, each of at most 5 KiB; the oldest gives way. Default 128, at most 10000; 0 keeps none.
+    pub length_max: u32,
+}
+
 /// How the node stops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -247,6 +259,10 @@ pub mod limits {
     pub const REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=seconds(600);
     /// `limits.partialRequestTimeout`.
     pub const PARTIAL_REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = seconds(1)..=hours(1);
+    /// `slowLog.threshold`.
+    pub const SLOW_LOG_THRESHOLD: RangeInclusive<HumanDuration> = seconds(0)..=hours(1);
+    /// `slowLog.lengthMax`.
+    pub const SLOW_LOG_LENGTH: RangeInclusive<u32> = 0..=10_000;
     /// `shutdown.drainTimeout`.
     pub const DRAIN_TIMEOUT: RangeInclusive<HumanDuration> = seconds(0)..=hours(1);
 }
@@ -309,6 +325,12 @@ impl Default for Limits {
             request_timeout: seconds(1),
             partial_request_timeout: seconds(30),
         }
+    }
+}
+
+impl Default for SlowLog {
+    fn default() -> Self {
+        Self { threshold: milliseconds(10), length_max: 128 }
     }
 }
 

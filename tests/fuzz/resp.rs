@@ -10,6 +10,7 @@ use cache_node::{
     coordinator::Coordinator,
     layer::memory::{Memory, MemoryOptions, Policy},
     protocol::{Parse, ProtocolError, Replies, RequestLimits, RequestParser},
+    slow_log::{SlowLog, SlowLogOptions},
     write_queue::QueueOptions,
 };
 use rand::{RngExt, rngs::SmallRng};
@@ -133,8 +134,13 @@ fn commands(clock: &Clock) -> Commands {
     let memory = MemoryOptions { capacity_bytes: 8 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(3600) };
     let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 1000 };
     let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
-    let settings =
-        Settings { identity: Identity::default(), value_bytes_max: 4096, request_timeout: Duration::from_secs(60) };
+    let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
+    let settings = Settings {
+        identity: Identity::default(),
+        value_bytes_max: 4096,
+        request_timeout: Duration::from_secs(60),
+        slow_log: Arc::new(SlowLog::new(slow_log)),
+    };
     Commands::new(coordinator, clock.clone(), settings, Arc::new(ServerFacts::default))
 }
 
@@ -186,7 +192,7 @@ async fn any_request_gets_exactly_one_well_formed_reply() {
             if let Step::Later(later) = step {
                 let mut next = Some(later);
                 while let Some(later) = next {
-                    next = commands.run_later(later, &mut replies).await;
+                    next = commands.run_later(later, &mut replies).await.left;
                 }
             }
             let sent = replies.pieces().collect::<Vec<_>>().concat();

@@ -17,6 +17,7 @@ pub(super) const DB_INDEX: &str = "ERR DB index is out of range";
 pub(super) const PROTOCOL_NOT_INTEGER: &str = "ERR Protocol version is not an integer or out of range";
 pub(super) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(super) const CLIENT_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(super) const SLOWLOG_COUNT: &str = "ERR count should be greater than or equal to -1";
 pub(super) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default \
                                       user. Are you sure your configuration is correct?";
 

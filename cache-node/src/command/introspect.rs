@@ -3,7 +3,7 @@
 use std::{fmt::Write, fs};
 
 use super::{
-    Call, Commands, REDIS_VERSION, ServerFacts, Step, error,
+    Answer, Call, Commands, REDIS_VERSION, ServerFacts, Step, error,
     table::{Keys, SPECS, Spec, Verb},
 };
 use crate::protocol::{Replies, parse_i64};
@@ -138,6 +138,7 @@ impl Commands {
 
     fn redis_settings(&self) -> Vec<(&'static str, String)> {
         let text = str::to_owned;
+        let slow_log = self.settings.slow_log.options();
         vec![
             ("appendonly", text("no")),
             ("databases", text("1")),
@@ -147,6 +148,8 @@ impl Commands {
             ("port", self.settings.identity.port.to_string()),
             ("proto-max-bulk-len", self.settings.value_bytes_max.to_string()),
             ("save", String::new()),
+            ("slowlog-log-slower-than", slow_log.threshold.as_micros().to_string()),
+            ("slowlog-max-len", slow_log.length_max.to_string()),
             ("timeout", text("0")),
         ]
     }
@@ -219,6 +222,9 @@ impl Commands {
                 ("total_net_input_bytes", facts.bytes_in.to_string()),
                 ("total_net_output_bytes", facts.bytes_out.to_string()),
                 ("total_error_replies", facts.errors.to_string()),
+                ("keyspace_hits", self.keyspace_hits().to_string()),
+                ("keyspace_misses", self.keyspace_misses().to_string()),
+                ("slowlog_recorded", self.settings.slow_log.recorded().to_string()),
             ],
             "replication" => vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())],
             _ => vec![("db0", format!("keys={},expires=0,avg_ttl=0", self.coordinator.entries()))],
@@ -228,6 +234,14 @@ impl Commands {
             write!(text, "{field}:{value}\r\n").expect("a String takes any text");
         }
         text
+    }
+
+    fn keyspace_hits(&self) -> u64 {
+        self.answers.count(Answer::Hit) + self.answers.count(Answer::Stale)
+    }
+
+    fn keyspace_misses(&self) -> u64 {
+        self.answers.count(Answer::Miss) + self.answers.count(Answer::Failed)
     }
 
     fn server_fields(&self) -> Vec<(&'static str, String)> {

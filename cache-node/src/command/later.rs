@@ -10,7 +10,7 @@ use futures::future::join_all;
 use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, owned, table::Verb};
 use crate::{
     clock::UnixMillis,
-    context::OperationContext,
+    context::{OperationContext, Trail},
     coordinator::{Peek, WriteError},
     entry::{Entry, Key},
     protocol::{Arguments, Replies},
@@ -44,6 +44,18 @@ enum Work {
     /// One or several commands, each with its keys.
     Removals(Vec<Vec<Key>>),
     Clear,
+}
+
+/// What running a command that needs I/O came to.
+#[must_use]
+#[derive(Debug)]
+pub struct Ran {
+    /// What is left of it, once so many replies are written that they should be sent first.
+    pub left: Option<Later>,
+    /// The operation that it was for the layers.
+    pub operation: u64,
+    /// Which layers were asked.
+    pub trail: Trail,
 }
 
 /// A single read: what to tell about which entry.
@@ -146,36 +158,39 @@ impl Commands {
         Some(Read { what, from })
     }
 
-    /// Goes on with a command that needs I/O. Returns what is left of it, once so many replies are written that they
-    /// should be sent first.
-    pub async fn run_later(&self, later: Later, out: &mut Replies) -> Option<Later> {
+    /// Goes on with a command that needs I/O.
+    pub async fn run_later(&self, later: Later, out: &mut Replies) -> Ran {
         let cx = &self.context();
+        let mut ran = Ran { left: None, operation: cx.id, trail: Trail::default() };
         match later.0 {
-            Work::Reads(reads) => self.finish_reads(cx, reads, out).await,
-            Work::Many(many) => return self.go_on(cx, many, out).await,
+            Work::Reads(reads) => ran.trail = self.finish_reads(cx, reads, out).await,
+            Work::Many(many) => ran.left = self.go_on(cx, many, out).await,
             Work::Set(entry) => acknowledge(self.coordinator.set(cx, entry).await, out),
             Work::SetMany(entries) => acknowledge(self.coordinator.set_many(cx, entries).await, out),
             Work::Change(change) => self.change_later(cx, &change.0, &change.1, out).await,
             Work::Removals(removals) => self.finish_removals(cx, &removals, out).await,
             Work::Clear => acknowledge(self.coordinator.clear(cx).await, out),
         }
-        None
+        ran
     }
 
-    async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) {
+    async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) -> Trail {
         let cold: Vec<Key> = reads.iter().filter_map(Read::cold_key).cloned().collect();
         let mut found = match cold.as_slice() {
             [key] => vec![self.coordinator.get(cx, key).await],
             keys => self.coordinator.get_many(cx, keys).await,
         }
         .into_iter();
+        let trail = Trail::default();
         for read in reads {
             let entry = match read.from {
                 Source::Known(entry) => entry,
                 Source::Cold(_) => found.next().flatten(),
             };
+            self.answers.note(cx.now, entry.as_ref(), &trail);
             read.what.reply(cx.now, entry.as_ref(), out);
         }
+        trail
     }
 
     async fn go_on(&self, cx: &OperationContext, mut many: ManyReads, out: &mut Replies) -> Option<Later> {
@@ -187,7 +202,10 @@ impl Commands {
             let entries = self.coordinator.get_many(cx, &many.keys[many.told..end]).await;
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
             let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
-            entries.iter().for_each(|entry| many.tell.one(entry.as_ref(), out));
+            for entry in &entries {
+                self.answers.note(cx.now, entry.as_ref(), &Trail::default());
+                many.tell.one(entry.as_ref(), out);
+            }
             many.told = end;
             // As many keys as should fill the next pause, now that the size of the values is known.
             many.step = (REPLY_BYTES_PAUSE * entries.len() / bytes.max(1)).clamp(1, KEYS_MAX);

@@ -1,11 +1,11 @@
 //! Commands that read: GET, MGET, STRLEN, EXISTS, TTL, PTTL.
 
 use super::{
-    Call, Commands, REPLY_BYTES_PAUSE, Step,
+    Answers, Call, Commands, REPLY_BYTES_PAUSE, Step,
     later::{Later, One, Tell},
     owned,
 };
-use crate::{coordinator::Peek, protocol::Replies};
+use crate::{context::Trail, coordinator::Peek, entry::Entry, protocol::Replies};
 
 // === impl Commands ===
 
@@ -13,12 +13,30 @@ impl Commands {
     /// GET, STRLEN, TTL, PTTL.
     pub(super) fn read(&self, call: &Call<'_>, what: One, out: &mut Replies) -> Step {
         let Some(key) = self.key(call, 1, out) else { return Step::Done };
-        match self.coordinator.peek(call.cx, key) {
-            Peek::Hit(entry) => what.reply(call.cx.now, Some(&entry), out),
-            Peek::Absent => what.reply(call.cx.now, None, out),
+        match self.look(call, key) {
+            Peek::Hit(entry) => self.tell(call, what, Some(&entry), out),
+            Peek::Absent => self.tell(call, what, None, out),
             Peek::Cold => return Step::Later(Later::read(owned(key), what)),
         }
         Step::Done
+    }
+
+    /// Writes the reply of a read without I/O, and counts how it ended.
+    #[inline]
+    fn tell(&self, call: &Call<'_>, what: One, entry: Option<&Entry>, out: &mut Replies) {
+        self.answers.note(call.cx.now, entry, &Trail::default());
+        what.reply(call.cx.now, entry, out);
+    }
+
+    /// What memory and the queue know. One look of many is timed.
+    #[inline]
+    fn look(&self, call: &Call<'_>, key: &[u8]) -> Peek {
+        let begun = Answers::begin(call.cx, &self.clock);
+        let peek = self.coordinator.peek(call.cx, key);
+        if let (Some(begun), Peek::Hit(_)) = (begun, &peek) {
+            self.answers.end(begun, &self.clock);
+        }
+        peek
     }
 
     pub(super) fn mget(&self, call: &Call<'_>, out: &mut Replies) -> Step {
@@ -42,13 +60,16 @@ impl Commands {
         loop {
             let rest = keys.clone();
             let Some(key) = keys.next() else { break };
-            let known = match self.coordinator.peek(call.cx, key) {
+            let known = match self.look(call, key) {
                 Peek::Hit(entry) => Some(Some(entry)),
                 Peek::Absent => Some(None),
                 Peek::Cold => None,
             };
             match known.filter(|_| out.len() <= REPLY_BYTES_PAUSE) {
-                Some(entry) => tell.one(entry.as_ref(), out),
+                Some(entry) => {
+                    self.answers.note(call.cx.now, entry.as_ref(), &Trail::default());
+                    tell.one(entry.as_ref(), out);
+                }
                 None => return Step::Later(Later::many(rest.map(owned).collect(), tell)),
             }
         }

@@ -6,6 +6,7 @@ use super::{Call, Step, error};
 use crate::{
     clock::UnixMillis,
     protocol::{Protocol, Replies, parse_i64},
+    slow_log::SlowClient,
 };
 
 /// Longest name or library text that a client may give itself.
@@ -51,6 +52,11 @@ impl Session {
     /// The version of the protocol it asked for.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Who the client is, for the slow log.
+    pub fn slow_client(&self) -> SlowClient {
+        SlowClient { address: self.peer, name: self.name.clone() }
     }
 
     /// `HELLO [version [SETNAME name]]`

@@ -122,6 +122,7 @@ commands! {
     Flushall "flushall" -1 None Server "write" "Removes all keys.";
     Flushdb "flushdb" -1 None Server "write" "Removes all keys.";
     Info "info" -1 None Server "loading stale" "Describes the server and its state.";
+    Slowlog "slowlog" -2 None Server "admin loading stale" "Tells which commands took long, and which layer took the time.";
     Time "time" 1 None Server "loading stale fast" "Returns the server's time.";
 }
 

@@ -51,6 +51,8 @@ fn every_limit_names_field_value_and_limit() {
         ("limits: {valueBytesMax: 1}", "limits.valueBytesMax: 1 is below the minimum of 1Ki"),
         ("limits: {requestTimeout: 0s}", "limits.requestTimeout: 0s is below the minimum of 1ms"),
         ("limits: {partialRequestTimeout: 2h}", "limits.partialRequestTimeout: 2h is above the maximum of 1h"),
+        ("slowLog: {threshold: 2h}", "slowLog.threshold: 2h is above the maximum of 1h"),
+        ("slowLog: {lengthMax: 10001}", "slowLog.lengthMax: 10001 is above the maximum of 10000"),
         ("shutdown: {drainTimeout: 61m}", "shutdown.drainTimeout: 1h1m is above the maximum of 1h"),
         ("listen: {threads: 65}", "listen.threads: 65 is above the maximum of 64"),
         (

@@ -21,8 +21,10 @@ pub const REQUESTS: Definition = Definition {
     labels: &["operation", "result"],
 };
 
-const LATENCY: &str = "tieredcache_layer_latency_seconds";
-const LATENCY_HELP: &str = "Time that one call of a layer took, for any number of keys.";
+/// Name of the time that a layer took; memory reports its part of it too.
+pub const LATENCY: &str = "tieredcache_layer_latency_seconds";
+/// Its meaning.
+pub const LATENCY_HELP: &str = "Time that one call of a layer took, for any number of keys.";
 
 /// A layer with counters and clocks around it.
 pub struct Metered {

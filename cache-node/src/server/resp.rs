@@ -4,6 +4,7 @@
 
 mod connection;
 mod counters;
+mod measure;
 mod worker;
 
 use std::{
@@ -15,10 +16,18 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::counters::{CommandCount, Counters, Totals};
 use self::worker::Workers;
+pub use self::{
+    counters::{CommandCount, Counters, Totals},
+    measure::{Class, Meter},
+};
 use super::{ConnectionLimit, ServeError, allow_descriptors, listen, pulse::Pulses};
-use crate::{clock::Clock, command::Identity, coordinator::Coordinator};
+use crate::{
+    clock::Clock,
+    command::{Answers, Identity},
+    coordinator::Coordinator,
+    slow_log::SlowLogOptions,
+};
 
 /// What the RESP server needs besides the coordinator.
 #[derive(Clone, Debug)]
@@ -31,6 +40,8 @@ pub struct Options {
     pub limits: Limits,
     /// What INFO and HELLO say about this node.
     pub identity: Identity,
+    /// Where slow commands are kept.
+    pub slow_log: SlowLogOptions,
     /// Where time comes from.
     pub clock: Clock,
     /// Ends the service: no new connections, idle ones are closed, busy ones finish what they have received.
@@ -85,6 +96,16 @@ impl Server {
     /// What was counted since the start, for metrics.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// How long commands took, for metrics.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.workers.meter()
+    }
+
+    /// How reads ended, for metrics.
+    pub fn answers(&self) -> Arc<Answers> {
+        self.workers.answers()
     }
 
     /// Signs of life of its threads.

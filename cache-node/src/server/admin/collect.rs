@@ -4,10 +4,11 @@ use std::sync::{Arc, Weak};
 
 use super::Board;
 use crate::{
+    command::Answer,
     coordinator::Coordinator,
-    layer::{Component, ErrorKind, HealthState, LayerId, Stats, metered::REQUESTS},
+    layer::{self, Component, ErrorKind, HealthState, LayerId, Stats, metered::REQUESTS},
     metrics::{Definition, Kind, Metrics, Samples},
-    server::resp::Counters,
+    server::resp::{Class, Server},
 };
 
 const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Definition {
@@ -134,7 +135,28 @@ const COMMANDS: Definition =
 const ERROR_REPLIES: Definition =
     counter("tieredcache_resp_error_replies_total", "Commands answered with an error.", &[]);
 const TRAFFIC: Definition = counter("tieredcache_resp_bytes_total", "Bytes from and to clients.", &["direction"]);
-const RESP: &[Definition] = &[OPEN, OPEN_MAX, CONNECTIONS, CLOSED, COMMANDS, ERROR_REPLIES, TRAFFIC];
+const LATENCY: Definition = Definition {
+    name: "tieredcache_resp_latency_seconds",
+    help: "Time from the receipt of a command to its reply; commands of a pipeline that run together took as long as all.",
+    kind: Kind::Histogram,
+    labels: &["class"],
+};
+const SLOW: Definition = counter("tieredcache_resp_slow_commands_total", "Commands that the slow log has taken.", &[]);
+const ANSWERS: Definition = counter(
+    "tieredcache_requests_total",
+    "Keys read by clients, by how that ended over all layers: with a value, a stale one, none, or none because a layer failed.",
+    &["result"],
+);
+const RESP: &[Definition] =
+    &[OPEN, OPEN_MAX, CONNECTIONS, CLOSED, COMMANDS, ERROR_REPLIES, TRAFFIC, LATENCY, SLOW, ANSWERS];
+
+/// Of memory, which is not measured from outside; the layers below it are.
+const MEMORY_LATENCY: Definition = Definition {
+    name: layer::metered::LATENCY,
+    help: layer::metered::LATENCY_HELP,
+    kind: Kind::Histogram,
+    labels: &["operation"],
+};
 
 /// Readiness as a metric.
 pub fn register_board(metrics: &Metrics, board: Arc<Board>) {
@@ -162,7 +184,8 @@ pub fn register_coordinator(metrics: &Metrics, coordinator: &Arc<Coordinator>) {
 }
 
 /// The RESP server.
-pub fn register_resp(metrics: &Metrics, counters: Arc<Counters>) {
+pub fn register_resp(metrics: &Metrics, server: &Server) {
+    let (counters, answers, meter) = (server.counters(), server.answers(), server.meter());
     metrics.at_scrape(&[], RESP, move |samples| {
         let totals = counters.totals();
         samples.put(&OPEN, &[], f64::from(totals.connections_open));
@@ -178,6 +201,17 @@ pub fn register_resp(metrics: &Metrics, counters: Arc<Counters>) {
         samples.put(&ERROR_REPLIES, &[], totals.error_replies as f64);
         samples.put(&TRAFFIC, &["in"], totals.bytes_in as f64);
         samples.put(&TRAFFIC, &["out"], totals.bytes_out as f64);
+        for class in Class::ALL {
+            samples.put_histogram(&LATENCY, &[class.label()], meter.latency(class));
+        }
+        samples.put(&SLOW, &[], meter.slow_log().recorded() as f64);
+        for answer in Answer::ALL {
+            samples.put(&ANSWERS, &[answer.label()], answers.count(answer) as f64);
+        }
+    });
+    let answers = server.answers();
+    metrics.at_scrape(&[("layer", LayerId::Memory.label())], &[MEMORY_LATENCY], move |samples| {
+        samples.put_histogram(&MEMORY_LATENCY, &["get"], answers.memory());
     });
 }
 

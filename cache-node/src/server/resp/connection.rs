@@ -20,12 +20,17 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{counters::Event, worker::EventLoop};
+use super::{
+    counters::Event,
+    measure::{Lap, Waiting},
+    worker::EventLoop,
+};
 use crate::{
-    command::{Call, Later, Session, Step},
+    command::{Call, Later, Session, Step, Verb},
     context::OperationContext,
     entry::KEY_BYTES_MAX,
     protocol::{Parse, Replies, RequestLimits, RequestParser},
+    slow_log::SlowArgs,
 };
 
 /// Bytes read at once, and the most that one connection runs before the others have their turn: a pipeline of 16 values
@@ -79,7 +84,7 @@ pub(super) struct Scratch {
 /// Why a turn ended.
 enum Turn {
     /// A command needs I/O.
-    Later(Later),
+    Later(Later, Box<Waiting>),
     /// The client does not take its replies.
     Blocked,
     /// The client has gone, stayed silent too long, or the node stops.
@@ -96,7 +101,7 @@ enum BatchEnd {
     },
     /// So many replies are written that they should be sent.
     Full,
-    Later(Later),
+    Later(Later, Box<Waiting>),
     Last,
 }
 
@@ -142,7 +147,7 @@ impl<'a> Connection<'a> {
                 turn.map(Ok::<_, io::Error>)
             });
             match turn.await? {
-                Turn::Later(later) => self.finish(later).await?,
+                Turn::Later(later, waiting) => self.finish(later, waiting).await?,
                 Turn::Blocked => self.send_all().await?,
                 Turn::Gone => return Ok(()),
                 Turn::Last => {
@@ -154,14 +159,19 @@ impl<'a> Connection<'a> {
     }
 
     /// Runs the part of a command that needs I/O. Replies of the commands before it wait in `output`.
-    async fn finish(&mut self, later: Later) -> io::Result<()> {
+    async fn finish(&mut self, later: Later, mut waiting: Box<Waiting>) -> io::Result<()> {
+        let EventLoop { commands, meter, .. } = self.event_loop;
         let mut next = Some(later);
         while let Some(later) = next {
-            next = self.event_loop.commands.run_later(later, &mut self.output).await;
+            let begun = meter.now();
+            let ran = commands.run_later(later, &mut self.output).await;
+            waiting.spent(meter.now().saturating_duration_since(begun), &ran.trail);
+            next = ran.left;
             if self.output.len() > REPLY_BYTES_MAX {
                 self.send_all().await?;
             }
         }
+        meter.end_wait(waiting, &self.session);
         Ok(())
     }
 
@@ -240,10 +250,10 @@ impl Connection<'_> {
                 self.backlog = true;
                 None
             }
-            BatchEnd::Later(later) => {
+            BatchEnd::Later(later, waiting) => {
                 self.backlog = true;
                 std::mem::swap(&mut self.output, replies);
-                return Ok(Some(Turn::Later(later)));
+                return Ok(Some(Turn::Later(later, waiting)));
             }
             BatchEnd::Last => Some(Turn::Last),
         };
@@ -320,6 +330,21 @@ impl Connection<'_> {
     fn run_batch(&mut self, input: &[u8], replies: &mut Replies) -> (usize, BatchEnd) {
         let cx = self.event_loop.commands.context();
         self.session.active_at = cx.now;
+        // When the context was made, without another look at the clock.
+        let mut lap = Lap::begin(cx.deadline - self.event_loop.limits.request_timeout);
+        let ended = self.run_commands(&cx, &mut lap, input, replies);
+        self.end_lap(&cx, &mut lap, input);
+        ended
+    }
+
+    fn run_commands(
+        &mut self,
+        cx: &OperationContext,
+        lap: &mut Lap,
+        input: &[u8],
+        replies: &mut Replies,
+    ) -> (usize, BatchEnd) {
+        let meter = &self.event_loop.meter;
         let mut consumed = 0;
         loop {
             let rest = &input[consumed..];
@@ -337,7 +362,21 @@ impl Connection<'_> {
                     return (input.len(), BatchEnd::Last);
                 }
             };
-            let step = self.run_one(&cx, rest, replies);
+            let heavy = meter.is_heavy(length);
+            if heavy {
+                self.end_lap(cx, lap, input);
+            }
+            let (verb, step) = self.run_one(cx, rest, replies);
+            let waiting = match (&step, verb) {
+                (Step::Later(_), Some(verb)) => Some(meter.wait(verb, &self.parser.arguments(rest))),
+                _ => None,
+            };
+            if waiting.is_none() {
+                lap.ran(verb, consumed..consumed + length);
+            }
+            if heavy || waiting.is_some() {
+                self.end_lap(cx, lap, input);
+            }
             consumed += length;
             self.parser.reset();
             match step {
@@ -345,34 +384,52 @@ impl Connection<'_> {
                 Step::Done => {}
                 Step::Close => return (input.len(), BatchEnd::Last),
                 Step::Later(mut later) => {
-                    consumed += self.join(&cx, &mut later, &input[consumed..]);
-                    return (consumed, BatchEnd::Later(later));
+                    let mut waiting = waiting.expect("a command that waits has a name");
+                    consumed += self.join(cx, &mut later, &mut waiting, &input[consumed..]);
+                    return (consumed, BatchEnd::Later(later, waiting));
                 }
             }
         }
     }
 
-    fn run_one(&mut self, cx: &OperationContext, request: &[u8], replies: &mut Replies) -> Step {
+    /// Takes the time of the commands since the last look at the clock.
+    fn end_lap(&self, cx: &OperationContext, lap: &mut Lap, input: &[u8]) {
+        self.event_loop.meter.end_lap(lap, cx, &self.session, |place| {
+            // Only what was slow is read a second time.
+            let request = &input[place];
+            let limits = RequestLimits { argument_bytes_max: request.len(), request_bytes_max: request.len() };
+            let mut parser = RequestParser::new(limits);
+            let parsed = parser.parse(request);
+            debug_assert!(matches!(parsed, Ok(Parse::Complete(_))), "it was complete when it was run");
+            SlowArgs::of(parser.arguments(request).from(0))
+        });
+    }
+
+    fn run_one(&mut self, cx: &OperationContext, request: &[u8], replies: &mut Replies) -> (Option<Verb>, Step) {
         let EventLoop { commands, counters, .. } = self.event_loop;
         let args = self.parser.arguments(request);
         match commands.resolve(&args, replies) {
             Ok(verb) => {
                 counters.ran(verb);
-                commands.run_now(&mut self.session, &Call { cx, verb, args }, replies)
+                (Some(verb), commands.run_now(&mut self.session, &Call { cx, verb, args }, replies))
             }
             Err(step) => {
                 counters.note(Event::UnknownCommand, 1);
-                step
+                (None, step)
             }
         }
     }
 
     /// Lets the following commands share the round trip of `later`, as far as they can. Returns how many bytes they had.
-    fn join(&mut self, cx: &OperationContext, later: &mut Later, input: &[u8]) -> usize {
-        let EventLoop { commands, counters, .. } = self.event_loop;
+    fn join(&mut self, cx: &OperationContext, later: &mut Later, waiting: &mut Waiting, input: &[u8]) -> usize {
+        let EventLoop { commands, counters, meter, .. } = self.event_loop;
         let mut consumed = 0;
         while let Ok(Parse::Complete(length)) = self.parser.parse(&input[consumed..]) {
-            let joined = commands.join(cx, later, &self.parser.arguments(&input[consumed..]));
+            let args = self.parser.arguments(&input[consumed..]);
+            let joined = commands.join(cx, later, &args);
+            if let Some(verb) = joined {
+                meter.join(waiting, verb, &args);
+            }
             self.parser.reset();
             let Some(verb) = joined else { return consumed };
             counters.ran(verb);

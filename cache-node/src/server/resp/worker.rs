@@ -25,14 +25,16 @@ use super::{
     Limits, Options,
     connection::{Connection, Scratch},
     counters::{Counters, Event},
+    measure::Meter,
 };
 use crate::{
-    command::{Commands, Session, Settings},
+    command::{Answers, Commands, Session, Settings},
     coordinator::Coordinator,
     server::{
         Place, ServeError,
         pulse::{Pulse, Pulses},
     },
+    slow_log::SlowLog,
 };
 
 /// Accepted connections on their way to one event loop.
@@ -52,6 +54,8 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
     pulses: Pulses,
+    meter: Arc<Meter>,
+    answers: Arc<Answers>,
     /// Closed when the last thread has ended.
     ended: Receiver<()>,
     /// Ends connections that are still busy.
@@ -62,6 +66,7 @@ pub(super) struct Workers {
 #[derive(Debug)]
 pub(super) struct EventLoop {
     pub(super) commands: Arc<Commands>,
+    pub(super) meter: Arc<Meter>,
     pub(super) counters: Arc<Counters>,
     pub(super) limits: Limits,
     pub(super) stop: CancellationToken,
@@ -99,17 +104,27 @@ impl Workers {
     ) -> Result<Self, ServeError> {
         let (alive, ended) = mpsc::channel(1);
         let cut = CancellationToken::new();
+        let slow_log = Arc::new(SlowLog::new(options.slow_log));
         let names = (0..options.threads.get()).map(|index| format!("resp-{index}"));
         let pulses: Vec<Arc<Pulse>> = names.chain(["resp-accept".to_owned()]).map(Pulse::new).collect();
-        let mut workers = Self { threads: Vec::new(), pulses: Pulses::new(pulses.clone()), ended, cut: cut.clone() };
         let facts = Arc::clone(&counters);
         let settings = Settings {
             identity: options.identity,
             value_bytes_max: options.limits.value_bytes_max,
             request_timeout: options.limits.request_timeout,
+            slow_log: Arc::clone(&slow_log),
         };
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
+        let meter = Arc::new(Meter::new(slow_log, options.clock.clone()));
+        let mut workers = Self {
+            threads: Vec::new(),
+            pulses: Pulses::new(pulses.clone()),
+            meter: Arc::clone(&meter),
+            answers: commands.answers(),
+            ended,
+            cut: cut.clone(),
+        };
 
         let mut targets = Vec::new();
         let (acceptor, loops) = pulses.split_last().expect("the acceptor has one");
@@ -118,6 +133,7 @@ impl Workers {
             targets.push(Target { connections: Arc::default(), handover });
             let event_loop = Arc::new(EventLoop {
                 commands: Arc::clone(&commands),
+                meter: Arc::clone(&meter),
                 counters: Arc::clone(&counters),
                 limits: options.limits,
                 // A child per thread, so that polling it is not contended between threads.
@@ -172,6 +188,14 @@ impl Workers {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
+    }
+
+    pub(super) fn answers(&self) -> Arc<Answers> {
+        Arc::clone(&self.answers)
     }
 
     /// Signs of life of the threads.
@@ -341,6 +365,7 @@ mod tests {
         command::{Identity, ServerFacts},
         layer::memory::{Memory, MemoryOptions, Policy},
         server::ConnectionLimit,
+        slow_log::SlowLogOptions,
         write_queue::QueueOptions,
     };
 
@@ -358,14 +383,18 @@ mod tests {
             MemoryOptions { capacity_bytes: 1 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(60) };
         let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100 };
         let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
+        let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
+        let slow_log = Arc::new(SlowLog::new(slow_log));
         let settings = Settings {
             identity: Identity::default(),
             value_bytes_max: 1 << 20,
             request_timeout: LIMITS.request_timeout,
+            slow_log: Arc::clone(&slow_log),
         };
         let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
         Arc::new(EventLoop {
             commands: Arc::new(commands),
+            meter: Arc::new(Meter::new(slow_log, Clock::system())),
             counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
             limits: LIMITS,
             stop: CancellationToken::new(),

@@ -65,6 +65,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             ..node_config::WriteQueue::default()
         },
         limits: node_config::Limits::default(),
+        slow_log: node_config::SlowLog::default(),
         shutdown: node_config::Shutdown::default(),
         log: node_config::Log::default(),
     }

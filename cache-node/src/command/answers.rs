@@ -1,0 +1,124 @@
+//! How reads of clients ended, over all layers, and how long memory took for them.
+
+use std::time::Instant;
+
+use crate::{
+    clock::{Clock, UnixMillis},
+    context::{OperationContext, Outcome, Trail},
+    entry::Entry,
+    metrics::Histogram,
+    tally::Tally,
+};
+
+/// One batch of so many has its looks into memory timed: often enough for a histogram, too seldom to be felt.
+const TIMED_ONE_IN: u64 = 64;
+
+/// How a read of one key ended for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// With a live value.
+    Hit,
+    /// With a value past its expiry that was allowed to be served.
+    Stale,
+    /// Without a value.
+    Miss,
+    /// Without a value, and a layer that could have had one failed.
+    Failed,
+}
+
+/// The counts of one server.
+#[derive(Default)]
+pub struct Answers {
+    tally: Tally<{ Answer::ALL.len() }>,
+    memory: Histogram,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hit, Self::Stale, Self::Miss, Self::Failed];
+
+    /// The value of the metric label `result`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Failed => "failed",
+        }
+    }
+
+    #[inline]
+    fn of(now: UnixMillis, entry: Option<&Entry>, trail: &Trail) -> Self {
+        match entry {
+            Some(entry) if entry.is_live(now) => Self::Hit,
+            Some(_) => Self::Stale,
+            None if trail.steps().any(|step| step.outcome == Outcome::Failed) => Self::Failed,
+            None => Self::Miss,
+        }
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// How many reads ended so.
+    pub fn count(&self, answer: Answer) -> u64 {
+        self.tally.sum(answer as usize)
+    }
+
+    /// How long looks into memory took that found the value, of the batches that are timed.
+    pub fn memory(&self) -> &Histogram {
+        &self.memory
+    }
+
+    /// A read has ended with this.
+    #[inline]
+    pub(super) fn note(&self, now: UnixMillis, entry: Option<&Entry>, trail: &Trail) {
+        self.tally.add(Answer::of(now, entry, trail) as usize, 1);
+    }
+
+    /// When a look into memory begins, if it is one that is timed.
+    #[inline]
+    pub(super) fn begin(cx: &OperationContext, clock: &Clock) -> Option<Instant> {
+        cx.id.is_multiple_of(TIMED_ONE_IN).then(|| clock.monotonic())
+    }
+
+    /// A timed look has found the value.
+    #[cold]
+    pub(super) fn end(&self, begun: Instant, clock: &Clock) {
+        self.memory.observe(clock.monotonic().saturating_duration_since(begun), 1);
+    }
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(Answer::ALL.map(|answer| (answer.label(), self.count(answer)))).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        context::TrailStep,
+        testing::{START, entry, entry_until},
+    };
+
+    #[test]
+    fn a_read_counts_by_what_the_client_got() {
+        let answers = Answers::default();
+        let mut failed = Trail::default();
+        failed.add(TrailStep { part: "disk", outcome: Outcome::Failed, keys: 1, hits: 0, took: Duration::ZERO });
+        let (live, old) = (entry("k", "v"), entry_until("k", "v", UnixMillis(START.0 - 1)));
+        answers.note(START, Some(&live), &failed);
+        answers.note(START, Some(&old), &Trail::default());
+        answers.note(START, None, &Trail::default());
+        answers.note(START, None, &failed);
+        answers.note(START, None, &failed);
+        assert_eq!(Answer::ALL.map(|answer| answers.count(answer)), [1, 1, 1, 2]);
+    }
+}
