@@ -5,14 +5,14 @@
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats each public struct inside a function")]
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node_config::{DiskMode, MemoryPolicy},
+    node_config::{CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, limits},
     quantity::{ByteSize, HumanDuration},
 };
 
@@ -29,6 +29,10 @@ mod status;
 
 /// Most nodes of one cache.
 pub const REPLICAS_MAX: i32 = 100;
+/// Smallest and largest volume of a node.
+const DISK_SIZE: RangeInclusive<ByteSize> = ByteSize::mebibytes(256)..=ByteSize::mebibytes(64 << 20);
+/// Smallest and largest write queue: as the node has it, which must also hold the largest value and key.
+const WRITE_QUEUE_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(17)..=*limits::QUEUE_CAPACITY.end();
 /// Longest name of a cache: leaves room for what pods, Services and revision labels append within their 63 characters.
 pub const NAME_LENGTH_MAX: usize = 40;
 /// The version of the cache node that a new cache runs unless it says otherwise.
@@ -116,6 +120,14 @@ pub struct TieredCacheSpec {
     #[serde(default)]
     pub disk: Disk,
 
+    /// The write queue: what was accepted and is not yet in the layers below memory.
+    #[serde(default)]
+    pub write_queue: WriteQueue,
+
+    /// How values are compressed below memory.
+    #[serde(default)]
+    pub compression: Compression,
+
     /// CPU and memory that each pod asks for and is held to.
     #[serde(default)]
     pub resources: Resources,
@@ -142,7 +154,7 @@ pub struct Memory {
     /// restarts the nodes one at a time.
     #[serde(default = "defaults::memory_capacity")]
     #[schemars(schema_with = "schema::size")]
-    #[x_kube(validation = rules::size_within("spec.memory.capacity", ByteSize::mebibytes(1), ByteSize::mebibytes(1 << 20)))]
+    #[x_kube(validation = rules::size_within("spec.memory.capacity", &limits::MEMORY_CAPACITY))]
     pub capacity: ByteSize,
 
     /// Which entries stay when memory is full. `S3Fifo` (default) is the fastest; `TinyLfu` keeps a better set under
@@ -155,7 +167,7 @@ pub struct Memory {
     /// `30m` or `1h30m`, 1s to 87600h. Default 24h. A change restarts the nodes one at a time.
     #[serde(default = "defaults::memory_max_ttl")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rules::ttl_within("spec.memory.maxTtl"))]
+    #[x_kube(validation = rules::duration_within("spec.memory.maxTtl", &limits::MEMORY_MAX_TTL))]
     pub max_ttl: HumanDuration,
 }
 
@@ -173,7 +185,7 @@ pub struct Disk {
     /// while the nodes go on, if their StorageClass allows it.
     #[serde(default = "defaults::disk_size")]
     #[schemars(schema_with = "schema::size")]
-    #[x_kube(validation = rules::size_within("spec.disk.size", ByteSize::mebibytes(256), ByteSize::mebibytes(64 << 20)))]
+    #[x_kube(validation = rules::size_within("spec.disk.size", &DISK_SIZE))]
     pub size: ByteSize,
 
     /// StorageClass of the volumes. Default: the cluster's default class. Fixed when the cache is created.
@@ -185,8 +197,29 @@ pub struct Disk {
     /// `12h` or `168h`, 1s to 87600h. Default 168h. A change restarts the nodes one at a time.
     #[serde(default = "defaults::disk_max_ttl")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rules::ttl_within("spec.disk.maxTtl"))]
+    #[x_kube(validation = rules::duration_within("spec.disk.maxTtl", &limits::DISK_MAX_TTL))]
     pub max_ttl: HumanDuration,
+
+    /// Entries with less life left than this are not written: they would be dead before a restart could use them. A
+    /// duration such as `30s`, 0s to 24h. Default 1m. A change restarts the nodes one at a time.
+    #[serde(default = "defaults::disk_min_ttl")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rules::duration_within("spec.disk.minTtl", &limits::DISK_MIN_TTL))]
+    pub min_ttl: HumanDuration,
+
+    /// Which entries are written. `All` (default); `SecondHit`: those that are stored or found for the second time within
+    /// an hour, which spares the medium what is used once. A change restarts the nodes one at a time.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::disk_admission")]
+    pub admission: DiskAdmission,
+
+    /// Bytes of entries that each node may write a day, such as `200Gi`, 1Mi to 1024Ti; up to an hour's share of it at
+    /// once. Over it new values are not written and removals are. Default: no limit. A change restarts the nodes one at a
+    /// time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.disk.dailyWriteBudget", &limits::DISK_WRITE_BUDGET))]
+    pub daily_write_budget: Option<ByteSize>,
 
     /// What becomes of volumes that no node uses any more.
     #[serde(default)]
@@ -215,6 +248,36 @@ pub enum RetentionPolicy {
     Delete,
     /// The claim and its volume stay until a person deletes them.
     Retain,
+}
+
+/// The write queue.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WriteQueue {
+    /// Memory for keys and values that wait on each node. A size such as `64Mi`, 17Mi (the largest entry fits) to 64Gi.
+    /// Default 64Mi. It is part of what must fit `resources.limits.memory`. A change restarts the nodes one at a time.
+    #[serde(default = "defaults::write_queue_capacity")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.writeQueue.capacity", &WRITE_QUEUE_CAPACITY))]
+    pub capacity: ByteSize,
+}
+
+/// How values are compressed below memory.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compression {
+    /// By what: `None` (default), `Lz4` (fast) or `Zstd` (small). Values that do not become smaller stay as they are. A
+    /// change restarts the nodes one at a time; values that are stored already stay readable.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::compression_algorithm")]
+    pub algorithm: CompressionAlgorithm,
+
+    /// Shorter values stay as they are. A size such as `4Ki`, 64 bytes to 256Mi. Default 4Ki. A change restarts the nodes
+    /// one at a time.
+    #[serde(default = "defaults::compression_threshold")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.compression.threshold", &limits::COMPRESSION_THRESHOLD))]
+    pub threshold: ByteSize,
 }
 
 /// CPU and memory of each pod.
@@ -259,8 +322,8 @@ pub struct ResourceLimits {
     pub cpu: Option<Quantity>,
 
     /// Memory, such as `1Gi`; beyond it the kernel kills the node. At least `memory.capacity` and an eighth, 128Mi for the
-    /// process, and with a disk layer 128Mi for RocksDB and the write queue. Default: exactly that. A change restarts the
-    /// nodes one at a time.
+    /// process, and with a disk layer 64Mi for RocksDB and `writeQueue.capacity`. Default: exactly that. A change restarts
+    /// the nodes one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.memory"))]
@@ -279,6 +342,8 @@ impl Default for TieredCacheSpec {
             image_pull_policy: ImagePullPolicy::default(),
             memory: Memory::default(),
             disk: Disk::default(),
+            write_queue: WriteQueue::default(),
+            compression: Compression::default(),
             resources: Resources::default(),
         }
     }
@@ -305,8 +370,27 @@ impl Default for Disk {
             size: defaults::disk_size(),
             storage_class_name: None,
             max_ttl: defaults::disk_max_ttl(),
+            min_ttl: defaults::disk_min_ttl(),
+            admission: DiskAdmission::default(),
+            daily_write_budget: None,
             retention: Retention::default(),
         }
+    }
+}
+
+// === impl WriteQueue ===
+
+impl Default for WriteQueue {
+    fn default() -> Self {
+        Self { capacity: defaults::write_queue_capacity() }
+    }
+}
+
+// === impl Compression ===
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { algorithm: CompressionAlgorithm::default(), threshold: defaults::compression_threshold() }
     }
 }
 
@@ -366,6 +450,18 @@ mod defaults {
 
     pub(super) fn disk_max_ttl() -> HumanDuration {
         node_config::Disk::default().max_ttl
+    }
+
+    pub(super) fn disk_min_ttl() -> HumanDuration {
+        node_config::Disk::default().min_ttl
+    }
+
+    pub(super) fn write_queue_capacity() -> ByteSize {
+        node_config::WriteQueue::default().capacity
+    }
+
+    pub(super) fn compression_threshold() -> ByteSize {
+        node_config::Compression::default().threshold
     }
 
     pub(super) fn when_scaled() -> RetentionPolicy {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{LayerStatus, REPLICAS_MAX, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
-    node_config::{DiskMode, MemoryPolicy},
+    node_config::{CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy},
     node_report::{HealthState, LayerName},
 };
 
@@ -133,6 +133,10 @@ fn words_of_the_schema_are_those_of_the_types() {
     let policies = [MemoryPolicy::S3Fifo, MemoryPolicy::TinyLfu];
     assert_eq!(words(&spec["memory"]["properties"]["policy"]), written(&policies));
     assert_eq!(words(&spec["disk"]["properties"]["mode"]), written(&[DiskMode::RocksDb, DiskMode::Disabled]));
+    let admissions = [DiskAdmission::All, DiskAdmission::SecondHit];
+    assert_eq!(words(&spec["disk"]["properties"]["admission"]), written(&admissions));
+    let algorithms = [CompressionAlgorithm::None, CompressionAlgorithm::Lz4, CompressionAlgorithm::Zstd];
+    assert_eq!(words(&spec["compression"]["properties"]["algorithm"]), written(&algorithms));
     let layer = &schema["properties"]["status"]["properties"]["layers"]["items"]["properties"];
     assert_eq!(words(&layer["name"]), written(&[LayerName::Memory, LayerName::WriteQueue, LayerName::Disk]));
     let states = [

@@ -9,17 +9,30 @@ pub const PROCESS: ByteSize = ByteSize::mebibytes(128);
 pub const FRAGMENTATION_DIVISOR: u64 = 8;
 /// Block cache and memtables of RocksDB: the `disk.memory` that the operator writes into the node's configuration.
 pub const ROCKSDB: ByteSize = ByteSize::mebibytes(64);
-/// Capacity of the write queue: the `writeQueue.capacity` that the operator writes into the node's configuration.
-pub const WRITE_QUEUE: ByteSize = ByteSize::mebibytes(64);
 
-/// The least memory limit that a node with this memory capacity and disk mode can live in.
-pub fn needed(capacity: ByteSize, mode: DiskMode) -> ByteSize {
-    let below_memory = match mode {
-        DiskMode::RocksDb => ROCKSDB.0 + WRITE_QUEUE.0,
-        DiskMode::Disabled => 0,
-    };
-    let fixed = PROCESS.0 + below_memory;
-    ByteSize(capacity.0.saturating_add(capacity.0 / FRAGMENTATION_DIVISOR).saturating_add(fixed))
+/// What a node is to hold in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryNeeds {
+    /// `memory.capacity`.
+    pub capacity: ByteSize,
+    /// `writeQueue.capacity`, which counts if there is a layer below memory.
+    pub write_queue: ByteSize,
+    /// `disk.mode`.
+    pub disk: DiskMode,
+}
+
+// === impl MemoryNeeds ===
+
+impl MemoryNeeds {
+    /// The least memory limit that such a node can live in.
+    pub fn limit(&self) -> ByteSize {
+        let below_memory = match self.disk {
+            DiskMode::RocksDb => ROCKSDB.0.saturating_add(self.write_queue.0),
+            DiskMode::Disabled => 0,
+        };
+        let memory = self.capacity.0.saturating_add(self.capacity.0 / FRAGMENTATION_DIVISOR);
+        ByteSize(memory.saturating_add(PROCESS.0).saturating_add(below_memory))
+    }
 }
 
 #[cfg(test)]
@@ -27,20 +40,30 @@ mod tests {
     use super::*;
     use crate::node_config;
 
+    const ORDINARY: MemoryNeeds = MemoryNeeds {
+        capacity: ByteSize::mebibytes(256),
+        write_queue: ByteSize::mebibytes(64),
+        disk: DiskMode::RocksDb,
+    };
+
     #[test]
-    fn need_is_capacity_an_eighth_of_it_and_the_fixed_parts() {
-        assert_eq!(needed(ByteSize::mebibytes(256), DiskMode::RocksDb), ByteSize::mebibytes(256 + 32 + 128 + 128));
-        assert_eq!(needed(ByteSize::mebibytes(256), DiskMode::Disabled), ByteSize::mebibytes(256 + 32 + 128));
+    fn need_is_capacity_an_eighth_of_it_and_the_other_parts() {
+        assert_eq!(ORDINARY.limit(), ByteSize::mebibytes(256 + 32 + 128 + 64 + 64));
+        let long_queue = MemoryNeeds { write_queue: ByteSize::mebibytes(100), ..ORDINARY };
+        assert_eq!(long_queue.limit(), ByteSize::mebibytes(256 + 32 + 128 + 64 + 100));
+        let without_disk = MemoryNeeds { disk: DiskMode::Disabled, ..ORDINARY };
+        assert_eq!(without_disk.limit(), ByteSize::mebibytes(256 + 32 + 128));
     }
 
     #[test]
     fn parts_are_what_a_node_takes_by_default() {
         assert_eq!(ROCKSDB, node_config::Disk::default().memory);
-        assert_eq!(WRITE_QUEUE, node_config::WriteQueue::default().capacity);
+        assert_eq!(ORDINARY.write_queue, node_config::WriteQueue::default().capacity);
     }
 
     #[test]
     fn an_absurd_capacity_does_not_wrap_around() {
-        assert_eq!(needed(ByteSize(u64::MAX), DiskMode::RocksDb), ByteSize(u64::MAX));
+        let absurd = ByteSize(u64::MAX);
+        assert_eq!(MemoryNeeds { capacity: absurd, write_queue: absurd, ..ORDINARY }.limit(), absurd);
     }
 }

@@ -3,14 +3,12 @@
 //! Every message names the field, the value and the limit. Rules about a change sit on `spec`, the parent of what they
 //! guard, so that adding or removing a field can not dodge them; `fieldPath` still points at the field.
 
+use std::ops::RangeInclusive;
+
 use kube::core::{Message, Rule};
 
 use super::{NAME_LENGTH_MAX, memory_budget};
-use crate::quantity::ByteSize;
-
-/// Shortest and longest life that a layer may grant; the same as the cache node checks.
-const TTL_MIN: &str = "1s";
-const TTL_MAX: &str = "87600h";
+use crate::quantity::{ByteSize, HumanDuration};
 
 /// Names become parts of names of pods and Services, which are DNS labels.
 pub(super) fn name() -> Rule {
@@ -25,17 +23,19 @@ pub(super) fn name() -> Rule {
 }
 
 /// A size in bytes between two limits, both included.
-pub(super) fn size_within(field: &str, least: ByteSize, most: ByteSize) -> Rule {
+pub(super) fn size_within(field: &str, limits: &RangeInclusive<ByteSize>) -> Rule {
+    let (least, most) = (limits.start(), limits.end());
     Rule::new(format!(
         "quantity(self).compareTo(quantity('{least}')) >= 0 && quantity(self).compareTo(quantity('{most}')) <= 0"
     ))
     .message(Message::Expression(format!("'{field} is ' + self + '; it must be between {least} and {most}'")))
 }
 
-/// A time to live that the cache node accepts.
-pub(super) fn ttl_within(field: &str) -> Rule {
-    Rule::new(format!("duration(self) >= duration('{TTL_MIN}') && duration(self) <= duration('{TTL_MAX}')"))
-        .message(Message::Expression(format!("'{field} is ' + self + '; it must be between {TTL_MIN} and {TTL_MAX}'")))
+/// A duration between two limits, both included.
+pub(super) fn duration_within(field: &str, limits: &RangeInclusive<HumanDuration>) -> Rule {
+    let (least, most) = (limits.start(), limits.end());
+    Rule::new(format!("duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"))
+        .message(Message::Expression(format!("'{field} is ' + self + '; it must be between {least} and {most}'")))
 }
 
 /// An amount of CPU or memory above zero.
@@ -48,18 +48,19 @@ pub(super) fn is_positive_quantity(field: &str) -> Rule {
 /// Memory capacity and everything else that the node holds in memory fit the limit.
 pub(super) fn memory_fits_limit() -> Rule {
     Rule::new(format!(
-        "!has(self.resources.limits.memory) || !quantity(self.memory.capacity).isInteger() || \
+        "!has(self.resources.limits.memory) || {uncountable} || \
          quantity(string(self.resources.limits.memory)).compareTo({needed}) >= 0",
+        uncountable = uncountable(),
         needed = memory_needed(),
     ))
     .message(Message::Expression(format!(
         "'spec.resources.limits.memory is %s; spec.memory.capacity %s and an eighth of it for the allocator, {process} for \
          the process%s need at least %dMi; raise the limit or lower the capacity'.format([\
          string(self.resources.limits.memory), self.memory.capacity, \
-         self.disk.mode == 'RocksDB' ? ', {rocksdb} for RocksDB, {queue} for the write queue' : '', {needed}])",
+         self.disk.mode == 'RocksDB' ? \
+         ', {rocksdb} for RocksDB, ' + self.writeQueue.capacity + ' for the write queue' : '', {needed}])",
         process = memory_budget::PROCESS,
         rocksdb = memory_budget::ROCKSDB,
-        queue = memory_budget::WRITE_QUEUE,
         needed = memory_needed_mebibytes(),
     )))
     .field_path(".resources.limits.memory")
@@ -68,9 +69,10 @@ pub(super) fn memory_fits_limit() -> Rule {
 /// Kubernetes refuses pods that ask for more memory than they may have.
 pub(super) fn memory_request_within_limit() -> Rule {
     Rule::new(format!(
-        "!has(self.resources.requests.memory) || !quantity(self.memory.capacity).isInteger() || \
+        "!has(self.resources.requests.memory) || {uncountable} || \
          quantity(string(self.resources.requests.memory)).compareTo(has(self.resources.limits.memory) ? \
          quantity(string(self.resources.limits.memory)) : {needed}) <= 0",
+        uncountable = uncountable(),
         needed = memory_needed(),
     ))
     .message(Message::Expression(format!(
@@ -132,15 +134,20 @@ fn fixed(field: &str, unchanged: &str, old: &str, new: &str) -> Rule {
         .field_path(format!(".disk.{field}"))
 }
 
-/// [`memory_budget::needed`] in CEL, as a quantity. Adding to a quantity and not writing a number as text, because the API
+/// A size beyond what CEL can count with. Its own rule refuses it.
+fn uncountable() -> &'static str {
+    "!quantity(self.memory.capacity).isInteger() || !quantity(self.writeQueue.capacity).isInteger()"
+}
+
+/// [`memory_budget::MemoryNeeds::limit`] in CEL, as a quantity. Adding to a quantity and not writing a number as text, because the API
 /// server can not bound the length of such a text and then refuses the rule as too costly.
 fn memory_needed() -> String {
     format!(
         "quantity(self.memory.capacity).add(quantity(self.memory.capacity).asInteger() / {divisor}).add({process})\
-         .add(self.disk.mode == 'RocksDB' ? {below} : 0)",
+         .add(self.disk.mode == 'RocksDB' ? {rocksdb} + quantity(self.writeQueue.capacity).asInteger() : 0)",
         divisor = memory_budget::FRAGMENTATION_DIVISOR,
         process = memory_budget::PROCESS.0,
-        below = memory_budget::ROCKSDB.0 + memory_budget::WRITE_QUEUE.0,
+        rocksdb = memory_budget::ROCKSDB.0,
     )
 }
 

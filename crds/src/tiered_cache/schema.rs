@@ -40,6 +40,14 @@ pub(super) fn disk_mode(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["RocksDB", "Disabled"]})
 }
 
+pub(super) fn disk_admission(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["All", "SecondHit"]})
+}
+
+pub(super) fn compression_algorithm(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["None", "Lz4", "Zstd"]})
+}
+
 pub(super) fn layer_name(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["Memory", "WriteQueue", "Disk"]})
 }

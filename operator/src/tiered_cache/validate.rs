@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    node_config::{DiskMode, MemoryPolicy},
+    node_config::{DiskAdmission, DiskMode, MemoryPolicy},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
-        Disk, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Resources, Retention, TieredCacheSpec, memory_budget,
+        Compression, Disk, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Resources, Retention, TieredCacheSpec,
+        WriteQueue, memory_budget::MemoryNeeds,
     },
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -33,6 +34,8 @@ pub(super) struct ValidCache {
     pub(super) image_pull_policy: ImagePullPolicy,
     pub(super) memory: ValidMemory,
     pub(super) disk: Option<ValidDisk>,
+    pub(super) write_queue: WriteQueue,
+    pub(super) compression: Compression,
     pub(super) resources: ValidResources,
 }
 
@@ -59,6 +62,10 @@ pub(super) struct ValidDisk {
     pub(super) size: ByteSize,
     pub(super) storage_class_name: Option<String>,
     pub(super) max_ttl: HumanDuration,
+    pub(super) min_ttl: HumanDuration,
+    pub(super) admission: DiskAdmission,
+    /// `None`: no limit.
+    pub(super) daily_write_budget: Option<ByteSize>,
     pub(super) retention: Retention,
 }
 
@@ -98,14 +105,26 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
     if identity.name.len() > NAME_LENGTH_MAX {
         return Err(Rejection::Name(identity.name));
     }
-    let TieredCacheSpec { replicas, version, image, image_pull_policy, memory, disk, resources } = cache.spec.clone();
+    let TieredCacheSpec {
+        replicas,
+        version,
+        image,
+        image_pull_policy,
+        memory,
+        disk,
+        write_queue,
+        compression,
+        resources,
+    } = cache.spec.clone();
     if !(0..=REPLICAS_MAX).contains(&replicas) {
         return Err(Rejection::Replicas(replicas));
     }
     let image = image.unwrap_or_else(|| format!("{}:{version}", settings.image_repository));
-    let resources = resources_of(&resources, memory.capacity, disk.mode)?;
+    let needs = MemoryNeeds { capacity: memory.capacity, write_queue: write_queue.capacity, disk: disk.mode };
+    let resources = resources_of(&resources, needs)?;
     let memory = ValidMemory { capacity: memory.capacity, policy: memory.policy, max_ttl: memory.max_ttl };
-    Ok(ValidCache { identity, replicas, image, image_pull_policy, memory, disk: disk_of(disk), resources })
+    let disk = disk_of(disk);
+    Ok(ValidCache { identity, replicas, image, image_pull_policy, memory, disk, write_queue, compression, resources })
 }
 
 /// Which object this is about; known also of one whose spec can not be read.
@@ -119,19 +138,21 @@ pub(super) fn identity(cache: &Watched) -> Identity {
 }
 
 fn disk_of(disk: Disk) -> Option<ValidDisk> {
-    let Disk { mode, size, storage_class_name, max_ttl, retention } = disk;
+    let Disk { mode, size, storage_class_name, max_ttl, min_ttl, admission, daily_write_budget, retention } = disk;
     match mode {
-        DiskMode::RocksDb => Some(ValidDisk { size, storage_class_name, max_ttl, retention }),
+        DiskMode::RocksDb => {
+            Some(ValidDisk { size, storage_class_name, max_ttl, min_ttl, admission, daily_write_budget, retention })
+        }
         DiskMode::Disabled => None,
     }
 }
 
-fn resources_of(asked: &Resources, capacity: ByteSize, mode: DiskMode) -> Result<ValidResources, Rejection> {
-    let needed = memory_budget::needed(capacity, mode);
+fn resources_of(asked: &Resources, needs: MemoryNeeds) -> Result<ValidResources, Rejection> {
+    let needed = needs.limit();
     let memory_limit = asked.limits.memory.clone().unwrap_or_else(|| Quantity(needed.to_string()));
     let limit_milli = milli("spec.resources.limits.memory", &memory_limit)?;
     if limit_milli < i128::from(needed.0) * 1000 {
-        return Err(Rejection::MemoryLimit { limit: memory_limit.0, capacity, needed });
+        return Err(Rejection::MemoryLimit { limit: memory_limit.0, capacity: needs.capacity, needed });
     }
     let memory_request = asked.requests.memory.clone().unwrap_or_else(|| memory_limit.clone());
     if milli("spec.resources.requests.memory", &memory_request)? > limit_milli {

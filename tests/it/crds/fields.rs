@@ -18,8 +18,12 @@ fn an_empty_spec_is_stored_with_every_default() {
                 "mode": "RocksDB",
                 "size": "10Gi",
                 "maxTtl": "168h",
+                "minTtl": "1m",
+                "admission": "All",
                 "retention": {"whenScaled": "Delete", "whenDeleted": "Retain"},
             },
+            "writeQueue": {"capacity": "64Mi"},
+            "compression": {"algorithm": "None", "threshold": "4Ki"},
             "resources": {"requests": {"cpu": "100m"}, "limits": {}},
         })
     );
@@ -149,6 +153,50 @@ fn disk_size_is_a_size_from_256mi_to_64ti() {
         ("{disk: {size: 255Mi}}", &["spec.disk.size is 255Mi; it must be between 256Mi and 64Ti"]),
         ("{disk: {size: 65Ti}}", &["spec.disk.size is 65Ti; it must be between 256Mi and 64Ti"]),
         ("{disk: {size: big}}", &["spec.disk.size", "big", "should match"]),
+    ]);
+}
+
+#[test]
+fn disk_writes_are_bounded_by_life_use_and_budget() {
+    assert_accepted(&[
+        "{disk: {minTtl: 0s}}",
+        "{disk: {minTtl: 24h}}",
+        "{disk: {admission: SecondHit, dailyWriteBudget: 1Mi}}",
+        "{disk: {dailyWriteBudget: 1024Ti}}",
+    ]);
+    assert_refused(&[
+        ("{disk: {minTtl: 25h}}", &["spec.disk.minTtl is 25h; it must be between 0s and 24h"]),
+        ("{disk: {minTtl: 5}}", &["spec.disk.minTtl", "must be of type string"]),
+        ("{disk: {admission: Some}}", &["spec.disk.admission", "Some", "\"All\", \"SecondHit\""]),
+        (
+            "{disk: {dailyWriteBudget: 1023Ki}}",
+            &["spec.disk.dailyWriteBudget is 1023Ki; it must be between 1Mi and 1024Ti"],
+        ),
+        ("{disk: {dailyWriteBudget: 1025Ti}}", &["spec.disk.dailyWriteBudget is 1025Ti; it must be between"]),
+    ]);
+}
+
+#[test]
+fn write_queue_holds_the_largest_entry_at_least() {
+    assert_accepted(&["{writeQueue: {capacity: 17Mi}}", "{writeQueue: {capacity: 64Gi}}"]);
+    assert_refused(&[
+        ("{writeQueue: {capacity: 16Mi}}", &["spec.writeQueue.capacity is 16Mi; it must be between 17Mi and 64Gi"]),
+        ("{writeQueue: {capacity: 65Gi}}", &["spec.writeQueue.capacity is 65Gi; it must be between"]),
+        ("{writeQueue: {capacity: 999999999999999Ti}}", &["spec.writeQueue.capacity is 999999999999999Ti; it must be"]),
+    ]);
+}
+
+#[test]
+fn compression_is_one_of_three_above_a_threshold() {
+    assert_accepted(&[
+        "{compression: {algorithm: None}}",
+        "{compression: {algorithm: Lz4, threshold: '64'}}",
+        "{compression: {algorithm: Zstd, threshold: 256Mi}}",
+    ]);
+    assert_refused(&[
+        ("{compression: {algorithm: Gzip}}", &["spec.compression.algorithm", "Gzip", "\"None\", \"Lz4\", \"Zstd\""]),
+        ("{compression: {threshold: '63'}}", &["spec.compression.threshold is 63; it must be between 64 and 256Mi"]),
+        ("{compression: {threshold: 257Mi}}", &["spec.compression.threshold is 257Mi; it must be between"]),
     ]);
 }
 

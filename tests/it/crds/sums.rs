@@ -9,6 +9,8 @@ fn memory_limit_holds_capacity_an_eighth_the_process_and_the_disk_layer() {
         "{resources: {limits: {memory: 544Mi}}}",
         "{disk: {mode: Disabled}, resources: {limits: {memory: 416Mi}}}",
         "{memory: {capacity: 8Gi}, resources: {limits: {memory: 9472Mi}}}",
+        "{writeQueue: {capacity: 100Mi}, resources: {limits: {memory: 580Mi}}}",
+        "{writeQueue: {capacity: 100Mi}, disk: {mode: Disabled}, resources: {limits: {memory: 416Mi}}}",
     ]);
     assert_refused(&[
         (
@@ -20,6 +22,10 @@ fn memory_limit_holds_capacity_an_eighth_the_process_and_the_disk_layer() {
                 "64Mi for the write queue",
                 "need at least 544Mi",
             ],
+        ),
+        (
+            "{writeQueue: {capacity: 100Mi}, resources: {limits: {memory: 579Mi}}}",
+            &["spec.resources.limits.memory is 579Mi", "100Mi for the write queue", "need at least 580Mi"],
         ),
         (
             "{disk: {mode: Disabled}, resources: {limits: {memory: 415Mi}}}",

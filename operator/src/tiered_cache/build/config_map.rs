@@ -40,7 +40,9 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             path: PathBuf::from(format!("{DATA_DIR}/data")),
             max_ttl: disk.max_ttl,
             memory: memory_budget::ROCKSDB,
-            ..node_config::Disk::default()
+            min_ttl: disk.min_ttl,
+            admission: disk.admission,
+            daily_write_budget: disk.daily_write_budget.unwrap_or(node_config::Disk::default().daily_write_budget),
         },
         None => node_config::Disk { mode: DiskMode::Disabled, ..node_config::Disk::default() },
     };
@@ -59,9 +61,12 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             max_ttl: cache.memory.max_ttl,
         },
         disk,
-        compression: node_config::Compression::default(),
+        compression: node_config::Compression {
+            algorithm: cache.compression.algorithm,
+            threshold: cache.compression.threshold,
+        },
         write_queue: node_config::WriteQueue {
-            capacity: memory_budget::WRITE_QUEUE,
+            capacity: cache.write_queue.capacity,
             ..node_config::WriteQueue::default()
         },
         limits: node_config::Limits::default(),

@@ -71,6 +71,18 @@ fn a_cache_without_disk_has_no_volume_and_says_so_to_the_node() {
 }
 
 #[test]
+fn the_node_is_told_what_is_written_to_disk_and_how() {
+    let spec = "{disk: {minTtl: 5s, admission: SecondHit, dailyWriteBudget: 10Gi}, compression: {algorithm: Zstd, threshold: 1Ki}}";
+    let NodeConfig { disk, compression, .. } = config(spec);
+    assert_eq!((disk.min_ttl.to_string(), disk.daily_write_budget.to_string()), ("5s".to_owned(), "10Gi".to_owned()));
+    assert_eq!(disk.admission, crds::node_config::DiskAdmission::SecondHit);
+    assert_eq!(compression.algorithm, crds::node_config::CompressionAlgorithm::Zstd);
+    assert_eq!(compression.threshold.to_string(), "1Ki");
+    assert_eq!(config("{}").disk.daily_write_budget.0, 0, "no limit");
+    assert_eq!(config("{writeQueue: {capacity: 100Mi}}").write_queue.capacity.to_string(), "100Mi");
+}
+
+#[test]
 fn a_budget_exists_only_where_it_can_not_block_every_drain() {
     assert!(desired("{replicas: 0}").pdb.is_none());
     assert!(desired("{replicas: 1}").pdb.is_none());
