@@ -31,7 +31,7 @@ use cache_node::{
         Component,
         memory::{ENTRY_OVERHEAD_BYTES, Memory, MemoryOptions, Policy},
     },
-    write_queue::QueueOptions,
+    write_queue::{Overflow, QueueOptions},
 };
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -103,7 +103,7 @@ fn hits_and_writes(count: usize) -> Vec<Times> {
     let memory = open(Policy::S3Fifo, 256 << 20);
     let lfu = open(Policy::TinyLfu, 256 << 20);
     let clock = Clock::system();
-    let queue = QueueOptions { capacity_bytes: 64 << 20, items_max: 100_000 };
+    let queue = QueueOptions { capacity_bytes: 64 << 20, items_max: 100_000, overflow: Overflow::Block };
     let coordinator = Coordinator::open(open(Policy::S3Fifo, 256 << 20), queue, Vec::new(), clock.clone());
     let deadline = clock.monotonic() + Duration::from_secs(3600);
     let cx = OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline };

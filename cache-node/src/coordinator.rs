@@ -95,9 +95,14 @@ impl Coordinator {
     /// Joins the layers; `cold` in the order in which they are read. Runs its upkeep on the current runtime.
     pub fn open(memory: Memory, queue: QueueOptions, cold: Vec<Arc<dyn Layer>>, clock: Clock) -> Arc<Self> {
         assert!(cold.is_sorted_by_key(|layer| layer.id()), "layers are read in the order of their declaration");
-        let write_queue = WriteQueue::open(queue, cold.last().cloned(), clock.clone());
+        let write_queue = WriteQueue::open(queue, cold.clone(), clock.clone());
+        let stores = Arc::new(Stores::new(memory, write_queue, cold));
+        let weak = Arc::downgrade(&stores);
+        stores.write_queue.on_drop(move |key| {
+            weak.upgrade().iter().for_each(|stores| stores.memory.remove(key));
+        });
         let coordinator = Arc::new(Self {
-            stores: Arc::new(Stores::new(memory, write_queue, cold)),
+            stores,
             flights: Flights::default(),
             clock,
             upkeep: TaskTracker::new(),
@@ -266,7 +271,7 @@ impl Coordinator {
             if self.try_set(cx, entry.clone()).is_ok() {
                 return Ok(());
             }
-            within(cx, room).await.ok_or(WriteError::QueueFull)?;
+            room.for_value(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?;
         }
     }
 
@@ -311,7 +316,7 @@ impl Coordinator {
                 }
             }
             if full {
-                within(cx, room).await.ok_or(WriteError::QueueFull)?;
+                room.for_removal(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?;
             } else if !again.is_empty() && self.clock.monotonic() >= cx.deadline {
                 return Err(WriteError::Unconfirmed);
             }

@@ -23,7 +23,7 @@ use crate::{
         resp,
     },
     slow_log::SlowLogOptions,
-    write_queue::QueueOptions,
+    write_queue::{Overflow, QueueOptions},
 };
 
 /// How long the admin port may take to finish its answers once everything else is closed.
@@ -166,8 +166,11 @@ async fn open_layers(config: &Config, metrics: &Metrics, clock: &Clock) -> Resul
         max_ttl: file.memory.max_ttl.0,
     };
     let memory = Memory::open(memory, clock.clone());
-    let queue =
-        QueueOptions { capacity_bytes: file.write_queue.capacity.0, items_max: u64::from(file.write_queue.items_max) };
+    let queue = QueueOptions {
+        capacity_bytes: file.write_queue.capacity.0,
+        items_max: u64::from(file.write_queue.items_max),
+        overflow: Overflow::Block,
+    };
     let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
     if file.disk.mode == DiskMode::RocksDb {
         let disk = Disk::open(disk_options(config), clock.clone()).await.map_err(NodeError::Disk)?;

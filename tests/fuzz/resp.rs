@@ -11,7 +11,7 @@ use cache_node::{
     layer::memory::{Memory, MemoryOptions, Policy},
     protocol::{Parse, ProtocolError, Replies, RequestLimits, RequestParser},
     slow_log::{SlowLog, SlowLogOptions},
-    write_queue::QueueOptions,
+    write_queue::{Overflow, QueueOptions},
 };
 use rand::{RngExt, rngs::SmallRng};
 
@@ -132,7 +132,7 @@ fn a_cut_at_any_byte_changes_nothing() {
 
 fn commands(clock: &Clock) -> Commands {
     let memory = MemoryOptions { capacity_bytes: 8 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(3600) };
-    let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 1000 };
+    let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 1000, overflow: Overflow::Block };
     let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
     let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
     let settings = Settings {

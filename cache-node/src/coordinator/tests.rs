@@ -12,7 +12,7 @@ use crate::{
     entry::EntryMeta,
     layer::memory::{MemoryOptions, Policy},
     testing::{START, Scripted, cx, cx_within, entry, entry_until, eventually, key, text},
-    write_queue::SLOT_OVERHEAD_BYTES,
+    write_queue::{Overflow, SLOT_OVERHEAD_BYTES},
 };
 
 struct Fixture {
@@ -21,7 +21,7 @@ struct Fixture {
     clock: Clock,
 }
 
-const QUEUE: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 10_000 };
+const QUEUE: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 10_000, overflow: Overflow::Block };
 
 impl Fixture {
     fn over(layer: Arc<Scripted>, queue: QueueOptions) -> Self {
@@ -308,7 +308,7 @@ async fn clear_forgets_every_layer_and_what_is_queued() {
 // === full queue ===
 
 fn tight() -> QueueOptions {
-    QueueOptions { capacity_bytes: 2 * (SLOT_OVERHEAD_BYTES + 3), items_max: 2 }
+    QueueOptions { capacity_bytes: 2 * (SLOT_OVERHEAD_BYTES + 3), items_max: 2, overflow: Overflow::Block }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Coordinator, Look, WriteError, below, promote::ColdRead, within};
+use super::{Coordinator, Look, WriteError, below, promote::ColdRead};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
@@ -89,7 +89,7 @@ impl Coordinator {
                     }
                     read = Some((ticket, found));
                 }
-                Attempt::Full => within(cx, room).await.ok_or(WriteError::QueueFull)?,
+                Attempt::Full => room.for_value(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?,
             }
         }
     }

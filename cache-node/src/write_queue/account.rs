@@ -2,25 +2,25 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{NEVER_MS, QueueOptions};
+use super::{NEVER_MS, QueueOptions, lanes::LANES_MAX};
 use crate::clock::UnixMillis;
 
-/// Slots and bytes in use, those of batches being written included.
+/// Slots and bytes in use, those of batches under way included.
 #[derive(Default)]
 pub(super) struct Used {
     pub(super) items: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Slots whose value gave way to a newer one.
+    pub(super) dropped: AtomicU64,
+    /// For each lane, slots that readers do not see although the layer still has to forget their keys.
+    pub(super) hidden: [AtomicU64; LANES_MAX],
 }
 
 pub(super) struct Counts {
     pub(super) accepted: AtomicU64,
-    pub(super) flushed: AtomicU64,
-    pub(super) batches: AtomicU64,
-    pub(super) failures: AtomicU64,
     pub(super) refused_full: AtomicU64,
-    pub(super) lost_at_shutdown: AtomicU64,
-    /// When the oldest write of the batch being applied was accepted.
-    pub(super) applying_since_ms: AtomicU64,
+    pub(super) dropped_values: AtomicU64,
+    pub(super) dropped_fills: AtomicU64,
     /// Since when writes have been refused again and again.
     pub(super) full_since_ms: AtomicU64,
     pub(super) refused_last_ms: AtomicU64,
@@ -39,7 +39,9 @@ impl Used {
         let more = charge - freed.min(charge);
         let bytes = self.bytes.fetch_add(more, Ordering::Relaxed) + more;
         let items_now = self.items.fetch_add(items, Ordering::Relaxed) + items;
-        if bytes <= options.capacity_bytes && items_now <= options.items_max {
+        // The key that a dropped value leaves behind must not keep the newer one out; there may be as many again.
+        let dropped = self.dropped.load(Ordering::Relaxed).min(options.items_max);
+        if bytes <= options.capacity_bytes && items_now <= options.items_max + dropped {
             return true;
         }
         self.release(items, more);
@@ -49,6 +51,12 @@ impl Used {
     pub(super) fn release(&self, items: u64, bytes: u64) {
         self.items.fetch_sub(items, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether more than this share of the bounds is in use.
+    pub(super) fn exceeds(&self, options: &QueueOptions, percent: u64) -> bool {
+        self.items.load(Ordering::Relaxed) * 100 > options.items_max * percent
+            || self.bytes.load(Ordering::Relaxed) * 100 > options.capacity_bytes * percent
     }
 }
 
@@ -66,12 +74,9 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             accepted: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
-            batches: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
-            lost_at_shutdown: AtomicU64::new(0),
-            applying_since_ms: AtomicU64::new(NEVER_MS),
+            dropped_values: AtomicU64::new(0),
+            dropped_fills: AtomicU64::new(0),
             full_since_ms: AtomicU64::new(NEVER_MS),
             refused_last_ms: AtomicU64::new(0),
         }

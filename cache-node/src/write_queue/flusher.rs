@@ -1,17 +1,18 @@
-//! The one task that moves queued writes to the cold layer, batch by batch, in order.
+//! The tasks that move queued writes to one cold layer, batch by batch, in order.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::{select, time::sleep};
 
-use super::{LINGER, Rest, Work, WriteQueue};
+use super::{
+    LINGER, WriteQueue,
+    batch::Batch,
+    lanes::{Lane, Rest, Seat},
+};
 use crate::{
     context::{OperationContext, Origin},
-    layer::{Layer, LayerError},
+    layer::LayerError,
 };
 
 /// Longest time one attempt to write a batch may take.
@@ -21,82 +22,132 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// The flusher.
+/// One of the flushers of a lane. The first also carries out clears and removals by tag.
 pub(super) struct Flusher {
     queue: Arc<WriteQueue>,
-    target: Arc<dyn Layer>,
+    lane: Arc<Lane>,
+    number: usize,
+}
+
+/// What came of one step.
+enum Step {
+    /// There was nothing to do.
+    Nothing,
+    Done,
+    Failed,
+    /// The node gives up.
+    GaveUp,
 }
 
 // === impl Flusher ===
 
 impl Flusher {
-    pub(super) fn new(queue: Arc<WriteQueue>, target: Arc<dyn Layer>) -> Self {
-        Self { queue, target }
+    pub(super) fn new(queue: Arc<WriteQueue>, lane: Arc<Lane>, number: usize) -> Self {
+        Self { queue, lane, number }
     }
 
-    /// Works until the queue is empty and shall drain, or until it shall give up.
+    /// Works until its part of the lane is empty and shall drain, or until it shall give up.
     pub(super) async fn run(self) {
+        let mut pause = RETRY_FIRST;
         loop {
-            let work = self.queue.take();
-            let done = match work {
-                Work::Nothing => self.idle().await,
-                Work::Clear(_) | Work::Apply(_) => self.insist(&work).await,
+            let goes_on = match self.step().await {
+                Step::Nothing => self.idle().await,
+                Step::Done => {
+                    pause = RETRY_FIRST;
+                    self.linger().await
+                }
+                Step::Failed => {
+                    let goes_on = self.pause(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                    goes_on
+                }
+                Step::GaveUp => false,
             };
-            if done {
-                self.queue.settle(work);
-            }
-            if !done || !self.linger().await {
+            if !goes_on {
                 return;
             }
         }
     }
 
-    /// Tries until it works: what was accepted is not dropped. False if the node gives up meanwhile.
-    async fn insist(&self, work: &Work) -> bool {
-        let mut pause = RETRY_FIRST;
-        loop {
-            let outcome = select! {
-                outcome = self.attempt(work) => outcome,
-                () = self.queue.give_up.cancelled() => return false,
-            };
-            let Err(error) = outcome else { return true };
-            if pause == RETRY_FIRST {
-                tracing::warn!(%error, "writing to the cold layer failed; it is tried again until it works");
+    async fn step(&self) -> Step {
+        if self.leads() && self.lane.is_void() {
+            let _alone = self.lane.gate.write().await;
+            return self.clear().await;
+        }
+        let _among_batches = self.lane.gate.read().await;
+        let batch = self.queue.take(&self.lane, self.number);
+        if batch.is_empty() { Step::Nothing } else { self.apply(batch).await }
+    }
+
+    async fn clear(&self) -> Step {
+        let begun = self.queue.begin_clear(&self.lane);
+        let cx = self.context();
+        let outcome = select! {
+            outcome = self.lane.target.clear(&cx) => outcome,
+            () = self.queue.give_up.cancelled() => return Step::GaveUp,
+        };
+        let step = self.judge(&outcome);
+        self.queue.end_clear(&self.lane, begun, outcome.is_ok());
+        step
+    }
+
+    async fn apply(&self, batch: Batch) -> Step {
+        let cx = self.context();
+        let outcome = select! {
+            outcome = self.lane.target.apply(&cx, &batch.changes) => outcome,
+            () = self.queue.give_up.cancelled() => return Step::GaveUp,
+        };
+        let step = self.judge(&outcome);
+        match outcome {
+            Ok(()) => self.queue.settle(&self.lane, self.number, batch),
+            Err(_) => self.queue.give_back(&self.lane, self.number, batch),
+        }
+        step
+    }
+
+    fn judge(&self, outcome: &Result<(), LayerError>) -> Step {
+        match outcome {
+            Ok(()) => {
+                self.lane.arrived();
+                Step::Done
             }
-            self.queue.trouble(&error);
-            // Jittered, so that nodes with the same trouble do not retry in step.
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-            select! {
-                () = sleep(jittered) => {}
-                () = self.queue.give_up.cancelled() => return false,
+            Err(error) => {
+                self.lane.failed(error);
+                Step::Failed
             }
-            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
-    async fn attempt(&self, work: &Work) -> Result<(), LayerError> {
-        match work {
-            Work::Clear(_) => self.target.clear(&self.context()).await,
-            Work::Apply(batch) => self.target.apply(&self.context(), &batch.changes).await,
-            Work::Nothing => Ok(()),
+    /// Waits before the next attempt, jittered, so that nodes with the same trouble do not retry in step. A lane that
+    /// outgrows its share meanwhile is relieved.
+    async fn pause(&self, pause: Duration) -> bool {
+        let over = sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0)));
+        tokio::pin!(over);
+        loop {
+            select! {
+                () = &mut over => return true,
+                () = self.queue.give_up.cancelled() => return false,
+                () = self.lane.relief.notified(), if self.leads() => self.queue.relieve(&self.lane),
+            }
         }
     }
 
     /// Sleeps until there is work. False if there is none and none will come.
     async fn idle(&self) -> bool {
-        if self.queue.drain.is_cancelled() && self.queue.items() == 0 {
-            return false;
+        if self.queue.drain.is_cancelled() {
+            return self.has_work();
         }
         // Announced before the last look: a writer that this look misses sees the announcement, because both go
         // through the lock of the writer's shard.
-        self.queue.rest.store(Rest::IDLE, Ordering::Relaxed);
-        if !self.queue.has_work() {
+        self.seat().rests(Rest::IDLE);
+        if !self.has_work() {
             select! {
-                () = self.queue.wake.notified() => {}
+                () = self.seat().wake.notified() => {}
+                () = self.lane.relief.notified(), if self.leads() => self.queue.relieve(&self.lane),
                 () = self.queue.drain.cancelled() => {}
             }
         }
-        self.queue.rest.store(Rest::BUSY, Ordering::Relaxed);
+        self.seat().rests(Rest::BUSY);
         true
     }
 
@@ -105,16 +156,28 @@ impl Flusher {
         if self.queue.give_up.is_cancelled() {
             return false;
         }
-        self.queue.rest.store(Rest::LINGERING, Ordering::Relaxed);
-        if !self.queue.has_urgent_work() && !self.queue.drain.is_cancelled() {
+        self.seat().rests(Rest::LINGERING);
+        if !self.queue.has_urgent_work(&self.lane, self.number) && !self.queue.drain.is_cancelled() {
             select! {
                 () = sleep(LINGER) => {}
-                () = self.queue.wake.notified() => {}
+                () = self.seat().wake.notified() => {}
                 () = self.queue.drain.cancelled() => {}
             }
         }
-        self.queue.rest.store(Rest::BUSY, Ordering::Relaxed);
+        self.seat().rests(Rest::BUSY);
         true
+    }
+
+    fn has_work(&self) -> bool {
+        self.queue.has_work(&self.lane, self.number)
+    }
+
+    const fn leads(&self) -> bool {
+        self.number == 0
+    }
+
+    fn seat(&self) -> &Seat {
+        &self.lane.seats[self.number]
     }
 
     fn context(&self) -> OperationContext {

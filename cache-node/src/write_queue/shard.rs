@@ -1,37 +1,38 @@
-//! A part of the queue under one lock: slots by key, and the order in which they are flushed.
+//! A part of the queue under one lock: slots by key, and for each cold layer the line from which it is served.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use hashbrown::{HashTable, hash_table::Entry as Place};
 
-use super::{BATCH_BYTES, BATCH_ITEMS, Pending, Receipt};
+use super::{
+    BATCH_ITEMS, Pending, Receipt, SHARDS,
+    account::Used,
+    batch::{Batch, Order, Taken},
+    lanes::{LANES_MAX, Lanes},
+    line::{Line, Ref},
+    slot::Slot,
+};
 use crate::layer::Change;
 
 /// Write counts of a shard. With 64 shards there are 4096, so an unrelated write rarely spoils a ticket.
 pub(super) const STRIPES: usize = 64;
 
+/// When a line of one shard is this long, all shards together most likely fill a batch.
+const LINE_FILLS_A_BATCH: u64 = 2 * BATCH_ITEMS / SHARDS as u64;
+
 /// A part of the queue.
 pub(super) struct Shard {
     writes: [u64; STRIPES],
     slots: HashTable<Slot>,
-    order: VecDeque<Ref>,
-    /// Slots somebody waits for; they stand in `order` too, whichever comes first.
-    removals: VecDeque<Ref>,
-    next_seq: u64,
-    /// A clear is on its way: whatever is below is stale.
-    clearing: bool,
-}
-
-/// The newest accepted change of a key.
-struct Slot {
-    hash: u64,
-    /// Changes whenever the slot is queued anew, so that an old reference or batch does not touch it.
-    seq: u64,
-    since_ms: u64,
-    change: Change,
-    charge: u64,
-    applying: bool,
-    receipts: Vec<Arc<Receipt>>,
+    lines: [Line; LANES_MAX],
+    /// Slots of promotions, which give way first.
+    fills: VecDeque<Ref>,
+    next_id: u64,
+    /// All layers that writes go to.
+    lanes: Lanes,
+    /// Those of which a clear is on its way.
+    clearing: Lanes,
+    used: Arc<Used>,
 }
 
 /// A change for which there is room.
@@ -39,45 +40,40 @@ pub(super) struct Accepted {
     pub(super) change: Change,
     pub(super) charge: u64,
     pub(super) at_ms: u64,
+    /// Where it goes.
+    pub(super) lanes: Lanes,
 }
 
-#[derive(Clone, Copy)]
-struct Ref {
-    hash: u64,
-    seq: u64,
+/// What became of one attempt to make room.
+pub(super) enum Dropped {
+    /// The value of this key.
+    Value(Vec<u8>),
+    /// Nothing: there is none that may be dropped.
+    Nothing,
 }
 
-/// Changes on their way to disk together. They stay visible in their slots until settled.
-#[derive(Default)]
-pub(super) struct Batch {
-    pub(super) changes: Vec<Change>,
-    slots: Vec<(usize, Ref)>,
-    receipts: Vec<Arc<Receipt>>,
-    charge: u64,
-    oldest_ms: Option<u64>,
-}
+// === impl Shard: writers and readers ===
 
-// === impl Shard ===
-
-impl Default for Shard {
-    fn default() -> Self {
+impl Shard {
+    pub(super) fn new(lanes: Lanes, used: Arc<Used>) -> Self {
         Self {
             writes: [0; STRIPES],
             slots: HashTable::new(),
-            order: VecDeque::new(),
-            removals: VecDeque::new(),
-            next_seq: 0,
-            clearing: false,
+            lines: Default::default(),
+            fills: VecDeque::new(),
+            next_id: 0,
+            lanes,
+            clearing: Lanes::NONE,
+            used,
         }
     }
-}
 
-impl Shard {
     pub(super) fn pending(&self, hash: u64, key: &[u8]) -> Pending {
         match self.slots.find(hash, |slot| slot.change.key() == key) {
+            Some(slot) if slot.is_hidden() => Pending::Unknown,
             Some(Slot { change: Change::Set(entry) | Change::Fill(entry), .. }) => Pending::Value(entry.clone()),
-            Some(Slot { change: Change::Remove(_) | Change::RemoveTagged(_), .. }) => Pending::Removed,
-            None if self.clearing => Pending::Removed,
+            Some(_) => Pending::Removed,
+            None if !self.clearing.is_empty() && self.clearing.contains(self.lanes) => Pending::Removed,
             None => Pending::Unknown,
         }
     }
@@ -90,167 +86,228 @@ impl Shard {
         self.writes[stripe] += 1;
     }
 
-    /// What the waiting slot of the key is charged; `None` if a change of the key needs a slot of its own. A slot that
-    /// is being applied keeps its charge in the batch.
-    pub(super) fn replaceable_charge(&self, hash: u64, key: &[u8]) -> Option<u64> {
-        self.slots.find(hash, |slot| slot.change.key() == key).filter(|slot| !slot.applying).map(|slot| slot.charge)
+    /// What the slot of the key is charged; `None` if a change of the key needs a slot of its own.
+    pub(super) fn charge_of(&self, hash: u64, key: &[u8]) -> Option<u64> {
+        self.slots.find(hash, |slot| slot.change.key() == key).map(|slot| slot.charge)
     }
 
-    /// Takes the change in, replacing one of the same key.
-    pub(super) fn put(&mut self, hash: u64, accepted: Accepted, receipt: Option<Arc<Receipt>>) {
-        let Accepted { change, charge, at_ms } = accepted;
-        let fresh = Slot {
-            hash,
-            seq: self.next_seq,
-            since_ms: at_ms,
-            change,
-            charge,
-            applying: false,
-            receipts: receipt.into_iter().collect(),
-        };
-        self.next_seq += 1;
-        let hurried = !fresh.receipts.is_empty();
-        let reference = match self.slots.entry(hash, |slot| slot.change.key() == fresh.change.key(), |slot| slot.hash) {
+    /// Takes the change in, replacing one of the same key. The receipt waits for the lanes of `waited`.
+    pub(super) fn put(&mut self, hash: u64, accepted: Accepted, receipt: Option<(Arc<Receipt>, Lanes)>) {
+        let Self { slots, lines, fills, next_id, used, .. } = self;
+        let Accepted { change, charge, at_ms, lanes } = accepted;
+        let is_fill = matches!(change, Change::Fill(_));
+        let slot = match slots.entry(hash, |slot| slot.change.key() == change.key(), |slot| slot.hash) {
             Place::Vacant(place) => {
-                let reference = fresh.reference();
-                place.insert(fresh);
-                self.order.push_back(reference);
-                reference
+                *next_id += 1;
+                place.insert(Slot::new(hash, *next_id, change, charge)).into_mut()
             }
-            Place::Occupied(mut place) => {
-                let slot = place.get_mut();
-                if slot.applying {
-                    // Its receipts and its charge went with the batch.
-                    *slot = fresh;
-                    self.order.push_back(slot.reference());
-                } else {
-                    // It keeps its place and its age; whoever waits for the older change waits for this one.
-                    slot.change = fresh.change;
-                    slot.charge = fresh.charge;
-                    slot.receipts.extend(fresh.receipts);
-                }
-                slot.reference()
+            Place::Occupied(place) => {
+                let slot = place.into_mut();
+                slot.replace(change, charge, used);
+                slot
             }
         };
-        if hurried {
-            self.removals.push_back(reference);
+        for place in lanes.places() {
+            slot.enqueue(&mut lines[place], place, Order::Accepted, at_ms);
         }
-    }
-
-    pub(super) fn take_removals(&mut self, index: usize, batch: &mut Batch) {
-        while !batch.is_full() {
-            let Some(reference) = self.removals.pop_front() else { return };
-            self.take(index, reference, batch);
+        if is_fill {
+            fills.push_back(slot.reference(at_ms));
         }
-    }
-
-    pub(super) fn take_ordered(&mut self, index: usize, batch: &mut Batch) {
-        while !batch.is_full() {
-            let Some(reference) = self.order.pop_front() else { return };
-            self.take(index, reference, batch);
-        }
-    }
-
-    fn take(&mut self, index: usize, reference: Ref, batch: &mut Batch) {
-        // Gone or taken: it went through the other order.
-        let Some(slot) = self.slots.find_mut(reference.hash, |slot| slot.seq == reference.seq) else { return };
-        if slot.applying {
-            return;
-        }
-        slot.applying = true;
-        batch.changes.push(slot.change.clone());
-        batch.slots.push((index, reference));
-        batch.receipts.append(&mut slot.receipts);
-        batch.charge += slot.charge;
-        batch.oldest_ms = Some(batch.oldest_ms.map_or(slot.since_ms, |oldest| oldest.min(slot.since_ms)));
-    }
-
-    /// The change with this number is on disk. If the key was written again meanwhile, the slot stays.
-    pub(super) fn settle(&mut self, hash: u64, seq: u64) {
-        if let Ok(place) = self.slots.find_entry(hash, |slot| slot.seq == seq) {
-            place.remove();
-        }
-    }
-
-    /// Drops all slots and spoils all tickets; answers the items and bytes that are free again. Slots being applied
-    /// are hidden too, but stay charged to their batch.
-    pub(super) fn clear(&mut self, until_cold_is_clear: bool, receipts: &mut Vec<Arc<Receipt>>) -> (u64, u64) {
-        self.clearing = until_cold_is_clear;
-        self.writes.iter_mut().for_each(|count| *count += 1);
-        self.order.clear();
-        self.removals.clear();
-        let mut freed = (0, 0);
-        for mut slot in self.slots.drain() {
-            if !slot.applying {
-                freed = (freed.0 + 1, freed.1 + slot.charge);
-                receipts.append(&mut slot.receipts);
+        if let Some((receipt, waited)) = receipt {
+            slot.wait(receipt, waited);
+            for place in waited.places() {
+                slot.hurry(&mut lines[place], place, at_ms);
             }
         }
-        freed
     }
 
-    pub(super) fn has_work(&self) -> bool {
-        !self.order.is_empty() || !self.removals.is_empty()
+    /// Whether the line is so long that lingering gains nothing.
+    pub(super) fn fills_a_batch_of(&self, place: usize) -> bool {
+        self.lines[place].queued >= LINE_FILLS_A_BATCH
+    }
+}
+
+// === impl Shard: room ===
+
+impl Shard {
+    /// Drops the oldest promotion that is not under way.
+    pub(super) fn drop_fill(&mut self) -> bool {
+        while let Some(reference) = self.fills.pop_front() {
+            let found = self.slots.find_entry(reference.hash, |slot| slot.id == reference.id);
+            let Ok(mut place) = found else { continue };
+            if !matches!(place.get().change, Change::Fill(_)) || !place.get().flying.is_empty() {
+                continue;
+            }
+            place.get_mut().leave_all(&mut self.lines);
+            place.remove().0.free(&self.used);
+            return true;
+        }
+        false
     }
 
-    pub(super) fn has_removals(&self) -> bool {
-        !self.removals.is_empty()
+    /// Turns the oldest value into a removal of its key, so that no layer brings an older one back.
+    pub(super) fn drop_value(&mut self, steps: usize) -> Dropped {
+        for place in self.lanes.places() {
+            for _ in 0..steps {
+                let Some(reference) = self.lines[place].order(Order::Accepted).pop_front() else { break };
+                let found = self.slots.find_mut(reference.hash, |slot| slot.id == reference.id);
+                let Some(slot) = found.filter(|slot| slot.queued.contains(Lanes::at(place))) else { continue };
+                // Whatever it is, the line keeps only its key from here on.
+                self.lines[place].order(Order::Keys).push_back(reference);
+                if matches!(slot.change, Change::Set(_)) {
+                    let key = slot.change.key().to_vec();
+                    slot.drop_value(&self.used);
+                    for place in self.lanes.places() {
+                        slot.enqueue(&mut self.lines[place], place, Order::Keys, reference.at_ms);
+                    }
+                    return Dropped::Value(key);
+                }
+            }
+        }
+        Dropped::Nothing
     }
 
-    pub(super) fn end_clear(&mut self) {
-        self.clearing = false;
+    /// Forgets values that only layers which are away have not got, the oldest first. Their keys stay, to be removed
+    /// there. Answers how many.
+    pub(super) fn hide_values(&mut self, place: usize, away: Lanes, steps: usize) -> u64 {
+        let mut hidden = 0;
+        for _ in 0..steps {
+            let Some(reference) = self.lines[place].order(Order::Accepted).pop_front() else { break };
+            let found = self.slots.find_mut(reference.hash, |slot| slot.id == reference.id);
+            let Some(slot) = found.filter(|slot| slot.queued.contains(Lanes::at(place))) else { continue };
+            if !away.contains(slot.owed()) {
+                self.lines[place].order(Order::Accepted).push_front(reference);
+                break;
+            }
+            self.lines[place].order(Order::Keys).push_back(reference);
+            if slot.hide_value(&self.used) {
+                hidden += 1;
+            }
+        }
+        hidden
+    }
+
+    /// Forgets everything that a layer owes, in exchange for a clear; whoever waits for it waits for the clear.
+    pub(super) fn forget(&mut self, place: usize, mut waits_for_clear: impl FnMut(Arc<Receipt>)) -> u64 {
+        let mut forgotten = 0;
+        let Self { slots, used, .. } = self;
+        slots.retain(|slot| {
+            if slot.queued.contains(Lanes::at(place)) {
+                forgotten += 1;
+                slot.leave(place, used, &mut waits_for_clear);
+            }
+            let stays = !slot.owed().is_empty();
+            if !stays {
+                slot.free(used);
+            }
+            stays
+        });
+        self.lines[place].clear();
+        forgotten
+    }
+}
+
+// === impl Shard: flushers ===
+
+impl Shard {
+    pub(super) fn take(&mut self, index: usize, place: usize, from: Order, batch: &mut Batch) {
+        while !batch.is_full() {
+            let line = &mut self.lines[place];
+            let Some(reference) = line.order(from).pop_front() else { return };
+            let found = self.slots.find_mut(reference.hash, |slot| slot.id == reference.id);
+            // Gone or taken: it went through another order.
+            let Some(slot) = found.filter(|slot| slot.queued.contains(Lanes::at(place))) else { continue };
+            slot.take_off(line, place);
+            batch.add(Taken { shard: index, reference, from }, slot.change.clone(), slot.charge);
+        }
+    }
+
+    /// The layer has the change. Unless the key was written again meanwhile, its slot is done there.
+    pub(super) fn settle(&mut self, place: usize, reference: Ref, settled: &mut Vec<Arc<Receipt>>) {
+        let found = self.slots.find_entry(reference.hash, |slot| slot.id == reference.id);
+        let Ok(mut found) = found else { return };
+        found.get_mut().land(place, &self.used, settled);
+        if found.get().owed().is_empty() {
+            found.remove().0.free(&self.used);
+        }
+    }
+
+    /// The layer did not take the change: it goes back to where it was. With `excused`, nobody waits for it any more.
+    pub(super) fn give_back(&mut self, place: usize, taken: &Taken, excused: Option<&mut Vec<Arc<Receipt>>>) -> bool {
+        let Ref { hash, id, .. } = taken.reference;
+        let Ok(mut found) = self.slots.find_entry(hash, |slot| slot.id == id) else { return false };
+        let slot = found.get_mut();
+        if matches!(slot.change, Change::Fill(_)) && slot.flying == Lanes::at(place) && slot.queued.is_empty() {
+            found.remove().0.free(&self.used);
+            return true;
+        }
+        slot.turn_back(&mut self.lines[place], place, taken, excused);
+        false
+    }
+
+    /// Lets all go who wait for this layer.
+    pub(super) fn excuse(&mut self, place: usize, excused: &mut Vec<Arc<Receipt>>) {
+        for slot in &mut self.slots {
+            slot.excuse(place, excused);
+        }
+    }
+
+    /// Has `receipt` wait for everything that these layers have not got.
+    pub(super) fn wait_for_all(&mut self, lanes: Lanes, receipt: &Arc<Receipt>) {
+        for slot in &mut self.slots {
+            slot.wait_until_landed(lanes, receipt);
+        }
+    }
+
+    /// Drops all slots and spoils all tickets. Whoever waits for one of them waits for the clear of that layer.
+    pub(super) fn clear(&mut self, mut waits_for_clear: impl FnMut(usize, Arc<Receipt>)) {
+        self.clearing = self.lanes;
+        self.writes.iter_mut().for_each(|count| *count += 1);
+        self.lines.iter_mut().for_each(Line::clear);
+        self.fills.clear();
+        for mut slot in self.slots.drain() {
+            for wait in slot.waits.drain(..) {
+                let lanes = wait.queued.with(wait.flying);
+                lanes.places().for_each(|place| waits_for_clear(place, Arc::clone(&wait.receipt)));
+            }
+            slot.unhide(self.lanes, &self.used);
+            slot.free(&self.used);
+        }
+    }
+
+    pub(super) fn end_clear(&mut self, place: usize) {
+        self.clearing = self.clearing.without(Lanes::at(place));
+    }
+
+    pub(super) fn has_work(&self, place: usize) -> bool {
+        self.lines[place].has_work()
+    }
+
+    pub(super) fn has_urgent(&self, place: usize) -> bool {
+        self.lines[place].has_urgent()
+    }
+
+    pub(super) fn queued(&self, place: usize) -> u64 {
+        self.lines[place].queued
+    }
+
+    /// Slots that the layer owes or is being given.
+    pub(super) fn owed(&self, place: usize) -> u64 {
+        self.slots.iter().filter(|slot| slot.owed().contains(Lanes::at(place))).count() as u64
+    }
+
+    /// When the oldest write was accepted that waits for this layer.
+    pub(super) fn oldest_ms(&self, place: usize) -> Option<u64> {
+        let is_queued = |reference: &Ref| {
+            let found = self.slots.find(reference.hash, |slot| slot.id == reference.id);
+            found.is_some_and(|slot| slot.queued.contains(Lanes::at(place)))
+        };
+        self.lines[place].heads(is_queued).map(|head| head.at_ms).min()
     }
 
     /// What all slots are charged.
     #[cfg(test)]
     pub(super) fn charged(&self) -> u64 {
         self.slots.iter().map(|slot| slot.charge).sum()
-    }
-
-    /// When the slot at the head of the order was accepted.
-    pub(super) fn oldest_ms(&self) -> Option<u64> {
-        let live = |reference: &&Ref| self.slots.find(reference.hash, |slot| slot.seq == reference.seq).is_some();
-        let head = self.order.iter().find(live)?;
-        self.slots.find(head.hash, |slot| slot.seq == head.seq).map(|slot| slot.since_ms)
-    }
-}
-
-// === impl Slot ===
-
-impl Slot {
-    const fn reference(&self) -> Ref {
-        Ref { hash: self.hash, seq: self.seq }
-    }
-}
-
-// === impl Batch ===
-
-impl Batch {
-    pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.changes.len() as u64
-    }
-
-    pub(super) const fn charge(&self) -> u64 {
-        self.charge
-    }
-
-    pub(super) fn oldest_ms(&self) -> u64 {
-        self.oldest_ms.unwrap_or(super::NEVER_MS)
-    }
-
-    fn is_full(&self) -> bool {
-        self.len() >= BATCH_ITEMS || self.charge >= BATCH_BYTES
-    }
-
-    /// Gives each slot back through `settle`, then confirms to everybody who waits.
-    pub(super) fn settle(self, settle: impl Fn(usize, u64, u64)) {
-        for (index, Ref { hash, seq }) in self.slots {
-            settle(index, hash, seq);
-        }
-        self.receipts.iter().for_each(|receipt| receipt.settle());
     }
 }

@@ -1,13 +1,13 @@
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use super::*;
 use crate::{
     entry::Key,
-    layer::{Change, HealthState},
+    layer::{Change, Component, HealthState},
     testing::{START, Scripted, entry, eventually, key, text},
 };
 
-const OPTIONS: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 5000 };
+const OPTIONS: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 5000, overflow: Overflow::Block };
 
 struct Fixture {
     queue: Arc<WriteQueue>,
@@ -18,7 +18,7 @@ struct Fixture {
 impl Fixture {
     fn over(layer: Arc<Scripted>) -> Self {
         let clock = Clock::manual(START);
-        let queue = WriteQueue::open(OPTIONS, Some(Arc::clone(&layer) as Arc<dyn Layer>), clock.clone());
+        let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], clock.clone());
         Self { queue, layer, clock }
     }
 
@@ -50,6 +50,13 @@ impl Fixture {
     }
 }
 
+#[test]
+fn slots_are_charged_what_they_take() {
+    // A table is at most 8/7 as large as its slots; each of two lines holds a reference.
+    let bytes = size_of::<slot::Slot>() * 8 / 7 + 2 * size_of::<line::Ref>();
+    assert!(bytes as u64 <= SLOT_OVERHEAD_BYTES, "{bytes}");
+}
+
 #[tokio::test]
 async fn overwrites_of_one_key_take_one_slot_and_one_write() {
     let f = Fixture::over(Scripted::open());
@@ -68,7 +75,7 @@ async fn write_stays_visible_until_it_is_applied() {
     let f = Fixture::over(Scripted::gated(0, 0));
     f.set("k", "v");
     let receipt = f.remove("gone");
-    eventually("a batch is under way", || f.queue.counts.applying_since_ms.load(Ordering::Relaxed) != NEVER_MS).await;
+    eventually("a batch is under way", || f.queue.lanes[0].applying_since_ms() != NEVER_MS).await;
     assert_eq!(f.pending("k"), Some(Some("v".to_owned())));
     assert_eq!(f.pending("gone"), Some(None));
     f.layer.write_gate.add_permits(2);
@@ -82,7 +89,7 @@ async fn newer_write_during_a_batch_is_applied_after_it() {
     let f = Fixture::over(Scripted::gated(0, 0));
     f.set("k", "1");
     let first = f.remove("other");
-    eventually("a batch is under way", || f.queue.counts.applying_since_ms.load(Ordering::Relaxed) != NEVER_MS).await;
+    eventually("a batch is under way", || f.queue.lanes[0].applying_since_ms() != NEVER_MS).await;
     f.set("k", "2");
     let second = f.remove("k");
     f.set("k", "3");
@@ -123,7 +130,7 @@ async fn failing_layer_keeps_the_writes_and_gets_them_once_it_recovers() {
     f.layer.failing.store(true, Ordering::SeqCst);
     f.set("k", "v");
     let receipt = f.remove("gone");
-    eventually("it was tried twice", || f.queue.counts.failures.load(Ordering::Relaxed) >= 2).await;
+    eventually("it was tried twice", || f.queue.lanes()[0].failures >= 2).await;
     assert_eq!(f.pending("k"), Some(Some("v".to_owned())));
     f.queue.tick();
     f.clock.advance(Duration::from_secs(2));

@@ -3,16 +3,26 @@
 use std::sync::{Arc, MutexGuard, atomic::Ordering};
 
 use super::{
-    Full, Receipt, SLOT_OVERHEAD_BYTES, WriteQueue,
-    shard::{Accepted, Shard},
+    BATCH_BYTES, Full, Lanes, Overflow, Receipt, SLOT_OVERHEAD_BYTES, WriteQueue,
+    shard::{Accepted, Dropped, Shard},
     stripe_of,
 };
 use crate::{clock::UnixMillis, entry::Entry, layer::Change};
+
+/// A value this large is worth a flush of its own.
+const LARGE_BYTES: u64 = BATCH_BYTES / 4;
+
+/// How far one write looks for something that can give way to it.
+const STEPS_TO_ROOM: usize = 64;
+
+/// Values that one write turns into keys while a layer is away: more than it adds, so that the backlog shrinks.
+const HIDDEN_PER_WRITE: usize = 8;
 
 /// The right to read and write one key below memory, exclusively. Short: never held over an await.
 pub struct Turn<'a> {
     pub(super) queue: &'a WriteQueue,
     pub(super) shard: MutexGuard<'a, Shard>,
+    pub(super) index: usize,
     pub(super) hash: u64,
 }
 
@@ -27,7 +37,7 @@ pub enum Pending {
     Value(Entry),
     /// A removal is on its way: whatever is below is stale.
     Removed,
-    /// Nothing; ask below.
+    /// Nothing; ask below, of the layers that [`WriteQueue::is_trusted`] names.
     Unknown,
 }
 
@@ -51,29 +61,126 @@ impl Turn<'_> {
         self.ticket() == ticket
     }
 
-    /// Accepts a change of the turn's key; the newest change of a key replaces an older one that waits. With a
-    /// `receipt` the flusher hurries, and settles it once the change is on disk.
+    /// Accepts a change of the turn's key for all cold layers; the newest change of a key replaces an older one that
+    /// waits. With a `receipt` the flushers hurry, and settle it once every layer has the change that can be reached;
+    /// of the others the queue keeps it, and the journal, if there is one.
     ///
     /// # Errors
-    /// [`Full`] if there is no room; then nothing has changed.
+    /// [`Full`] if there is no room; then nothing has changed, except that with [`Overflow::DropOldest`] older values
+    /// may have been dropped.
     pub fn push(&mut self, now: UnixMillis, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
-        debug_assert_eq!(self.hash, self.queue.hasher.hash_one(change.key()), "a turn is good for its own key");
-        if self.queue.target.is_none() {
+        let queue = self.queue;
+        debug_assert_eq!(self.hash, queue.hasher.hash_one(change.key()), "a turn is good for its own key");
+        if queue.lanes.is_empty() {
             self.shard.count_write(stripe_of(self.hash));
             receipt.iter().for_each(|receipt| receipt.settle());
             return Ok(());
         }
         let charge = change.bytes() + SLOT_OVERHEAD_BYTES;
-        let replaced = self.shard.replaceable_charge(self.hash, change.key());
-        if !self.queue.used.reserve(&self.queue.options, replaced, charge) {
-            self.queue.counts.refuse(now);
+        if !self.make_room(change.key(), charge) {
+            queue.counts.refuse(now);
+            self.wake(true);
             return Err(Full);
         }
-        let urgent = receipt.is_some();
+        let waiting = receipt.map(|receipt| {
+            let lanes = queue.waited_for();
+            receipt.spread(lanes.count());
+            (receipt, lanes)
+        });
+        let urgent = waiting.is_some() || charge >= LARGE_BYTES;
         self.shard.count_write(stripe_of(self.hash));
-        self.shard.put(self.hash, Accepted { change, charge, at_ms: now.0 }, receipt);
-        self.queue.counts.accepted.fetch_add(1, Ordering::Relaxed);
-        self.queue.wake(urgent || self.queue.backlog_fills_a_batch());
+        self.shard.put(self.hash, Accepted { change, charge, at_ms: now.0, lanes: queue.all }, waiting);
+        queue.counts.accepted.fetch_add(1, Ordering::Relaxed);
+        self.relieve();
+        self.wake(urgent);
         Ok(())
+    }
+
+    /// Queues a value that was read from another layer, for those of these layers that can be reached. It is only worth
+    /// having: it never replaces a change that waits, is refused when the queue is half full, gives way first, and is
+    /// not tried again. Answers whether it was queued.
+    ///
+    /// The caller must know, by a ticket, that nothing was written to the key since the value was read.
+    pub fn fill(&mut self, now: UnixMillis, entry: Entry, lanes: Lanes) -> bool {
+        let queue = self.queue;
+        debug_assert_eq!(self.hash, queue.hasher.hash_one(entry.key()), "a turn is good for its own key");
+        let lanes = lanes.and(queue.all).without(queue.away());
+        let charge = entry.bytes() + SLOT_OVERHEAD_BYTES;
+        let welcome = !lanes.is_empty()
+            && !queue.used.exceeds(&queue.options, 50)
+            && self.shard.charge_of(self.hash, entry.key()).is_none()
+            && queue.used.reserve(&queue.options, None, charge);
+        if welcome {
+            let accepted = Accepted { change: Change::Fill(entry), charge, at_ms: now.0, lanes };
+            self.shard.put(self.hash, accepted, None);
+            self.wake(false);
+        } else {
+            queue.counts.dropped_fills.fetch_add(1, Ordering::Relaxed);
+        }
+        welcome
+    }
+
+    /// Reserves room for a change of this charge; what may give way does so.
+    fn make_room(&mut self, key: &[u8], charge: u64) -> bool {
+        let queue = self.queue;
+        for _ in 0..STEPS_TO_ROOM {
+            if queue.used.reserve(&queue.options, self.shard.charge_of(self.hash, key), charge) {
+                return true;
+            }
+            if self.shard.drop_fill() {
+                queue.counts.dropped_fills.fetch_add(1, Ordering::Relaxed);
+            } else if self.hide(HIDDEN_PER_WRITE) == 0 && !self.drop_oldest() {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        if self.queue.options.overflow != Overflow::DropOldest {
+            return false;
+        }
+        match self.shard.drop_value(STEPS_TO_ROOM) {
+            Dropped::Value(key) => {
+                // Under the lock of its shard, so that nobody finds it in memory once a newer write is accepted.
+                if let Some(on_drop) = self.queue.on_drop.get() {
+                    on_drop(&key);
+                }
+                self.queue.counts.dropped_values.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Dropped::Nothing => false,
+        }
+    }
+
+    #[inline]
+    fn wake(&self, urgent: bool) {
+        for lane in &self.queue.lanes {
+            lane.wake(self.index, urgent || self.shard.fills_a_batch_of(lane.place));
+        }
+    }
+
+    /// Keeps what a layer owes that is away from filling the queue.
+    fn relieve(&mut self) {
+        let queue = self.queue;
+        if queue.away().is_empty() || !queue.used.exceeds(&queue.options, 50) {
+            return;
+        }
+        self.hide(HIDDEN_PER_WRITE);
+        if queue.used.exceeds(&queue.options, 75) {
+            queue.ask_for_relief();
+        }
+    }
+
+    /// Forgets values that only layers owe that are away; answers how many.
+    fn hide(&mut self, steps: usize) -> u64 {
+        let away = self.queue.away();
+        let mut hidden = 0;
+        for place in away.places() {
+            let count = self.shard.hide_values(place, away, steps);
+            self.queue.count_forgotten(place, count);
+            hidden += count;
+        }
+        hidden
     }
 }

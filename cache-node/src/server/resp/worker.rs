@@ -366,7 +366,7 @@ mod tests {
         layer::memory::{Memory, MemoryOptions, Policy},
         server::ConnectionLimit,
         slow_log::SlowLogOptions,
-        write_queue::QueueOptions,
+        write_queue::{Overflow, QueueOptions},
     };
 
     const LIMITS: Limits = Limits {
@@ -381,7 +381,7 @@ mod tests {
         let clock = Clock::system();
         let memory =
             MemoryOptions { capacity_bytes: 1 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(60) };
-        let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100 };
+        let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100, overflow: Overflow::Block };
         let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
         let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
         let slow_log = Arc::new(SlowLog::new(slow_log));

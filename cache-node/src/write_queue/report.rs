@@ -1,0 +1,163 @@
+//! What the queue says of itself: health, numbers, and its end.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    NEVER_MS, WriteQueue,
+    lanes::{Lane, LaneReport},
+    lock,
+};
+use crate::{
+    clock::UnixMillis,
+    layer::{Component, Health, Stats, Verdict},
+};
+
+/// From this age of the oldest write on the queue is called degraded.
+const AGE_DEGRADED: Duration = Duration::from_secs(1);
+
+/// Having been full for this long makes the queue unavailable.
+const FULL_UNAVAILABLE: Duration = Duration::from_secs(10);
+
+// === impl WriteQueue ===
+
+impl WriteQueue {
+    /// Observes health. To be called about once a second.
+    pub fn tick(&self) {
+        let now_ms = self.clock.now().0;
+        let refused_ago = now_ms.saturating_sub(self.counts.refused_last_ms.load(Ordering::Relaxed));
+        if refused_ago > 2000 {
+            self.counts.full_since_ms.store(NEVER_MS, Ordering::Relaxed);
+        }
+        self.observed.observe(self.verdict());
+    }
+
+    /// Bytes of slots in use.
+    pub fn bytes(&self) -> u64 {
+        self.used.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Slots in use: writes that some layer does not have yet.
+    pub fn items(&self) -> u64 {
+        self.used.items.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the oldest write was accepted that some layer does not have yet.
+    pub fn oldest_age(&self) -> Duration {
+        self.lanes.iter().map(|lane| self.oldest_age_of(lane)).max().unwrap_or_default()
+    }
+
+    /// The way to each cold layer.
+    pub fn lanes(&self) -> Vec<LaneReport> {
+        self.lanes.iter().map(|lane| self.report(lane)).collect()
+    }
+
+    fn report(&self, lane: &Arc<Lane>) -> LaneReport {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LaneReport {
+            layer: lane.target.id(),
+            items: self.shards.iter().map(|shard| lock(shard).queued(lane.place)).sum(),
+            oldest_age: self.oldest_age_of(lane),
+            flushed: count(&lane.counts.flushed),
+            batches: count(&lane.counts.batches),
+            failures: count(&lane.counts.failures),
+            forgotten: count(&lane.counts.forgotten),
+            clears: count(&lane.counts.clears),
+            is_reachable: !lane.is_away(),
+            is_trusted: self.is_trusted(lane.target.id()),
+        }
+    }
+
+    fn oldest_age_of(&self, lane: &Lane) -> Duration {
+        let queued = self.shards.iter().filter_map(|shard| lock(shard).oldest_ms(lane.place)).min();
+        let oldest_ms = queued.unwrap_or(NEVER_MS).min(lane.applying_since_ms());
+        if oldest_ms == NEVER_MS { Duration::ZERO } else { self.clock.now().since(UnixMillis(oldest_ms)) }
+    }
+
+    fn verdict(&self) -> Verdict {
+        let full_since = self.counts.full_since_ms.load(Ordering::Relaxed);
+        if full_since != NEVER_MS && self.clock.now().since(UnixMillis(full_since)) >= FULL_UNAVAILABLE {
+            return Verdict::unavailable("QueueFull", "writes wait for room and time out".to_owned());
+        }
+        if let Some(trouble) = self.lanes.iter().find_map(|lane| lane.trouble()) {
+            return Verdict::degraded("FlushFails", trouble);
+        }
+        let age = self.oldest_age();
+        if age > AGE_DEGRADED {
+            return Verdict::degraded("QueueLags", format!("the oldest write has waited {} ms", age.as_millis()));
+        }
+        let percent = (self.bytes() * 100 / self.options.capacity_bytes.max(1))
+            .max(self.items() * 100 / self.options.items_max.max(1));
+        if percent > 80 {
+            return Verdict::degraded("QueueNearlyFull", format!("{percent} % full"));
+        }
+        Verdict::healthy()
+    }
+
+    /// What did not make it, lane by lane.
+    fn count_lost(&self) {
+        for lane in &self.lanes {
+            let lost = self.shards.iter().map(|shard| lock(shard).owed(lane.place)).sum();
+            lane.counts.lost_at_shutdown.store(lost, Ordering::Relaxed);
+            if lost > 0 {
+                let layer = lane.target.id();
+                tracing::warn!(%layer, lost, "stopped before all queued writes had reached the layer");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Component for WriteQueue {
+    fn name(&self) -> &'static str {
+        "writeQueue"
+    }
+
+    fn health(&self) -> Health {
+        self.observed.health()
+    }
+
+    fn stats(&self) -> Stats {
+        let sum = |counter: fn(&Lane) -> &AtomicU64| -> u64 {
+            self.lanes.iter().map(|lane| counter(lane).load(Ordering::Relaxed)).sum()
+        };
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            operations: count(&self.counts.accepted),
+            entries: Some(self.items()),
+            bytes: Some(self.bytes()),
+            capacity_bytes: Some(self.options.capacity_bytes),
+            extras: vec![
+                ("oldestAgeMs", u64::try_from(self.oldest_age().as_millis()).unwrap_or(u64::MAX)),
+                ("flushed", sum(|lane| &lane.counts.flushed)),
+                ("batches", sum(|lane| &lane.counts.batches)),
+                ("flushFailures", sum(|lane| &lane.counts.failures)),
+                ("clears", sum(|lane| &lane.counts.clears)),
+                ("refusedFull", count(&self.counts.refused_full)),
+                ("droppedOverflow", count(&self.counts.dropped_values)),
+                ("droppedUnreachable", sum(|lane| &lane.counts.forgotten)),
+                ("droppedFills", count(&self.counts.dropped_fills)),
+                ("lostAtShutdown", sum(|lane| &lane.counts.lost_at_shutdown)),
+            ],
+            ..Stats::default()
+        }
+    }
+
+    /// Writes everything queued. What is left at `deadline` is counted and logged.
+    async fn shutdown(&self, deadline: Instant) {
+        self.drain.cancel();
+        self.lanes.iter().for_each(|lane| lane.wake_all());
+        if tokio::time::timeout_at(deadline.into(), self.flushing.wait()).await.is_err() {
+            self.give_up.cancel();
+            self.flushing.wait().await;
+            self.count_lost();
+        }
+    }
+}

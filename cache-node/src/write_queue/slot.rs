@@ -1,0 +1,247 @@
+//! The newest accepted change of one key, and which cold layers have not got it.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    Receipt, SLOT_OVERHEAD_BYTES,
+    account::Used,
+    batch::{Order, Taken},
+    lanes::{LANES_MAX, Lanes},
+    line::{Line, Ref},
+    receipt::Wait,
+};
+use crate::{entry::Key, layer::Change};
+
+/// A slot. It lives until all layers have its change.
+pub(super) struct Slot {
+    pub(super) hash: u64,
+    /// Tells it from earlier slots of the key, so that an old reference does not touch it.
+    pub(super) id: u64,
+    pub(super) change: Change,
+    pub(super) charge: u64,
+    /// Layers in whose line it stands.
+    pub(super) queued: Lanes,
+    /// Layers that are being given the change, or the one before it.
+    pub(super) flying: Lanes,
+    urgent: Lanes,
+    /// Layers that have to forget the key although its value is elsewhere: readers do not see this slot.
+    hidden: Lanes,
+    dropped: bool,
+    pub(super) waits: Vec<Wait>,
+}
+
+// === impl Slot ===
+
+impl Slot {
+    pub(super) const fn new(hash: u64, id: u64, change: Change, charge: u64) -> Self {
+        Self {
+            hash,
+            id,
+            change,
+            charge,
+            queued: Lanes::NONE,
+            flying: Lanes::NONE,
+            urgent: Lanes::NONE,
+            hidden: Lanes::NONE,
+            dropped: false,
+            waits: Vec::new(),
+        }
+    }
+
+    pub(super) const fn reference(&self, at_ms: u64) -> Ref {
+        Ref { hash: self.hash, id: self.id, at_ms }
+    }
+
+    /// Layers that do not have the change yet.
+    pub(super) const fn owed(&self) -> Lanes {
+        self.queued.with(self.flying)
+    }
+
+    pub(super) const fn is_hidden(&self) -> bool {
+        !self.hidden.is_empty()
+    }
+
+    /// A newer change of the key. It keeps its place in the lines where it still stands.
+    pub(super) fn replace(&mut self, change: Change, charge: u64, used: &Used) {
+        self.unhide(self.hidden, used);
+        self.undrop(used);
+        self.change = change;
+        self.charge = charge;
+    }
+
+    pub(super) fn enqueue(&mut self, line: &mut Line, place: usize, order: Order, at_ms: u64) {
+        if !self.queued.contains(Lanes::at(place)) {
+            self.queued = self.queued.with(Lanes::at(place));
+            line.queued += 1;
+            line.order(order).push_back(self.reference(at_ms));
+        }
+    }
+
+    pub(super) fn wait(&mut self, receipt: Arc<Receipt>, lanes: Lanes) {
+        if !lanes.is_empty() {
+            self.waits.push(Wait { receipt, queued: lanes, flying: Lanes::NONE });
+        }
+    }
+
+    pub(super) fn hurry(&mut self, line: &mut Line, place: usize, at_ms: u64) {
+        if !self.urgent.contains(Lanes::at(place)) {
+            self.urgent = self.urgent.with(Lanes::at(place));
+            line.order(Order::Urgent).push_back(self.reference(at_ms));
+        }
+    }
+
+    /// Has `receipt` wait for what these layers have not got. Nobody waits for promotions, which may be dropped.
+    pub(super) fn wait_until_landed(&mut self, lanes: Lanes, receipt: &Arc<Receipt>) {
+        if matches!(self.change, Change::Fill(_)) {
+            return;
+        }
+        let queued = self.queued.and(lanes);
+        let flying = self.flying.without(self.queued).and(lanes);
+        let count = queued.with(flying).count();
+        if count > 0 {
+            receipt.expect(count);
+            self.waits.push(Wait { receipt: Arc::clone(receipt), queued, flying });
+        }
+    }
+
+    /// It is on its way to the layer.
+    pub(super) fn take_off(&mut self, line: &mut Line, place: usize) {
+        let lane = Lanes::at(place);
+        debug_assert!(!self.flying.contains(lane), "a key is under way to a layer once at a time");
+        line.queued -= 1;
+        self.queued = self.queued.without(lane);
+        self.urgent = self.urgent.without(lane);
+        self.flying = self.flying.with(lane);
+        for wait in self.waits.iter_mut().filter(|wait| wait.queued.contains(lane)) {
+            wait.queued = wait.queued.without(lane);
+            wait.flying = wait.flying.with(lane);
+        }
+    }
+
+    /// The layer has what was taken off.
+    pub(super) fn land(&mut self, place: usize, used: &Used, settled: &mut Vec<Arc<Receipt>>) {
+        let lane = Lanes::at(place);
+        self.flying = self.flying.without(lane);
+        if !self.queued.contains(lane) {
+            self.unhide(lane, used);
+        }
+        self.end_waits(settled, |wait| wait.flying.remove(lane));
+    }
+
+    /// The layer did not take it.
+    pub(super) fn turn_back(
+        &mut self,
+        line: &mut Line,
+        place: usize,
+        taken: &Taken,
+        excused: Option<&mut Vec<Arc<Receipt>>>,
+    ) {
+        let lane = Lanes::at(place);
+        self.flying = self.flying.without(lane);
+        if !self.queued.contains(lane) {
+            self.queued = self.queued.with(lane);
+            line.queued += 1;
+            // What somebody waited for still stands in another order as well.
+            if taken.from == Order::Urgent {
+                self.urgent = self.urgent.with(lane);
+            }
+            line.order(taken.from).push_front(taken.reference);
+        }
+        for wait in self.waits.iter_mut().filter(|wait| wait.flying.contains(lane)) {
+            wait.flying = wait.flying.without(lane);
+            wait.queued = wait.queued.with(lane);
+        }
+        if let Some(excused) = excused {
+            self.excuse(place, excused);
+        }
+    }
+
+    /// Lets those go who wait for this layer.
+    pub(super) fn excuse(&mut self, place: usize, excused: &mut Vec<Arc<Receipt>>) {
+        let lane = Lanes::at(place);
+        self.end_waits(excused, |wait| wait.queued.remove(lane));
+    }
+
+    /// Ends one step of each wait for which `ends` answers so.
+    fn end_waits(&mut self, ended: &mut Vec<Arc<Receipt>>, mut ends: impl FnMut(&mut Wait) -> bool) {
+        if self.waits.is_empty() {
+            return;
+        }
+        for wait in &mut self.waits {
+            if ends(wait) {
+                ended.push(Arc::clone(&wait.receipt));
+            }
+        }
+        self.waits.retain(|wait| !wait.is_over());
+    }
+
+    /// The layer gets a clear instead.
+    pub(super) fn leave(&mut self, place: usize, used: &Used, mut waits_for_clear: impl FnMut(Arc<Receipt>)) {
+        let lane = Lanes::at(place);
+        self.queued = self.queued.without(lane);
+        self.urgent = self.urgent.without(lane);
+        if !self.flying.contains(lane) {
+            self.unhide(lane, used);
+        }
+        let mut waiting = Vec::new();
+        self.excuse(place, &mut waiting);
+        waiting.into_iter().for_each(&mut waits_for_clear);
+    }
+
+    /// It stands in no line any more.
+    pub(super) fn leave_all(&mut self, lines: &mut [Line; LANES_MAX]) {
+        for place in self.queued.places() {
+            lines[place].queued -= 1;
+        }
+        self.queued = Lanes::NONE;
+    }
+
+    /// Keeps only the key, for readers to see.
+    pub(super) fn drop_value(&mut self, used: &Used) {
+        self.keep_key(used);
+        self.dropped = true;
+        used.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps only the key, which readers do not see. False if there was no value.
+    pub(super) fn hide_value(&mut self, used: &Used) -> bool {
+        let is_value = matches!(self.change, Change::Set(_) | Change::Fill(_));
+        if is_value {
+            self.keep_key(used);
+            self.hidden = self.owed();
+            for place in self.hidden.places() {
+                used.hidden[place].fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        is_value
+    }
+
+    fn keep_key(&mut self, used: &Used) {
+        let key = Key::new(self.change.key().to_vec()).expect("a value has a key");
+        self.change = Change::Remove(key);
+        let charge = self.change.bytes() + SLOT_OVERHEAD_BYTES;
+        used.release(0, self.charge - charge);
+        self.charge = charge;
+    }
+
+    /// The layers may be read again, as far as this slot is concerned.
+    pub(super) fn unhide(&mut self, lanes: Lanes, used: &Used) {
+        for place in self.hidden.and(lanes).places() {
+            used.hidden[place].fetch_sub(1, Ordering::AcqRel);
+        }
+        self.hidden = self.hidden.without(lanes);
+    }
+
+    fn undrop(&mut self, used: &Used) {
+        if std::mem::take(&mut self.dropped) {
+            used.dropped.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Gives its room back.
+    pub(super) fn free(&mut self, used: &Used) {
+        debug_assert!(!self.is_hidden(), "a slot that is gone hides nothing");
+        self.undrop(used);
+        used.release(1, self.charge);
+    }
+}

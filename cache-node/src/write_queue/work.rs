@@ -1,0 +1,243 @@
+//! The queue as its flushers see it: batches out, outcomes in, and what a layer is owed that was away.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    Lanes, NEVER_MS, Receipt, WriteQueue,
+    batch::{Batch, Order},
+    lanes::Lane,
+    lock,
+};
+use crate::layer::LayerId;
+
+/// Removals by tag in one batch, so that what follows them is not kept waiting.
+const TAGGED_PER_BATCH: usize = 256;
+
+/// The clears that one layer is owed.
+#[derive(Default)]
+pub(super) struct Clear {
+    /// Counts the orders to clear.
+    ordered: u64,
+    done: u64,
+    pub(super) receipts: Vec<Arc<Receipt>>,
+}
+
+/// A clear being carried out.
+pub(super) struct Begun {
+    ordered: u64,
+    receipts: Vec<Arc<Receipt>>,
+}
+
+// === impl WriteQueue: batches ===
+
+impl WriteQueue {
+    /// Collects what a flusher writes next; nothing while a clear is owed.
+    pub(super) fn take(&self, lane: &Lane, number: usize) -> Batch {
+        let mut batch = Batch::default();
+        let clears = lock(&self.clears);
+        if clears[lane.place].is_owed() {
+            return batch;
+        }
+        if number == 0 {
+            batch.add_tagged(lock(&lane.tagged).take_off(TAGGED_PER_BATCH));
+        }
+        for order in Order::ALL {
+            for index in shards_of(lane, number) {
+                lock(&self.shards[index]).take(index, lane.place, order, &mut batch);
+            }
+        }
+        drop(clears);
+        lane.seats[number].applying_since_ms.store(batch.oldest_ms(), Ordering::Relaxed);
+        batch
+    }
+
+    /// The layer has the batch for good.
+    pub(super) fn settle(&self, lane: &Lane, number: usize, batch: Batch) {
+        let mut settled = Vec::new();
+        if number == 0 {
+            settled.extend(lock(&lane.tagged).land());
+        }
+        for taken in &batch.taken {
+            lock(&self.shards[taken.shard]).settle(lane.place, taken.reference, &mut settled);
+        }
+        lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
+        lane.counts.flushed.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);
+        lane.counts.batches.fetch_add(1, Ordering::Relaxed);
+        self.room.notify_waiters();
+        settled.iter().for_each(|receipt| receipt.settle());
+    }
+
+    /// The layer did not take the batch: it goes back, and those are let go who need not wait for a layer that is away.
+    pub(super) fn give_back(&self, lane: &Lane, number: usize, batch: Batch) {
+        let mut excused = Vec::new();
+        let mut dropped = 0;
+        let mut clears = lock(&self.clears);
+        let excuses = self.excuses(lane);
+        // Last first, because each goes to the head of its order.
+        for taken in batch.taken.iter().rev() {
+            let excused = excuses.then_some(&mut excused);
+            dropped += u64::from(lock(&self.shards[taken.shard]).give_back(lane.place, taken, excused));
+        }
+        if number == 0 {
+            let mut tagged = lock(&lane.tagged);
+            tagged.turn_back();
+            if clears[lane.place].is_owed() {
+                clears[lane.place].receipts.extend(tagged.clear());
+            }
+        }
+        drop(clears);
+        if excuses {
+            self.shards.iter().for_each(|shard| lock(shard).excuse(lane.place, &mut excused));
+        }
+        if self.excuses_tagged(lane) {
+            excused.extend(lock(&lane.tagged).excuse());
+        }
+        lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
+        self.counts.dropped_fills.fetch_add(dropped, Ordering::Relaxed);
+        excused.iter().for_each(|receipt| receipt.settle());
+    }
+
+    pub(super) fn has_work(&self, lane: &Lane, number: usize) -> bool {
+        if lane.is_void() {
+            return number == 0;
+        }
+        let tagged = number == 0 && lock(&lane.tagged).has_work();
+        tagged || shards_of(lane, number).any(|index| lock(&self.shards[index]).has_work(lane.place))
+    }
+
+    pub(super) fn has_urgent_work(&self, lane: &Lane, number: usize) -> bool {
+        let urgent = |index: usize| {
+            let shard = lock(&self.shards[index]);
+            shard.has_urgent(lane.place) || shard.fills_a_batch_of(lane.place)
+        };
+        let of_the_lead = number == 0 && (lane.is_void() || lock(&lane.tagged).has_work());
+        of_the_lead || shards_of(lane, number).any(urgent)
+    }
+}
+
+// === impl WriteQueue: clears ===
+
+impl WriteQueue {
+    /// From here until [`WriteQueue::end_clear`] no batch of the lane is under way.
+    pub(super) fn begin_clear(&self, lane: &Lane) -> Begun {
+        let mut clears = lock(&self.clears);
+        let clear = &mut clears[lane.place];
+        Begun { ordered: clear.ordered, receipts: std::mem::take(&mut clear.receipts) }
+    }
+
+    pub(super) fn end_clear(&self, lane: &Lane, begun: Begun, is_done: bool) {
+        let mut clears = lock(&self.clears);
+        let clear = &mut clears[lane.place];
+        let mut settled = begun.receipts;
+        if is_done {
+            clear.done = begun.ordered;
+            lane.counts.clears.fetch_add(1, Ordering::Relaxed);
+            if !clear.is_owed() {
+                // Of those who came while it was under way.
+                settled.append(&mut clear.receipts);
+                lane.void.store(false, Ordering::Release);
+                self.shards.iter().for_each(|shard| lock(shard).end_clear(lane.place));
+            }
+        } else {
+            clear.receipts.append(&mut settled);
+            if self.excuses(lane) {
+                settled = std::mem::take(&mut clear.receipts);
+            }
+        }
+        drop(clears);
+        self.room.notify_waiters();
+        settled.iter().for_each(|receipt| receipt.settle());
+        lane.wake_all();
+    }
+
+    /// Orders a clear; `clears` is locked. The layer does not count until it is done.
+    pub(super) fn order_clear(&self, lane: &Lane, clear: &mut Clear) {
+        clear.ordered += 1;
+        lane.void.store(true, Ordering::Release);
+        clear.receipts.extend(lock(&lane.tagged).clear());
+        if lane.is_away() && self.excuses(lane) {
+            std::mem::take(&mut clear.receipts).iter().for_each(|receipt| receipt.settle());
+        }
+    }
+
+    /// Forgets everything that the layer is owed, in exchange for a clear.
+    pub(super) fn forget(&self, lane: &Lane) {
+        let mut clears = lock(&self.clears);
+        let clear = &mut clears[lane.place];
+        // Not trusted first: a reader that no longer finds a write here must not find an older one there.
+        lane.void.store(true, Ordering::Release);
+        let mut forgotten = 0;
+        for shard in &self.shards {
+            forgotten += lock(shard).forget(lane.place, |receipt| clear.receipts.push(receipt));
+        }
+        self.order_clear(lane, clear);
+        drop(clears);
+        self.count_forgotten(lane.place, forgotten);
+        tracing::warn!(layer = %lane.target.id(), forgotten, "the layer is away for too long; it is cleared when it is back");
+        self.room.notify_waiters();
+        lane.wake_all();
+    }
+
+    /// Forgets what a layer is owed if it is still away and still in the way.
+    pub(super) fn relieve(&self, lane: &Lane) {
+        if lane.is_away() && self.used.exceeds(&self.options, 75) {
+            self.forget(lane);
+        }
+        lane.overgrown.store(false, Ordering::Relaxed);
+    }
+
+    /// Has the flushers of layers that are away forget what they owe.
+    pub(super) fn ask_for_relief(&self) {
+        for lane in self.lanes.iter().filter(|lane| lane.is_away()) {
+            if !lane.overgrown.swap(true, Ordering::Relaxed) {
+                lane.relief.notify_one();
+            }
+        }
+    }
+}
+
+// === impl WriteQueue: layers that are away ===
+
+impl WriteQueue {
+    /// Layers that the last attempt did not reach.
+    pub(super) fn away(&self) -> Lanes {
+        let away = self.lanes.iter().filter(|lane| lane.is_away());
+        away.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place)))
+    }
+
+    /// Layers that a change must reach before it is confirmed.
+    pub(super) fn waited_for(&self) -> Lanes {
+        let excused = self.lanes.iter().filter(|lane| lane.is_away() && self.excuses(lane));
+        excused.fold(self.all, |lanes, lane| lanes.without(Lanes::at(lane.place)))
+    }
+
+    /// Whether a change may be confirmed although this layer, being away, does not have it. The disk never is: what it
+    /// holds comes back with the node after a kill.
+    pub(super) fn excuses(&self, lane: &Lane) -> bool {
+        lane.target.id() != LayerId::Disk
+    }
+
+    /// The same for removals by tag, which at least the disk must keep.
+    pub(super) fn excuses_tagged(&self, lane: &Lane) -> bool {
+        self.excuses(lane) && self.all.contains(Lanes::of(LayerId::Disk))
+    }
+
+    pub(super) fn count_forgotten(&self, place: usize, count: u64) {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.place == place) {
+            lane.counts.forgotten.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Clear ===
+
+impl Clear {
+    pub(super) const fn is_owed(&self) -> bool {
+        self.ordered != self.done
+    }
+}
+
+/// The shards that one flusher of the lane serves.
+fn shards_of(lane: &Lane, number: usize) -> impl Iterator<Item = usize> + use<> {
+    (number..super::SHARDS).step_by(lane.seats.len())
+}
