@@ -25,7 +25,7 @@ use ahash::RandomState;
 use cache_node::{
     clock::{Clock, UnixMillis},
     context::{OperationContext, Origin},
-    coordinator::{Coordinator, Peek},
+    coordinator::{Coordinator, Parts, Peek},
     entry::{Entry, EntryMeta},
     layer::{
         Component,
@@ -36,6 +36,7 @@ use cache_node::{
 use quick_cache::{UnitWeighter, sync::Cache};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tikv_jemallocator::Jemalloc;
+use tokio::runtime::Runtime;
 
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
@@ -78,8 +79,8 @@ fn goals() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let hot = hits_and_writes(1_000);
-    let wide = hits_and_writes(100_000);
+    let hot = hits_and_writes(&runtime, 1_000);
+    let wide = hits_and_writes(&runtime, 100_000);
     let of = |times: &[Times], variant: usize, threads: usize| times[variant][threads - 1].clone();
     let by = |above: Vec<f64>, below: Vec<f64>, how: fn(f64, f64) -> f64| {
         quartiles(above.into_iter().zip(below).map(|(above, below)| how(above, below)).collect())
@@ -97,14 +98,15 @@ fn goals() {
     println!("\nload at the end {}", read("/proc/loadavg").trim());
 }
 
-fn hits_and_writes(count: usize) -> Vec<Times> {
+fn hits_and_writes(runtime: &Runtime, count: usize) -> Vec<Times> {
     let keys: Vec<Vec<u8>> = (0..count).map(|number| format!("key:{number:012}").into_bytes()).collect();
     let bare: Bare = Cache::with(2 * count, 2 * count as u64, UnitWeighter, RandomState::new(), Default::default());
     let memory = open(Policy::S3Fifo, 256 << 20);
     let lfu = open(Policy::TinyLfu, 256 << 20);
     let clock = Clock::system();
     let queue = QueueOptions { capacity_bytes: 64 << 20, items_max: 100_000, overflow: Overflow::Block };
-    let coordinator = Coordinator::open(open(Policy::S3Fifo, 256 << 20), queue, Vec::new(), clock.clone());
+    let parts = Parts::new(open(Policy::S3Fifo, 256 << 20), queue, Vec::new(), &clock);
+    let coordinator = runtime.block_on(Coordinator::open(parts, clock.clone()));
     let deadline = clock.monotonic() + Duration::from_secs(3600);
     let cx = OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline };
     for key in &keys {

@@ -10,6 +10,7 @@ mod error;
 mod introspect;
 mod later;
 mod options;
+mod own;
 mod read;
 mod session;
 mod slow_log;
@@ -30,6 +31,7 @@ use crate::{
     context::{OperationContext, Origin},
     coordinator::Coordinator,
     entry::Key,
+    layer::Matching,
     protocol::{Arguments, Replies},
     slow_log::SlowLog,
 };
@@ -107,6 +109,10 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Where slow commands are kept, for SLOWLOG.
     pub slow_log: Arc<SlowLog>,
+    /// By how much of its life a value may expire earlier than asked, in percent.
+    pub ttl_jitter_percent: u8,
+    /// How long a negative entry holds if the client does not say.
+    pub negative_ttl: Duration,
 }
 
 /// One command of one client.
@@ -216,6 +222,13 @@ impl Commands {
             Verb::Info => self.info(call, out),
             Verb::Slowlog => self.slow_log(call, out),
             Verb::Time => self.time(call, out),
+            Verb::TcSet => self.own_set(call, out),
+            Verb::TcTags => self.read(call, One::Tags, out),
+            Verb::TcInvalidate => self.remove_tagged(call, Matching::Any, out),
+            Verb::TcInvalidateall => self.remove_tagged(call, Matching::All, out),
+            Verb::TcExplain => self.explain(call, out),
+            Verb::TcLayers => self.layers(out),
+            Verb::TcFlush => Step::Later(Later::flush()),
         }
     }
 

@@ -12,8 +12,8 @@ use std::{
 
 use crds::{
     node_config::{
-        CacheIdentity, Compression, CompressionAlgorithm, Disk, DiskMode, Limits, Listen, Log, Memory, NodeConfig,
-        Shutdown, SlowLog, WriteQueue, limits,
+        CacheIdentity, ColdLayer, Compression, CompressionAlgorithm, Disk, DiskMode, Freshness, Limits, Listen, Log,
+        Memory, NodeConfig, Shutdown, SlowLog, TagIndex, WriteQueue, limits,
     },
     quantity::ByteSize,
 };
@@ -239,7 +239,10 @@ impl Checks {
             memory,
             disk,
             compression,
+            read_order,
             write_queue,
+            tag_index,
+            freshness,
             limits,
             slow_log,
             shutdown,
@@ -252,6 +255,8 @@ impl Checks {
         checks.disk(disk);
         checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);
+        checks.read_order(read_order);
+        checks.tag_index_and_freshness(tag_index, freshness);
         checks.limits(limits);
         checks.slow_log(slow_log);
         checks.shutdown_and_log(shutdown, log);
@@ -300,6 +305,22 @@ impl Checks {
         self.require("writeQueue.capacity", capacity, fits, || {
             format!("is below {largest}, the size of the largest entry (limits.valueBytesMax is {value_bytes_max})")
         });
+    }
+
+    fn read_order(&mut self, order: &[ColdLayer]) {
+        let each_once: BTreeSet<ColdLayer> = order.iter().copied().collect();
+        self.require("readOrder", format!("{order:?}"), order.len() == 2 && each_once.len() == 2, || {
+            "does not name Redis and Disk once each".to_owned()
+        });
+    }
+
+    fn tag_index_and_freshness(&mut self, TagIndex { removals_max }: &TagIndex, freshness: &Freshness) {
+        let Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl } = freshness;
+        self.within("tagIndex.removalsMax", removals_max, &limits::TAG_REMOVALS);
+        self.within("freshness.ttlJitterPercent", ttl_jitter_percent, &limits::TTL_JITTER_PERCENT);
+        self.within("freshness.softTimeout", soft_timeout, &limits::SOFT_TIMEOUT);
+        self.within("freshness.refreshWindow", refresh_window, &limits::REFRESH_WINDOW);
+        self.within("freshness.negativeTtl", negative_ttl, &limits::NEGATIVE_TTL);
     }
 
     fn limits(&mut self, limits: &Limits) {

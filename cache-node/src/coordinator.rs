@@ -10,48 +10,83 @@
 //!
 //! Every entry carries its absolute expiry wherever it goes; nothing here computes a new one.
 
+mod explain;
 mod flight;
+mod freshness;
 mod promote;
+mod remove;
 mod update;
+mod upkeep;
 
-use std::{
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, sync::Arc, time::Instant};
 
-use tokio::{
-    task::spawn_blocking,
-    time::{interval, timeout_at},
-};
+use tokio::time::{sleep, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::update::{TryUpdate, Update};
+pub use self::{
+    explain::{Explanation, Seen},
+    freshness::FreshnessOptions,
+    update::{TryUpdate, Update},
+};
 use self::{
     flight::Flights,
-    promote::{ColdRead, Removal, Stores},
+    freshness::{Freshness, Refreshes},
+    promote::{ColdRead, Found, Stores},
 };
 use crate::{
     clock::Clock,
-    context::OperationContext,
-    entry::{Entry, Key},
+    context::{OperationContext, Trail},
+    entry::{Entry, Key, Position},
     layer::{Component, Layer, memory::Memory},
-    write_queue::{Full, Pending, QueueOptions, Receipt, Ticket, Turn, WriteQueue},
+    tag_index::{TagIndex, TagOptions},
+    write_queue::{Full, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
 };
 
-/// How often postponed work is done and health observed.
-const TICK: Duration = Duration::from_millis(200);
+/// What a coordinator joins.
+pub struct Parts {
+    /// L1.
+    pub memory: Memory,
+    /// How the write queue is bounded.
+    pub queue: QueueOptions,
+    /// The layers below memory, in the order in which they are read.
+    pub cold: Vec<Arc<dyn Layer>>,
+    /// Removals by tag.
+    pub tags: Arc<TagIndex>,
+    /// When stale values are served.
+    pub freshness: FreshnessOptions,
+    /// When a write of a client is acknowledged.
+    pub write_mode: WriteMode,
+}
 
-/// Ticks from one sweep of expired entries to the next: ten seconds.
-const TICKS_PER_SWEEP: u32 = 50;
+/// When a write of a client is acknowledged. Removals always wait for the layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Once it is in memory and in the queue.
+    #[default]
+    Behind,
+    /// Once the cold layers have it.
+    Through,
+}
 
 /// The layers of one node as one cache.
 pub struct Coordinator {
     stores: Arc<Stores>,
     flights: Flights,
+    refreshes: Refreshes,
+    freshness: FreshnessOptions,
+    write_mode: WriteMode,
     clock: Clock,
-    upkeep: TaskTracker,
+    tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub struct Reading {
+    /// The entry, if there is one to serve. It may be past its expiry, within its stale life; then only its value counts.
+    pub entry: Option<Entry>,
+    /// Which layers below memory and queue were asked.
+    pub trail: Trail,
 }
 
 /// What is known about a key without I/O.
@@ -69,11 +104,14 @@ pub enum Peek {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The queue stayed full until the deadline. Nothing was changed.
-    #[error("the write queue is full; the disk does not keep up")]
+    #[error("the write queue is full; the layers below do not keep up")]
     QueueFull,
     /// The change is under way but not confirmed within the deadline; it may still take effect.
-    #[error("not confirmed by the disk within the deadline")]
+    #[error("not confirmed by the layers below within the deadline")]
     Unconfirmed,
+    /// Some writes are not in all layers yet.
+    #[error(transparent)]
+    Unflushed(#[from] Unflushed),
     /// The value to be modified could not be read within the deadline. Nothing was changed.
     #[error("the value could not be read within the deadline")]
     Unreadable,
@@ -87,43 +125,66 @@ enum Look {
     Hit(Entry),
     Absent,
     Cold(Ticket),
+    /// A stale value; with a ticket if there may be a fresh one below.
+    Stale(Entry, Option<Ticket>),
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// These layers, and the defaults for the rest.
+    pub fn new(memory: Memory, queue: QueueOptions, cold: Vec<Arc<dyn Layer>>, clock: &Clock) -> Self {
+        Self {
+            memory,
+            queue,
+            cold,
+            tags: Arc::new(TagIndex::open(TagOptions::default(), clock.clone())),
+            freshness: FreshnessOptions::default(),
+            write_mode: WriteMode::default(),
+        }
+    }
 }
 
 // === impl Coordinator: open and shutdown ===
 
 impl Coordinator {
-    /// Joins the layers; `cold` in the order in which they are read. Runs its upkeep on the current runtime.
-    pub fn open(memory: Memory, queue: QueueOptions, cold: Vec<Arc<dyn Layer>>, clock: Clock) -> Arc<Self> {
-        assert!(cold.is_sorted_by_key(|layer| layer.id()), "layers are read in the order of their declaration");
+    /// Joins the layers, and returns once what they keep about the past is known, as far as they can be reached. Runs
+    /// its upkeep on the current runtime.
+    pub async fn open(parts: Parts, clock: Clock) -> Arc<Self> {
+        let Parts { memory, queue, cold, tags, freshness, write_mode } = parts;
         let write_queue = WriteQueue::open(queue, cold.clone(), clock.clone());
-        let stores = Arc::new(Stores::new(memory, write_queue, cold));
-        let weak = Arc::downgrade(&stores);
-        stores.write_queue.on_drop(move |key| {
-            weak.upgrade().iter().for_each(|stores| stores.memory.remove(key));
-        });
+        let tasks = TaskTracker::new();
         let coordinator = Arc::new(Self {
-            stores,
-            flights: Flights::default(),
+            stores: Arc::new(Stores::new(memory, write_queue, cold, tags, clock.clone())),
+            flights: Flights::new(tasks.clone()),
+            refreshes: Refreshes::new(freshness.refresh_window),
+            freshness,
+            write_mode,
             clock,
-            upkeep: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
         });
-        coordinator.upkeep.spawn(upkeep(
-            Arc::clone(&coordinator.stores),
-            coordinator.clock.clone(),
-            coordinator.stop.clone(),
-        ));
-        coordinator.upkeep.close();
+        let stores = Arc::downgrade(&coordinator.stores);
+        coordinator.stores.write_queue.on_drop(move |key| {
+            if let Some(stores) = stores.upgrade() {
+                stores.memory.remove(key);
+            }
+        });
+        let upkeep = upkeep::Upkeep::new(Arc::clone(&coordinator.stores), coordinator.clock.clone());
+        upkeep.learn().await;
+        coordinator.tasks.spawn(upkeep.run(coordinator.stop.clone()));
         coordinator
     }
 
     /// Writes what is queued, then closes the layers from top to bottom. Nobody may use the coordinator any more.
     pub async fn shutdown(&self, deadline: Instant) {
         self.stop.cancel();
-        self.upkeep.wait().await;
+        self.tasks.close();
+        // Reads under way end by their own deadlines; the queue need not wait for them longer than for itself.
+        let _ = timeout_at(deadline.into(), self.tasks.wait()).await;
         self.stores.write_queue.shutdown(deadline).await;
-        for layer in &self.stores.cold {
-            layer.shutdown(deadline).await;
+        for cold in &self.stores.cold {
+            cold.layer.shutdown(deadline).await;
         }
     }
 
@@ -137,9 +198,14 @@ impl Coordinator {
         &self.stores.write_queue
     }
 
+    /// The tag index, for reports.
+    pub fn tags(&self) -> &TagIndex {
+        &self.stores.tags
+    }
+
     /// The layers below memory, for reports, in the order in which they are read.
-    pub fn cold(&self) -> &[Arc<dyn Layer>] {
-        &self.stores.cold
+    pub fn cold(&self) -> impl Iterator<Item = &Arc<dyn Layer>> {
+        self.stores.cold.iter().map(|cold| &cold.layer)
     }
 
     /// Values that were brought from a cold layer into memory.
@@ -152,24 +218,14 @@ impl Coordinator {
         self.stores.promotions_refused()
     }
 
+    /// Reads answered with a value past its expiry, within its stale life.
+    pub fn stale_hits(&self) -> u64 {
+        self.refreshes.stale_hits()
+    }
+
     /// An estimate of the number of entries, for `DBSIZE`.
     pub fn entries(&self) -> u64 {
         self.stores.entries()
-    }
-}
-
-async fn upkeep(stores: Arc<Stores>, clock: Clock, stop: CancellationToken) {
-    let mut ticks = interval(TICK);
-    let mut count = 0;
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        stores.memory.tick();
-        stores.write_queue.tick();
-        count += 1;
-        if count % TICKS_PER_SWEEP == 0 {
-            let (stores, now) = (Arc::clone(&stores), clock.now());
-            // Awaited, so that it ends before the upkeep does. It can only fail by a panic, which is logged by then.
-            let _ = spawn_blocking(move || stores.memory.sweep(now, |_| false)).await;
-        }
     }
 }
 
@@ -179,99 +235,176 @@ impl Coordinator {
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
-        if let Some(entry) = self.stores.memory.get(cx.now, key).filter(|entry| entry.is_live(cx.now)) {
-            return Peek::Hit(entry);
+        let entry = self.stores.memory.get(cx.now, key);
+        if let Some(entry) = &entry
+            && entry.is_plain()
+        {
+            return Peek::Hit(entry.clone());
         }
-        match self.look_below(cx, key) {
+        match self.look_beside(cx, key, entry) {
             Look::Hit(entry) => Peek::Hit(entry),
             Look::Absent => Peek::Absent,
-            Look::Cold(_) => Peek::Cold,
+            Look::Cold(_) | Look::Stale(..) => Peek::Cold,
         }
     }
 
-    /// The live entry of `key` from the first layer that has it, or none once `cx.deadline` has passed. A value from
-    /// below is promoted into memory.
+    /// The entry of `key` from the first layer that has it; none once `cx.deadline` has passed. A value from below is
+    /// promoted into memory and into the layers that missed it. Of a stale value one reader in each refresh window is
+    /// told that there is none, so that it brings a fresh one.
     ///
     /// # Cancel safety
-    /// A read that others wait for goes on without this caller.
-    pub async fn get(&self, cx: &OperationContext, key: &Key) -> Option<Entry> {
-        match self.look(cx, key.as_bytes()) {
-            Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(ticket) => self.read_cold(cx, key, ticket).await.found(),
-        }
+    /// A read that has begun goes on without this caller.
+    pub async fn get(&self, cx: &OperationContext, key: &Key) -> Reading {
+        let (read, stale) = match self.look(cx, key.as_bytes()) {
+            Look::Hit(entry) => return Reading { entry: Some(entry), trail: Trail::default() },
+            Look::Absent => return Reading { entry: None, trail: Trail::default() },
+            Look::Cold(ticket) => (self.read_cold(cx, key, ticket).await, None),
+            Look::Stale(entry, None) => (ColdRead::absent(), Some(entry)),
+            Look::Stale(entry, Some(ticket)) => {
+                let read = tokio::select! {
+                    read = self.read_cold(cx, key, ticket) => read,
+                    // The read goes on, and what it finds is there for the next.
+                    () = sleep(self.freshness.soft_timeout) => ColdRead::unknown(),
+                };
+                (read, Some(entry))
+            }
+        };
+        Reading { entry: self.serve(cx, key, read.found, stale), trail: read.trail }
     }
 
     /// As [`Coordinator::get`] for many keys, in their order, with one round trip to each cold layer.
-    pub async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Vec<Option<Entry>> {
+    pub async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> (Vec<Option<Entry>>, Trail) {
         let looks: Vec<Look> = keys.iter().map(|key| self.look(cx, key.as_bytes())).collect();
-        let mut cold = self.read_cold_many(cx, keys, &looks).await.into_iter();
-        looks
-            .into_iter()
-            .map(|look| match look {
-                Look::Hit(entry) => Some(entry),
-                Look::Absent => None,
-                Look::Cold(_) => cold.next().and_then(ColdRead::found),
-            })
-            .collect()
+        let (cold, trail) = self.read_cold_many(cx, keys, &looks).await;
+        let mut cold = cold.into_iter();
+        let mut next = || cold.next().expect("one answer for each look that has a ticket");
+        let entries = keys.iter().zip(looks).map(|(key, look)| match look {
+            Look::Hit(entry) => Some(entry),
+            Look::Absent => None,
+            Look::Cold(_) => self.serve(cx, key, next(), None),
+            Look::Stale(entry, None) => self.serve(cx, key, Found::Absent, Some(entry)),
+            Look::Stale(entry, Some(_)) => self.serve(cx, key, next(), Some(entry)),
+        });
+        (entries.collect(), trail)
+    }
+
+    /// What the client gets, of what the cold layers have and of a stale value from memory.
+    fn serve(&self, cx: &OperationContext, key: &Key, found: Found, stale: Option<Entry>) -> Option<Entry> {
+        let (stale, reachable) = match found {
+            Found::Fresh(entry) => return Some(entry),
+            Found::Stale(below) => (stale.or(Some(below)), true),
+            Found::Absent => (stale, true),
+            Found::Unknown => (stale, false),
+        };
+        let entry = stale?;
+        // While the layers below can not be asked, nobody is sent away for a fresh value.
+        if reachable && self.refreshes.claim(key.as_bytes(), cx.now) { None } else { self.refreshes.serve(entry) }
     }
 
     fn look(&self, cx: &OperationContext, key: &[u8]) -> Look {
-        let live = self.stores.memory.peek(cx.now, key).filter(|entry| entry.is_live(cx.now));
-        live.map_or_else(|| self.look_below(cx, key), Look::Hit)
+        self.look_beside(cx, key, self.stores.memory.peek(cx.now, key))
     }
 
-    fn look_below(&self, cx: &OperationContext, key: &[u8]) -> Look {
-        if self.stores.cold.is_empty() {
-            return Look::Absent;
+    /// What memory, which holds `entry`, and the queue know.
+    fn look_beside(&self, cx: &OperationContext, key: &[u8], entry: Option<Entry>) -> Look {
+        let held = entry.map(|entry| (self.stores.freshness(cx, &entry), entry));
+        let below = || {
+            if self.stores.cold.is_empty() {
+                return Look::Absent;
+            }
+            self.below(cx, &self.stores.write_queue.turn(key), key)
+        };
+        match held {
+            Some((Freshness::Fresh, entry)) => Look::Hit(entry),
+            Some((Freshness::Negative, _)) => Look::Absent,
+            Some((Freshness::Stale, entry)) => match below() {
+                Look::Cold(ticket) => Look::Stale(entry, Some(ticket)),
+                Look::Absent if self.stores.cold.is_empty() => Look::Stale(entry, None),
+                known => known,
+            },
+            Some((Freshness::Expired | Freshness::Removed, _)) | None => below(),
         }
-        below(cx, &self.stores.write_queue.turn(key), key)
+    }
+
+    /// What the queue knows, with proof of when.
+    fn below(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
+        match turn.pending(key) {
+            Pending::Value(entry) => match self.stores.freshness(cx, &entry) {
+                Freshness::Fresh => Look::Hit(entry),
+                Freshness::Stale => Look::Stale(entry, None),
+                // A write on its way that is past its life: what is below it is older still.
+                Freshness::Negative | Freshness::Expired | Freshness::Removed => Look::Absent,
+            },
+            Pending::Removed => Look::Absent,
+            Pending::Unknown => Look::Cold(turn.ticket()),
+        }
     }
 
     async fn read_cold(&self, cx: &OperationContext, key: &Key, ticket: Ticket) -> ColdRead {
         let read = || Arc::clone(&self.stores).read_cold(*cx, key.clone(), ticket);
-        within(cx, self.flights.join(key, ticket, read)).await.unwrap_or(ColdRead::Failed)
+        within(cx, self.flights.join(key, ticket, read)).await.unwrap_or_else(ColdRead::unknown)
     }
 
-    /// Reads those keys whose look said so.
-    async fn read_cold_many(&self, cx: &OperationContext, keys: &[Key], looks: &[Look]) -> Vec<ColdRead> {
+    /// Reads those keys whose look has a ticket.
+    async fn read_cold_many(&self, cx: &OperationContext, keys: &[Key], looks: &[Look]) -> (Vec<Found>, Trail) {
         let asked = |(key, look): (&Key, &Look)| match look {
-            Look::Cold(ticket) => Some((key.clone(), *ticket)),
-            Look::Hit(_) | Look::Absent => None,
+            Look::Cold(ticket) | Look::Stale(_, Some(ticket)) => Some((key.clone(), *ticket)),
+            Look::Hit(_) | Look::Absent | Look::Stale(_, None) => None,
         };
         let (keys, tickets): (Vec<Key>, Vec<Ticket>) = keys.iter().zip(looks).filter_map(asked).unzip();
+        if keys.is_empty() {
+            return (Vec::new(), Trail::default());
+        }
         let read = self.stores.read_cold_many(cx, &keys, &tickets);
-        within(cx, read).await.unwrap_or_else(|| vec![ColdRead::Failed; keys.len()])
+        within(cx, read).await.unwrap_or_else(|| (vec![Found::Unknown; keys.len()], Trail::default()))
     }
 }
 
 // === impl Coordinator: write ===
 
 impl Coordinator {
+    /// A position for an entry with tags that is written now.
+    pub fn position(&self, cx: &OperationContext) -> Position {
+        self.stores.tags.position(cx.now)
+    }
+
     /// Stores the entry if that takes no waiting.
     ///
     /// # Errors
-    /// The entry, if the queue is full: call [`Coordinator::set`].
+    /// The entry, if the queue is full or writes wait for the layers: call [`Coordinator::set`].
     #[inline]
     pub fn try_set(&self, cx: &OperationContext, entry: Entry) -> Result<(), Entry> {
-        let mut turn = self.stores.write_queue.turn(entry.key());
-        self.stores.set(cx, &mut turn, &entry).map_err(|Full| entry)
+        if self.write_mode == WriteMode::Through {
+            return Err(entry);
+        }
+        self.store(cx, &entry, None).map_err(|Full| entry)
     }
 
-    /// Stores the entry, waiting for room in the queue if need be.
+    #[inline]
+    fn store(&self, cx: &OperationContext, entry: &Entry, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
+        let mut turn = self.stores.write_queue.turn(entry.key());
+        self.stores.set(cx, &mut turn, entry, receipt)
+    }
+
+    /// Stores the entry, waiting for room in the queue if need be, and for the layers if writes go through.
     ///
     /// # Errors
-    /// [`WriteError::QueueFull`] or [`WriteError::TooLarge`].
+    /// [`WriteError::QueueFull`] or [`WriteError::TooLarge`]; written through also [`WriteError::Unconfirmed`].
     pub async fn set(&self, cx: &OperationContext, entry: Entry) -> Result<(), WriteError> {
         if !self.stores.write_queue.fits(&entry) {
             return Err(WriteError::TooLarge(entry.bytes()));
         }
+        let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
         loop {
             let room = self.stores.write_queue.room();
-            if self.try_set(cx, entry.clone()).is_ok() {
-                return Ok(());
+            if self.store(cx, &entry, receipt.clone()).is_ok() {
+                break;
             }
-            room.for_value(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?;
+            room.for_value(cx.deadline).await?;
+        }
+        match receipt {
+            Some(receipt) => self.confirmed(cx, &receipt).await,
+            None => Ok(()),
         }
     }
 
@@ -286,55 +419,12 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Forgets the keys in all layers; answers how many had a live entry. Returns once no kill -9 brings them back.
+    /// Waits until the cold layers have every write accepted so far.
     ///
     /// # Errors
-    /// [`WriteError::QueueFull`] or [`WriteError::Unconfirmed`]; some keys may have been removed.
-    pub async fn remove_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<u64, WriteError> {
-        let mut removed = 0;
-        let mut receipts = Vec::new();
-        let mut left = keys.to_vec();
-        while !left.is_empty() {
-            let room = self.stores.write_queue.room();
-            let looks: Vec<Look> = left.iter().map(|key| self.look(cx, key.as_bytes())).collect();
-            let mut cold = self.read_cold_many(cx, &left, &looks).await.into_iter();
-            let mut again = Vec::new();
-            let mut full = false;
-            for (key, look) in left.into_iter().zip(looks) {
-                let seen = if let Look::Cold(ticket) = look { cold.next().map(|read| (ticket, read)) } else { None };
-                match self.stores.remove_seen(cx, &key, seen) {
-                    Removal::Absent => {}
-                    Removal::Queued { live, receipt } => {
-                        removed += u64::from(live);
-                        receipts.push(receipt);
-                    }
-                    Removal::Changed => again.push(key),
-                    Removal::Full => {
-                        full = true;
-                        again.push(key);
-                    }
-                }
-            }
-            if full {
-                room.for_removal(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?;
-            } else if !again.is_empty() && self.clock.monotonic() >= cx.deadline {
-                return Err(WriteError::Unconfirmed);
-            }
-            left = again;
-        }
-        for receipt in receipts {
-            self.confirmed(cx, &receipt).await?;
-        }
-        Ok(removed)
-    }
-
-    /// Forgets everything in all layers. Once it returns, nothing stored before comes back, also after a kill -9.
-    ///
-    /// # Errors
-    /// [`WriteError::Unconfirmed`]; the clear goes on, and nothing of before is served meanwhile.
-    pub async fn clear(&self, cx: &OperationContext) -> Result<(), WriteError> {
-        let receipt = self.stores.clear();
-        self.confirmed(cx, &receipt).await
+    /// [`WriteError::Unflushed`] if the deadline passed before; the flushing goes on.
+    pub async fn flush(&self, cx: &OperationContext) -> Result<(), WriteError> {
+        Ok(self.stores.write_queue.flush(cx).await?)
     }
 
     async fn confirmed(&self, cx: &OperationContext, receipt: &Receipt) -> Result<(), WriteError> {
@@ -342,13 +432,9 @@ impl Coordinator {
     }
 }
 
-/// What the queue knows, with proof of when.
-fn below(cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
-    match turn.pending(key) {
-        Pending::Value(entry) if entry.is_live(cx.now) => Look::Hit(entry),
-        // An expired write on its way: what is below it is older still.
-        Pending::Value(_) | Pending::Removed => Look::Absent,
-        Pending::Unknown => Look::Cold(turn.ticket()),
+impl From<Full> for WriteError {
+    fn from(Full: Full) -> Self {
+        Self::QueueFull
     }
 }
 

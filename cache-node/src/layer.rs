@@ -47,7 +47,7 @@ pub enum LayerResult {
 }
 
 /// A read or write of one layer that failed. Reads treat it as a slow miss; the coordinator decides, once.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{layer} {kind}: {message}")]
 pub struct LayerError {
     /// Where it happened.

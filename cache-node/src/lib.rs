@@ -18,6 +18,8 @@ pub mod coordinator;
 
 pub mod write_queue;
 
+pub mod tag_index;
+
 pub mod layer;
 
 pub mod slow_log;

@@ -1,21 +1,16 @@
 //! The composition root: opens every part in order, closes them in reverse, and is the only file that names them all.
 
+mod pipeline;
+
 use std::{fmt, net::SocketAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
-use crds::node_config::{DiskAdmission, DiskMode, MemoryPolicy};
 use tokio_util::sync::CancellationToken;
 
+pub use self::pipeline::{Pipeline, PipelineError, SetOptions};
 use crate::{
     clock::Clock,
     command::Identity,
     config::Config,
-    coordinator::Coordinator,
-    layer::{
-        Layer, LayerError,
-        disk::{Admit, Disk, DiskOptions},
-        memory::{Memory, MemoryOptions, Policy},
-        metered::Metered,
-    },
     metrics::Metrics,
     server::{
         ServeError,
@@ -23,7 +18,6 @@ use crate::{
         resp,
     },
     slow_log::SlowLogOptions,
-    write_queue::{Overflow, QueueOptions},
 };
 
 /// How long the admin port may take to finish its answers once everything else is closed.
@@ -36,7 +30,7 @@ pub struct Node {
     metrics: Metrics,
     board: Arc<Board>,
     admin: Admin,
-    coordinator: Arc<Coordinator>,
+    pipeline: Pipeline,
     resp: resp::Server,
     stop_resp: CancellationToken,
 }
@@ -47,9 +41,9 @@ pub enum NodeError {
     /// A port or a thread could not be had.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The disk layer could not be opened, not even empty.
-    #[error("opening the disk layer")]
-    Disk(#[source] LayerError),
+    /// The layers could not be opened.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
 }
 
 // === impl Node ===
@@ -70,18 +64,19 @@ impl Node {
         let admin = Admin::serve(config.effective().listen.admin, Arc::clone(&board), metrics.clone())?;
 
         board.announce(Stage::Opening("the disk layer"));
-        let coordinator = open_layers(&config, &metrics, &clock).await?;
-        register_coordinator(&metrics, &coordinator);
-        board.show(&coordinator);
+        let pipeline = Pipeline::open(&config, &metrics, clock.clone()).await?;
+        let coordinator = pipeline.coordinator();
+        register_coordinator(&metrics, coordinator);
+        board.show(coordinator);
 
         board.announce(Stage::Opening("the RESP port"));
         let drain_timeout = config.effective().shutdown.drain_timeout.0;
         let stop_resp = CancellationToken::new();
         let options = resp_options(&config, clock.clone(), stop_resp.clone());
-        let resp = match resp::serve(Arc::clone(&coordinator), options) {
+        let resp = match resp::serve(Arc::clone(coordinator), options) {
             Ok(resp) => resp,
             Err(error) => {
-                coordinator.shutdown(clock.monotonic() + drain_timeout).await;
+                pipeline.shutdown().await;
                 return Err(error.into());
             }
         };
@@ -97,7 +92,7 @@ impl Node {
             admin = %admin.address(),
             "serving"
         );
-        Ok(Self { clock, drain_timeout, metrics, board, admin, coordinator, resp, stop_resp })
+        Ok(Self { clock, drain_timeout, metrics, board, admin, pipeline, resp, stop_resp })
     }
 
     /// Where clients connect.
@@ -121,7 +116,7 @@ impl Node {
     /// # Cancel safety
     /// Dropped, it leaves the queue undrained; what was acknowledged as removed is gone all the same.
     pub async fn shutdown(self) {
-        let Self { clock, drain_timeout, metrics: _, board, admin, coordinator, resp, stop_resp } = self;
+        let Self { clock, drain_timeout, metrics: _, board, admin, pipeline, resp, stop_resp } = self;
         let started = clock.monotonic();
         let deadline = started + drain_timeout;
         board.announce(Stage::Draining);
@@ -129,7 +124,7 @@ impl Node {
         stop_resp.cancel();
         // Clients may use half of the time; the other half belongs to what they have written.
         resp.join(started + drain_timeout / 2).await;
-        coordinator.shutdown(deadline).await;
+        pipeline.coordinator().shutdown(deadline).await;
         let took = clock.monotonic().duration_since(started);
         tracing::info!(took_s = took.as_secs_f64(), "closed");
         admin.shutdown(clock.monotonic() + ADMIN_GRACE).await;
@@ -155,48 +150,6 @@ fn about(config: &Config, clock: &Clock) -> About {
     }
 }
 
-async fn open_layers(config: &Config, metrics: &Metrics, clock: &Clock) -> Result<Arc<Coordinator>, NodeError> {
-    let file = config.effective();
-    let memory = MemoryOptions {
-        capacity_bytes: file.memory.capacity.0,
-        policy: match file.memory.policy {
-            MemoryPolicy::S3Fifo => Policy::S3Fifo,
-            MemoryPolicy::TinyLfu => Policy::TinyLfu,
-        },
-        max_ttl: file.memory.max_ttl.0,
-    };
-    let memory = Memory::open(memory, clock.clone());
-    let queue = QueueOptions {
-        capacity_bytes: file.write_queue.capacity.0,
-        items_max: u64::from(file.write_queue.items_max),
-        overflow: Overflow::Block,
-    };
-    let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
-    if file.disk.mode == DiskMode::RocksDb {
-        let disk = Disk::open(disk_options(config), clock.clone()).await.map_err(NodeError::Disk)?;
-        cold.push(Arc::new(Metered::new(Arc::new(disk), metrics, clock.clone())));
-    }
-    Ok(Coordinator::open(memory, queue, cold, clock.clone()))
-}
-
-fn disk_options(config: &Config) -> DiskOptions {
-    let file = config.effective();
-    DiskOptions {
-        memory_bytes: file.disk.memory.0,
-        max_ttl: file.disk.max_ttl.0,
-        min_ttl: file.disk.min_ttl.0,
-        admit: match file.disk.admission {
-            DiskAdmission::All => Admit::All,
-            DiskAdmission::SecondHit => Admit::SecondHit,
-        },
-        daily_write_bytes: Some(file.disk.daily_write_budget.0).filter(|bytes| *bytes > 0),
-        codec: config.codec(),
-        cache_uid: file.cache.uid.clone(),
-        node: config.node().to_owned(),
-        ..DiskOptions::at(&file.disk.path)
-    }
-}
-
 fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp::Options {
     let file = config.effective();
     resp::Options {
@@ -207,6 +160,8 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
             value_bytes_max: usize::try_from(file.limits.value_bytes_max.0).unwrap_or(usize::MAX),
             request_timeout: file.limits.request_timeout.0,
             partial_request_timeout: file.limits.partial_request_timeout.0,
+            ttl_jitter_percent: file.freshness.ttl_jitter_percent,
+            negative_ttl: file.freshness.negative_ttl.0,
         },
         identity: Identity {
             cache: file.cache.name.clone(),

@@ -9,7 +9,7 @@ use crate::quantity::{ByteSize, HumanDuration};
 /// The configuration of one cache node, in YAML.
 ///
 /// Every field has a default, so an empty file is a useful single node. Unknown fields are refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NodeConfig {
     /// Which cache this node belongs to.
@@ -24,8 +24,15 @@ pub struct NodeConfig {
     pub disk: Disk,
     /// How values are compressed below memory.
     pub compression: Compression,
+    /// In which order the layers below memory are read. Default `[Redis, Disk]`: the shared layer first, because it may
+    /// be newer; `[Disk, Redis]` for the shortest way. A layer that is off takes no part.
+    pub read_order: Vec<ColdLayer>,
     /// Writes accepted but not yet on disk.
     pub write_queue: WriteQueue,
+    /// Removals by tag.
+    pub tag_index: TagIndex,
+    /// Lives: jitter, stale values, negative entries.
+    pub freshness: Freshness,
     /// Bounds on what clients may send.
     pub limits: Limits,
     /// Which commands are kept as slow.
@@ -165,6 +172,42 @@ pub struct WriteQueue {
     pub items_max: u32,
 }
 
+/// A layer below memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum ColdLayer {
+    /// L2.
+    Redis,
+    /// L3.
+    Disk,
+}
+
+/// The tag index: which tagged entries were removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TagIndex {
+    /// Removals remembered one by one, about 100 bytes each. Over it the older half becomes one: all tagged entries of
+    /// before are gone. Default 1000000, at least 1000, at most 100000000.
+    pub removals_max: u32,
+}
+
+/// Lives of entries: jitter, stale values, negative entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Freshness {
+    /// By how much of its life a value may expire earlier than asked, in percent, so that values stored together do not
+    /// expire together. The key decides how much. Expiries given as a moment are kept. Default 0, as Redis; at most 50.
+    pub ttl_jitter_percent: u8,
+    /// How long a reader of a stale value waits for the layers below to have a fresh one. Default 20ms, at least 0ms, at
+    /// most 10s.
+    pub soft_timeout: HumanDuration,
+    /// Of the readers of a stale value, one in each such time is told that there is none, so that it brings a fresh one.
+    /// Default 2s, at least 10ms, at most 1h.
+    pub refresh_window: HumanDuration,
+    /// How long `TC.SET … NEGATIVE` holds if the client does not say. Default 30s, at least 1s, at most 24h.
+    pub negative_ttl: HumanDuration,
+}
+
 /// Bounds on what clients may send and hold open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -251,6 +294,16 @@ pub mod limits {
     pub const QUEUE_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(64 << 10);
     /// `writeQueue.itemsMax`.
     pub const QUEUE_ITEMS: RangeInclusive<u32> = 100..=10_000_000;
+    /// `tagIndex.removalsMax`.
+    pub const TAG_REMOVALS: RangeInclusive<u32> = 1_000..=100_000_000;
+    /// `freshness.ttlJitterPercent`.
+    pub const TTL_JITTER_PERCENT: RangeInclusive<u8> = 0..=50;
+    /// `freshness.softTimeout`.
+    pub const SOFT_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(0)..=seconds(10);
+    /// `freshness.refreshWindow`.
+    pub const REFRESH_WINDOW: RangeInclusive<HumanDuration> = milliseconds(10)..=hours(1);
+    /// `freshness.negativeTtl`.
+    pub const NEGATIVE_TTL: RangeInclusive<HumanDuration> = seconds(1)..=hours(24);
     /// `limits.connectionsMax`.
     pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
     /// `limits.valueBytesMax`.
@@ -268,6 +321,44 @@ pub mod limits {
 }
 
 // === defaults ===
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            cache: CacheIdentity::default(),
+            revision: String::new(),
+            listen: Listen::default(),
+            memory: Memory::default(),
+            disk: Disk::default(),
+            compression: Compression::default(),
+            read_order: vec![ColdLayer::Redis, ColdLayer::Disk],
+            write_queue: WriteQueue::default(),
+            tag_index: TagIndex::default(),
+            freshness: Freshness::default(),
+            limits: Limits::default(),
+            slow_log: SlowLog::default(),
+            shutdown: Shutdown::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for TagIndex {
+    fn default() -> Self {
+        Self { removals_max: 1_000_000 }
+    }
+}
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self {
+            ttl_jitter_percent: 0,
+            soft_timeout: milliseconds(20),
+            refresh_window: seconds(2),
+            negative_ttl: seconds(30),
+        }
+    }
+}
 
 impl Default for CacheIdentity {
     fn default() -> Self {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use cache_node::{
     clock::{Clock, UnixMillis},
     command::{Call, Commands, Identity, ServerFacts, Session, Settings, Step},
-    coordinator::Coordinator,
+    coordinator::{Coordinator, Parts},
     layer::memory::{Memory, MemoryOptions, Policy},
     protocol::{Parse, ProtocolError, Replies, RequestLimits, RequestParser},
     slow_log::{SlowLog, SlowLogOptions},
@@ -130,16 +130,19 @@ fn a_cut_at_any_byte_changes_nothing() {
 
 // === commands ===
 
-fn commands(clock: &Clock) -> Commands {
+async fn commands(clock: &Clock) -> Commands {
     let memory = MemoryOptions { capacity_bytes: 8 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(3600) };
     let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 1000, overflow: Overflow::Block };
-    let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
+    let parts = Parts::new(Memory::open(memory, clock.clone()), queue, Vec::new(), clock);
+    let coordinator = Coordinator::open(parts, clock.clone()).await;
     let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
     let settings = Settings {
         identity: Identity::default(),
         value_bytes_max: 4096,
         request_timeout: Duration::from_secs(60),
         slow_log: Arc::new(SlowLog::new(slow_log)),
+        ttl_jitter_percent: 0,
+        negative_ttl: Duration::from_secs(30),
     };
     Commands::new(coordinator, clock.clone(), settings, Arc::new(ServerFacts::default))
 }
@@ -171,7 +174,7 @@ fn skip_reply(bytes: &[u8]) -> &[u8] {
 async fn any_request_gets_exactly_one_well_formed_reply() {
     let mut random = random();
     let clock = Clock::manual(UnixMillis(1_800_000_000_000));
-    let commands = commands(&clock);
+    let commands = commands(&clock).await;
     let address = ([127, 0, 0, 1], 1).into();
     let mut session = Session::new(1, address, address, clock.now());
     let mut run = 0;

@@ -3,6 +3,7 @@
 mod client;
 mod differential;
 mod hostile;
+mod own;
 mod slow_log;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

@@ -7,12 +7,13 @@ use std::collections::HashSet;
 
 use futures::future::join_all;
 
-use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, owned, table::Verb};
+use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, own::tag_array, owned, table::Verb};
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
-    coordinator::{Peek, WriteError},
-    entry::{Entry, Key},
+    coordinator::{Peek, Reading, WriteError},
+    entry::{Entry, Key, TagSet},
+    layer::Matching,
     protocol::{Arguments, Replies},
 };
 
@@ -44,6 +45,9 @@ enum Work {
     /// One or several commands, each with its keys.
     Removals(Vec<Vec<Key>>),
     Clear,
+    RemoveTagged(TagSet, Matching),
+    Explain(Key),
+    Flush,
 }
 
 /// What running a command that needs I/O came to.
@@ -88,6 +92,7 @@ pub(super) enum One {
     Length,
     LifeSeconds,
     LifeMillis,
+    Tags,
 }
 
 /// What a command with many keys tells about them.
@@ -129,6 +134,18 @@ impl Later {
     pub(super) fn clear() -> Self {
         Self(Work::Clear)
     }
+
+    pub(super) fn remove_tagged(tags: TagSet, matching: Matching) -> Self {
+        Self(Work::RemoveTagged(tags, matching))
+    }
+
+    pub(super) fn explain(key: Key) -> Self {
+        Self(Work::Explain(key))
+    }
+
+    pub(super) fn flush() -> Self {
+        Self(Work::Flush)
+    }
 }
 
 // === impl Commands ===
@@ -164,24 +181,31 @@ impl Commands {
         let mut ran = Ran { left: None, operation: cx.id, trail: Trail::default() };
         match later.0 {
             Work::Reads(reads) => ran.trail = self.finish_reads(cx, reads, out).await,
-            Work::Many(many) => ran.left = self.go_on(cx, many, out).await,
+            Work::Many(many) => ran.left = self.go_on(cx, many, &mut ran.trail, out).await,
             Work::Set(entry) => acknowledge(self.coordinator.set(cx, entry).await, out),
             Work::SetMany(entries) => acknowledge(self.coordinator.set_many(cx, entries).await, out),
             Work::Change(change) => self.change_later(cx, &change.0, &change.1, out).await,
             Work::Removals(removals) => self.finish_removals(cx, &removals, out).await,
             Work::Clear => acknowledge(self.coordinator.clear(cx).await, out),
+            Work::RemoveTagged(tags, matching) => {
+                acknowledge(self.coordinator.remove_tagged(cx, tags, matching).await, out);
+            }
+            Work::Explain(key) => self.explain_later(cx, &key, out).await,
+            Work::Flush => acknowledge(self.coordinator.flush(cx).await, out),
         }
         ran
     }
 
     async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) -> Trail {
         let cold: Vec<Key> = reads.iter().filter_map(Read::cold_key).cloned().collect();
-        let mut found = match cold.as_slice() {
-            [key] => vec![self.coordinator.get(cx, key).await],
+        let (found, trail) = match cold.as_slice() {
+            [key] => {
+                let Reading { entry, trail } = self.coordinator.get(cx, key).await;
+                (vec![entry], trail)
+            }
             keys => self.coordinator.get_many(cx, keys).await,
-        }
-        .into_iter();
-        let trail = Trail::default();
+        };
+        let mut found = found.into_iter();
         for read in reads {
             let entry = match read.from {
                 Source::Known(entry) => entry,
@@ -193,18 +217,25 @@ impl Commands {
         trail
     }
 
-    async fn go_on(&self, cx: &OperationContext, mut many: ManyReads, out: &mut Replies) -> Option<Later> {
+    async fn go_on(
+        &self,
+        cx: &OperationContext,
+        mut many: ManyReads,
+        trail: &mut Trail,
+        out: &mut Replies,
+    ) -> Option<Later> {
         while many.told < many.keys.len() {
             if out.len() > REPLY_BYTES_PAUSE {
                 return Some(Later(Work::Many(many)));
             }
             let end = many.keys.len().min(many.told + many.step);
-            let entries = self.coordinator.get_many(cx, &many.keys[many.told..end]).await;
+            let (entries, asked) = self.coordinator.get_many(cx, &many.keys[many.told..end]).await;
+            asked.steps().for_each(|step| trail.add(*step));
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
             let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
             for entry in &entries {
-                self.answers.note(cx.now, entry.as_ref(), &Trail::default());
-                many.tell.one(entry.as_ref(), out);
+                self.answers.note(cx.now, entry.as_ref(), &asked);
+                many.tell.one(cx.now, entry.as_ref(), out);
             }
             many.told = end;
             // As many keys as should fill the next pause, now that the size of the values is known.
@@ -273,14 +304,18 @@ impl One {
             Verb::Strlen => Some(Self::Length),
             Verb::Ttl => Some(Self::LifeSeconds),
             Verb::Pttl => Some(Self::LifeMillis),
+            Verb::TcTags => Some(Self::Tags),
             _ => None,
         }
     }
 
     pub(super) fn reply(self, now: UnixMillis, entry: Option<&Entry>, out: &mut Replies) {
+        // A stale entry has a value and nothing else.
+        let entry = entry.filter(|entry| matches!(self, Self::Value) || entry.is_live(now));
         match (self, entry) {
             (Self::Value, Some(entry)) => out.value(entry),
-            (Self::Value, None) => out.null(),
+            (Self::Value | Self::Tags, None) => out.null(),
+            (Self::Tags, Some(entry)) => tag_array(entry.tags(), out),
             (Self::Length, entry) => out.integer(entry.map_or(0, |entry| signed(entry.value().len()))),
             (Self::LifeSeconds | Self::LifeMillis, None) => out.integer(-2),
             (Self::LifeSeconds, Some(entry)) => out.integer(life_ms(now, entry).map_or(-1, |ms| (ms + 500) / 1000)),
@@ -302,11 +337,11 @@ fn signed(len: usize) -> i64 {
 
 impl Tell {
     /// Tells about the next key.
-    pub(super) fn one(&mut self, entry: Option<&Entry>, out: &mut Replies) {
+    pub(super) fn one(&mut self, now: UnixMillis, entry: Option<&Entry>, out: &mut Replies) {
         match (self, entry) {
             (Self::Values, Some(entry)) => out.value(entry),
             (Self::Values, None) => out.null(),
-            (Self::Count(count), entry) => *count += i64::from(entry.is_some()),
+            (Self::Count(count), entry) => *count += i64::from(entry.is_some_and(|entry| entry.is_live(now))),
         }
     }
 

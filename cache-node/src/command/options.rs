@@ -1,8 +1,11 @@
 //! The options of SET and of the EXPIRE family, parsed once into what they mean.
 
+use std::time::Duration;
+
 use super::{error, table::Verb};
 use crate::{
     clock::UnixMillis,
+    entry::{TAGS_MAX, TagSet},
     protocol::{Arguments, parse_i64},
 };
 
@@ -35,8 +38,28 @@ pub(super) enum Life {
 pub(super) struct SetOptions {
     pub existing: Existing,
     pub life: Life,
+    /// Whether the life was given from now on, and not as a moment.
+    pub relative: bool,
     /// Whether the old value is the reply.
     pub get: bool,
+}
+
+/// `TC.SET key value [NX|XX] [EX s|PX ms|EXAT s|PXAT ms] [TAGS n tag …] [STALE ms] [NEGATIVE]`, from the fourth word on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnSetOptions {
+    pub set: SetOptions,
+    pub tags: TagSet,
+    /// How long the value may be served after its expiry.
+    pub stale: Option<Duration>,
+    /// Whether this says that there is no value.
+    pub negative: bool,
+}
+
+/// The words of SET as they come.
+#[derive(Default)]
+struct SetWords<'a> {
+    options: SetOptions,
+    expiry: Option<(TimeUnit, &'a [u8])>,
 }
 
 /// On which present life an expiry may be set. Words may be combined as in Redis.
@@ -55,6 +78,9 @@ pub(super) struct TimeUnit {
     absolute: bool,
 }
 
+/// Longest stale life: 30 days.
+const STALE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
+
 /// Milliseconds since 1970 that may lie before it, as EXPIRE allows.
 pub(super) type SignedMillis = i64;
 
@@ -66,31 +92,99 @@ impl SetOptions {
     /// # Errors
     /// The text of the reply.
     pub(super) fn parse(args: &Arguments<'_>, now: UnixMillis) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut expiry: Option<(TimeUnit, &[u8])> = None;
+        let mut taken = SetWords::default();
         let mut words = args.from(3);
         while let Some(word) = words.next() {
-            let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-            if is("nx") && options.existing != Existing::Present {
-                options.existing = Existing::Absent;
-            } else if is("xx") && options.existing != Existing::Absent {
-                options.existing = Existing::Present;
-            } else if is("get") {
-                options.get = true;
-            } else if is("keepttl") && expiry.is_none() {
-                options.life = Life::Kept;
-            } else {
-                let unit = TimeUnit::of_option(word).ok_or(error::SYNTAX)?;
-                let other_life = options.life == Life::Kept || expiry.is_some_and(|(earlier, _)| earlier != unit);
-                let amount = words.next().filter(|_| !other_life).ok_or(error::SYNTAX)?;
-                expiry = Some((unit, amount));
+            taken.take(word, &mut words)?;
+        }
+        taken.finish("set", now)
+    }
+}
+
+// === impl OwnSetOptions ===
+
+impl OwnSetOptions {
+    /// Parses the words after the value.
+    ///
+    /// # Errors
+    /// The text of the reply.
+    pub(super) fn parse(args: &Arguments<'_>, now: UnixMillis) -> Result<Self, String> {
+        let mut own = Self::default();
+        let mut taken = SetWords::default();
+        let mut words = args.from(3);
+        while let Some(word) = words.next() {
+            match word.to_ascii_lowercase().as_slice() {
+                b"tags" => own.take_tags(&mut words)?,
+                b"stale" => own.stale = Some(stale_life(words.next().ok_or(error::SYNTAX)?)?),
+                b"negative" => own.negative = true,
+                _ => taken.take(word, &mut words)?,
             }
         }
-        if let Some((unit, amount)) = expiry {
+        own.set = taken.finish("tc.set", now)?;
+        if own.set.get || own.set.life == Life::Kept {
+            return Err(error::SYNTAX.to_owned());
+        }
+        if own.stale.is_some() && own.set.life == Life::Unlimited && !own.negative {
+            return Err("ERR STALE begins at the expiry, so it needs EX, PX, EXAT or PXAT".to_owned());
+        }
+        if own.negative && !args.at(2).is_empty() {
+            return Err("ERR NEGATIVE says that there is no value, so the value must be empty".to_owned());
+        }
+        Ok(own)
+    }
+
+    fn take_tags<'a>(&mut self, words: &mut impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
+        let word = words.next().ok_or(error::SYNTAX)?;
+        let count = parse_i64(word).and_then(|count| usize::try_from(count).ok());
+        let count = count
+            .filter(|count| (1..=TAGS_MAX).contains(count))
+            .ok_or_else(|| format!("ERR number of TAGS is '{}'; it must be 1 to {TAGS_MAX}", error::quoted(word)))?;
+        for _ in 0..count {
+            let tag = words.next().ok_or_else(|| format!("ERR TAGS announces {count} tags, and fewer follow"))?;
+            self.tags.add(tag).map_err(|error| format!("ERR {error}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn stale_life(word: &[u8]) -> Result<Duration, String> {
+    let ms = parse_i64(word).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| (1..=STALE_MS_MAX).contains(ms));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("ERR STALE is '{}'; it must be 1 to {STALE_MS_MAX} ms", error::quoted(word)))
+}
+
+// === impl SetWords ===
+
+impl<'a> SetWords<'a> {
+    /// Takes one word, and the next if they belong together.
+    fn take(&mut self, word: &[u8], words: &mut impl Iterator<Item = &'a [u8]>) -> Result<(), String> {
+        let Self { options, expiry } = self;
+        let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+        if is("nx") && options.existing != Existing::Present {
+            options.existing = Existing::Absent;
+        } else if is("xx") && options.existing != Existing::Absent {
+            options.existing = Existing::Present;
+        } else if is("get") {
+            options.get = true;
+        } else if is("keepttl") && expiry.is_none() {
+            options.life = Life::Kept;
+        } else {
+            let unit = TimeUnit::of_option(word).ok_or(error::SYNTAX)?;
+            let other_life = options.life == Life::Kept || expiry.is_some_and(|(earlier, _)| earlier != unit);
+            let amount = words.next().filter(|_| !other_life).ok_or(error::SYNTAX)?;
+            *expiry = Some((unit, amount));
+        }
+        Ok(())
+    }
+
+    fn finish(self, command: &str, now: UnixMillis) -> Result<SetOptions, String> {
+        let mut options = self.options;
+        if let Some((unit, amount)) = self.expiry {
             let amount = parse_i64(amount).ok_or(error::NOT_INTEGER)?;
             let at = unit.moment(amount, now).filter(|_| amount > 0);
-            let at = at.ok_or_else(|| error::invalid_expiry("set"))?;
+            let at = at.ok_or_else(|| error::invalid_expiry(command))?;
             options.life = Life::Until(UnixMillis(at.unsigned_abs()));
+            options.relative = !unit.absolute;
         }
         Ok(options)
     }

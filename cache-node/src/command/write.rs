@@ -1,6 +1,7 @@
 //! Commands that write: SET, MSET, DEL, UNLINK, the EXPIRE family, PERSIST, the INCR family, APPEND, FLUSHALL, FLUSHDB.
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Call, Commands, Step,
@@ -11,6 +12,8 @@ use super::{
     table::Verb,
 };
 use crate::{
+    clock::UnixMillis,
+    context::OperationContext,
     entry::{Entry, EntryMeta},
     protocol::{Replies, parse_i64},
 };
@@ -38,6 +41,7 @@ impl Commands {
         let (expires_at, keep_life) = match options.life {
             Life::Unlimited => (None, false),
             Life::Kept => (None, true),
+            Life::Until(at) if options.relative => (Some(self.jittered(key, at, call.cx.now)), false),
             Life::Until(at) => (Some(at), false),
         };
         let entry = Entry::new(key, value, EntryMeta { expires_at, ..EntryMeta::default() });
@@ -46,11 +50,28 @@ impl Commands {
             let set = ConditionalSet { entry, existing: options.existing, keep_life, get: options.get };
             return self.change(call.cx, key, Change::Set(set), out);
         }
-        match self.coordinator.try_set(call.cx, entry) {
+        self.store(call.cx, entry, out)
+    }
+
+    /// Stores the entry now if that takes no waiting.
+    pub(super) fn store(&self, cx: &OperationContext, entry: Entry, out: &mut Replies) -> Step {
+        match self.coordinator.try_set(cx, entry) {
             Ok(()) => out.simple("OK"),
             Err(entry) => return Step::Later(Later::set(entry)),
         }
         Step::Done
+    }
+
+    /// An expiry, shortened by a share that the key chooses, so that what was stored together does not expire together.
+    pub(super) fn jittered(&self, key: &[u8], at: UnixMillis, now: UnixMillis) -> UnixMillis {
+        let percent = u64::from(self.settings.ttl_jitter_percent);
+        if percent == 0 {
+            return at;
+        }
+        let life_ms = at.0.saturating_sub(now.0);
+        // A multiple of a ten-thousandth of the life.
+        let share = xxh3_64(key) % (percent * 100 + 1);
+        UnixMillis(at.0 - u64::try_from(u128::from(life_ms) * u128::from(share) / 10_000).unwrap_or(0))
     }
 
     pub(super) fn mset(&self, call: &Call<'_>, out: &mut Replies) -> Step {

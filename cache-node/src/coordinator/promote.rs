@@ -1,44 +1,75 @@
-//! The layers side by side, and what moves between them: a write downward, a cold hit upward under its ticket.
+//! The layers side by side, and what moves between them: a write downward, a cold hit upward and sideways under its
+//! ticket.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
+use super::freshness::Freshness;
 use crate::{
-    context::OperationContext,
+    clock::{Clock, UnixMillis},
+    context::{OperationContext, Outcome, Trail, TrailStep},
     entry::{Entry, Key},
     layer::{Change, ErrorKind, Layer, LayerError, LayerResult, memory::Memory},
-    write_queue::{Full, Pending, Receipt, Ticket, Turn, WriteQueue},
+    tag_index::TagIndex,
+    write_queue::{Full, Lanes, Pending, Receipt, Ticket, Turn, WriteQueue},
 };
 
 /// All places where an entry can be, from top to bottom.
 pub(super) struct Stores {
     pub(super) memory: Memory,
     pub(super) write_queue: Arc<WriteQueue>,
-    pub(super) cold: Vec<Arc<dyn Layer>>,
+    pub(super) cold: Vec<Cold>,
+    pub(super) tags: Arc<TagIndex>,
+    clock: Clock,
     promotions: AtomicU64,
     promotions_refused: AtomicU64,
     /// Evictions of memory from which on it no longer holds all entries; zero if it never did.
     complete_until: AtomicU64,
 }
 
-/// What the cold layers answered together.
+/// A store below memory.
+pub(super) struct Cold {
+    pub(super) layer: Arc<dyn Layer>,
+    /// Whether the removals by tag that it keeps are known. Until then nothing that it holds is served.
+    tags_known: AtomicBool,
+}
+
+/// What the cold layers answered together, and how.
 #[derive(Clone, Debug)]
-pub(super) enum ColdRead {
-    Found(Entry),
-    /// No layer holds anything under the key.
+pub(super) struct ColdRead {
+    pub(super) found: Found,
+    pub(super) trail: Trail,
+}
+
+/// What the cold layers have.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    Fresh(Entry),
+    /// Past its expiry, within its stale life; no layer had a fresh one.
+    Stale(Entry),
     Absent,
-    /// There is something, but it is expired or damaged.
-    Unusable,
-    /// No layer had it, and not every layer could be asked.
-    Failed,
+    /// No layer had it, and one failed.
+    Unknown,
+}
+
+/// The search for one key, from layer to layer.
+#[derive(Clone)]
+struct Search {
+    /// When the key was looked at.
+    ticket: Ticket,
+    /// Layers that could hold the value and do not.
+    missed: Lanes,
+    stale: Option<Entry>,
+    failed: bool,
 }
 
 /// What a removal came to under the turn of its key.
 pub(super) enum Removal {
-    /// There was nothing to remove in any layer.
-    Absent,
     Queued {
         live: bool,
         receipt: Arc<Receipt>,
@@ -51,19 +82,50 @@ pub(super) enum Removal {
 // === impl Stores ===
 
 impl Stores {
-    pub(super) fn new(memory: Memory, write_queue: Arc<WriteQueue>, cold: Vec<Arc<dyn Layer>>) -> Self {
-        let warm = cold.iter().any(|layer| layer.stats().entries.is_some_and(|entries| entries > 0));
+    pub(super) fn new(
+        memory: Memory,
+        write_queue: Arc<WriteQueue>,
+        cold: Vec<Arc<dyn Layer>>,
+        tags: Arc<TagIndex>,
+        clock: Clock,
+    ) -> Self {
+        let warm = cold.iter().any(|layer| layer.stats().entries != Some(0));
         Self {
             memory,
             write_queue,
-            cold,
+            cold: cold.into_iter().map(|layer| Cold { layer, tags_known: AtomicBool::new(false) }).collect(),
+            tags,
+            clock,
             promotions: AtomicU64::new(0),
             promotions_refused: AtomicU64::new(0),
             complete_until: AtomicU64::new(u64::from(!warm)),
         }
     }
 
-    /// Forgets everything; the receipt tells when the cold layer has, too.
+    /// Learns which tagged entries the layers know to be gone, from those that have not told yet.
+    pub(super) async fn learn_tags(&self, cx: &OperationContext) {
+        for cold in &self.cold {
+            if cold.tags_known.load(Ordering::Acquire) {
+                continue;
+            }
+            match cold.layer.tag_removals(cx).await {
+                Ok(removals) => {
+                    removals.iter().for_each(|removal| self.tags.record(removal));
+                    cold.tags_known.store(true, Ordering::Release);
+                }
+                // It is asked again with the next tick, and not read before.
+                Err(error) => tracing::debug!(%error, "removals by tag are not known yet"),
+            }
+        }
+    }
+
+    /// Drops from memory what is past its life or was removed by tag.
+    pub(super) fn sweep(&self, now: UnixMillis) {
+        self.tags.tick();
+        let _ = self.memory.sweep(now, |entry| self.tags.is_removed(entry.tags(), entry.position()));
+    }
+
+    /// Forgets everything; the receipt tells when the cold layers have, too.
     pub(super) fn clear(&self) -> Arc<Receipt> {
         self.write_queue.clear(|| {
             self.memory.clear();
@@ -77,14 +139,24 @@ impl Stores {
         if self.memory.evictions() < self.complete_until.load(Ordering::Relaxed) {
             return memory;
         }
-        self.cold.iter().filter_map(|layer| layer.stats().entries).max().unwrap_or(0).max(memory)
+        self.cold.iter().filter_map(|cold| cold.layer.stats().entries).max().unwrap_or(0).max(memory)
+    }
+
+    pub(super) fn freshness(&self, cx: &OperationContext, entry: &Entry) -> Freshness {
+        Freshness::of(entry, cx.now, &self.tags)
     }
 
     /// Stores the entry under the turn of its key. The queue first: a reader that finds memory still without it must
     /// find it there, or it would read an older copy from below.
     #[inline]
-    pub(super) fn set(&self, cx: &OperationContext, turn: &mut Turn<'_>, entry: &Entry) -> Result<(), Full> {
-        turn.push(cx.now, Change::Set(entry.clone()), None)?;
+    pub(super) fn set(
+        &self,
+        cx: &OperationContext,
+        turn: &mut Turn<'_>,
+        entry: &Entry,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<(), Full> {
+        turn.push(cx.now, Change::Set(entry.clone()), receipt)?;
         self.memory.set(cx.now, entry);
         Ok(())
     }
@@ -98,25 +170,25 @@ impl Stores {
     }
 
     /// Forgets the key, of which the cold layers said `seen` when the ticket was issued.
-    pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, ColdRead)>) -> Removal {
+    pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, Found)>) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
-        let live = if self.memory.peek(cx.now, key.as_bytes()).is_some_and(|entry| entry.is_live(cx.now)) {
+        let fresh = |entry: &Entry| self.freshness(cx, entry) == Freshness::Fresh;
+        let live = if self.memory.peek(cx.now, key.as_bytes()).is_some_and(|entry| fresh(&entry)) {
             true
         } else if self.cold.is_empty() {
             false
         } else {
             match (turn.pending(key.as_bytes()), seen) {
-                (Pending::Value(entry), _) => entry.is_live(cx.now),
+                (Pending::Value(entry), _) => fresh(&entry),
                 // Somebody else is removing it. This caller, too, is told only once that is certain.
                 (Pending::Removed, _) => false,
-                (Pending::Unknown, Some((ticket, read))) if turn.is_current(ticket) => match read {
-                    ColdRead::Found(_) => true,
-                    ColdRead::Absent => return Removal::Absent,
-                    ColdRead::Unusable | ColdRead::Failed => false,
-                },
+                (Pending::Unknown, Some((ticket, found))) if turn.is_current(ticket) => {
+                    matches!(found, Found::Fresh(_))
+                }
                 (Pending::Unknown, _) => return Removal::Changed,
             }
         };
+        // Also if nothing was found: an expired copy must not come back should the clock step back.
         match self.remove(cx, &mut turn, key) {
             Ok(receipt) => Removal::Queued { live, receipt },
             Err(Full) => Removal::Full,
@@ -125,20 +197,16 @@ impl Stores {
 
     /// Asks the cold layers in order, and promotes what one of them has.
     pub(super) async fn read_cold(self: Arc<Self>, cx: OperationContext, key: Key, ticket: Ticket) -> ColdRead {
-        let mut outcome = ColdRead::Absent;
-        for layer in &self.cold {
-            match layer.get(&cx, &key).await {
-                Ok(LayerResult::Hit(entry)) if entry.is_live(cx.now) => {
-                    self.promote(&cx, ticket, &entry);
-                    return ColdRead::Found(entry);
-                }
-                Ok(LayerResult::Hit(_) | LayerResult::StopWithoutValue) => return ColdRead::Unusable,
-                Ok(LayerResult::Miss) => {}
-                Ok(LayerResult::NotHandled) => outcome = ColdRead::Failed,
-                Err(error) => outcome = outcome.but(&error),
+        let (mut search, mut trail) = (Search::new(ticket), Trail::default());
+        for cold in &self.cold {
+            let begun = self.clock.monotonic();
+            let answer = if self.may_ask(cold) { cold.layer.get(&cx, &key).await } else { Ok(LayerResult::NotHandled) };
+            trail.add(self.step(cold, begun, std::slice::from_ref(&answer)));
+            if let Some(found) = self.judge(&cx, cold, &mut search, answer) {
+                return ColdRead { found, trail };
             }
         }
-        outcome
+        ColdRead { found: search.end(), trail }
     }
 
     /// As [`Stores::read_cold`] for many keys, with one round trip to each layer.
@@ -147,49 +215,83 @@ impl Stores {
         cx: &OperationContext,
         keys: &[Key],
         tickets: &[Ticket],
-    ) -> Vec<ColdRead> {
-        let mut outcomes = vec![ColdRead::Absent; keys.len()];
-        let mut open: Vec<usize> = (0..keys.len()).collect();
-        for layer in &self.cold {
+    ) -> (Vec<Found>, Trail) {
+        let mut searches: Vec<Search> = tickets.iter().copied().map(Search::new).collect();
+        let mut found: Vec<Option<Found>> = vec![None; keys.len()];
+        let mut trail = Trail::default();
+        for cold in &self.cold {
+            let open: Vec<usize> = (0..keys.len()).filter(|&index| found[index].is_none()).collect();
             if open.is_empty() {
                 break;
             }
+            let begun = self.clock.monotonic();
             let asked: Vec<Key> = open.iter().map(|&index| keys[index].clone()).collect();
-            match layer.get_many(cx, &asked).await {
-                Ok(answers) => {
-                    debug_assert_eq!(answers.len(), asked.len(), "a layer answers every key");
-                    let mut still_open = Vec::new();
-                    for (index, answer) in open.into_iter().zip(answers) {
-                        match answer {
-                            LayerResult::Hit(entry) if entry.is_live(cx.now) => {
-                                self.promote(cx, tickets[index], &entry);
-                                outcomes[index] = ColdRead::Found(entry);
-                            }
-                            LayerResult::Hit(_) | LayerResult::StopWithoutValue => outcomes[index] = ColdRead::Unusable,
-                            LayerResult::Miss => still_open.push(index),
-                            LayerResult::NotHandled => {
-                                outcomes[index] = ColdRead::Failed;
-                                still_open.push(index);
-                            }
-                        }
-                    }
-                    open = still_open;
-                }
-                Err(error) => open.iter().for_each(|&index| outcomes[index] = outcomes[index].but(&error)),
+            let answers = if self.may_ask(cold) { cold.layer.get_many(cx, &asked).await } else { Ok(Vec::new()) };
+            let answers = spread(answers, asked.len());
+            trail.add(self.step(cold, begun, &answers));
+            for (index, answer) in open.into_iter().zip(answers) {
+                found[index] = self.judge(cx, cold, &mut searches[index], answer);
             }
         }
-        outcomes
+        let found = found.into_iter().zip(searches).map(|(found, search)| found.unwrap_or_else(|| search.end()));
+        (found.collect(), trail)
     }
 
-    /// Puts an entry that was read from below into memory, unless its key was written since the ticket was issued. The
-    /// entry keeps the expiry it was stored with.
-    fn promote(&self, cx: &OperationContext, ticket: Ticket, entry: &Entry) {
-        let turn = self.write_queue.turn(entry.key());
-        if turn.is_current(ticket) {
-            self.memory.set(cx.now, entry);
-            self.promotions.fetch_add(1, Ordering::Relaxed);
-        } else {
+    /// Whether what a layer holds can be trusted.
+    fn may_ask(&self, cold: &Cold) -> bool {
+        cold.tags_known.load(Ordering::Acquire) && self.write_queue.is_trusted(cold.layer.id())
+    }
+
+    /// What one layer's answer about one key means; none if the search goes on.
+    fn judge(
+        &self,
+        cx: &OperationContext,
+        cold: &Cold,
+        search: &mut Search,
+        answer: Result<LayerResult, LayerError>,
+    ) -> Option<Found> {
+        match answer {
+            Ok(LayerResult::Hit(entry)) => match self.freshness(cx, &entry) {
+                Freshness::Fresh => {
+                    self.promote(cx, search.ticket, &entry, search.missed);
+                    return Some(Found::Fresh(entry));
+                }
+                Freshness::Negative => return Some(Found::Absent),
+                Freshness::Stale => search.stale = Some(entry),
+                Freshness::Expired | Freshness::Removed => {}
+            },
+            Ok(LayerResult::Miss) => search.missed = search.missed.with(Lanes::of(cold.layer.id())),
+            // Off, or given up for now: as if it were not there, or every new key would wait for it.
+            Ok(LayerResult::NotHandled) => {}
+            Ok(LayerResult::StopWithoutValue) => return Some(Found::Absent),
+            // Once read as damaged it always will be; after any other error there may be a value.
+            Err(error) => search.failed |= error.kind != ErrorKind::Corrupt,
+        }
+        None
+    }
+
+    /// Puts an entry that was read from below into memory and into the layers that missed it, unless its key was
+    /// written since the ticket was issued. The entry keeps the expiry it was stored with.
+    fn promote(&self, cx: &OperationContext, ticket: Ticket, entry: &Entry, missed: Lanes) {
+        let mut turn = self.write_queue.turn(entry.key());
+        if !turn.is_current(ticket) {
             self.promotions_refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.memory.set(cx.now, entry);
+        if missed != Lanes::NONE {
+            turn.fill(cx.now, entry.clone(), missed);
+        }
+        self.promotions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn step(&self, cold: &Cold, begun: Instant, answers: &[Result<LayerResult, LayerError>]) -> TrailStep {
+        TrailStep {
+            part: cold.layer.name(),
+            outcome: answers.iter().map(outcome).min().unwrap_or(Outcome::NotHandled),
+            keys: answers.len(),
+            hits: answers.iter().filter(|answer| matches!(answer, Ok(LayerResult::Hit(_)))).count(),
+            took: self.clock.monotonic().saturating_duration_since(begun),
         }
     }
 
@@ -203,22 +305,54 @@ impl Stores {
     }
 }
 
+/// One answer for each of `keys` keys, of a layer that answered for all, for none or with an error.
+fn spread(answers: Result<Vec<LayerResult>, LayerError>, keys: usize) -> Vec<Result<LayerResult, LayerError>> {
+    match answers {
+        Ok(answers) if answers.is_empty() => (0..keys).map(|_| Ok(LayerResult::NotHandled)).collect(),
+        Ok(answers) => {
+            debug_assert_eq!(answers.len(), keys, "a layer answers every key");
+            answers.into_iter().map(Ok).collect()
+        }
+        Err(error) => (0..keys).map(|_| Err(error.clone())).collect(),
+    }
+}
+
+fn outcome(answer: &Result<LayerResult, LayerError>) -> Outcome {
+    match answer {
+        Ok(LayerResult::Hit(_)) => Outcome::Hit,
+        Ok(LayerResult::Miss) => Outcome::Miss,
+        Ok(LayerResult::NotHandled) => Outcome::NotHandled,
+        Ok(LayerResult::StopWithoutValue) => Outcome::Stopped,
+        Err(_) => Outcome::Failed,
+    }
+}
+
+// === impl Search ===
+
+impl Search {
+    const fn new(ticket: Ticket) -> Self {
+        Self { ticket, missed: Lanes::NONE, stale: None, failed: false }
+    }
+
+    fn end(self) -> Found {
+        match (self.stale, self.failed) {
+            (Some(entry), _) => Found::Stale(entry),
+            (None, true) => Found::Unknown,
+            (None, false) => Found::Absent,
+        }
+    }
+}
+
 // === impl ColdRead ===
 
 impl ColdRead {
-    pub(super) fn found(self) -> Option<Entry> {
-        match self {
-            Self::Found(entry) => Some(entry),
-            Self::Absent | Self::Unusable | Self::Failed => None,
-        }
+    /// There is nothing below.
+    pub(super) fn absent() -> Self {
+        Self { found: Found::Absent, trail: Trail::default() }
     }
 
-    /// The outcome with one layer's error. What is corrupt will never be readable; after any other error it may be.
-    fn but(&self, error: &LayerError) -> Self {
-        match (self, error.kind) {
-            (Self::Failed, _) => Self::Failed,
-            (_, ErrorKind::Corrupt) => Self::Unusable,
-            _ => Self::Failed,
-        }
+    /// Nobody answered in time.
+    pub(super) fn unknown() -> Self {
+        Self { found: Found::Unknown, trail: Trail::default() }
     }
 }

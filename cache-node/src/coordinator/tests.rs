@@ -1,4 +1,8 @@
+mod cold;
 mod model;
+mod stale;
+mod tags;
+mod update;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -9,8 +13,13 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    entry::EntryMeta,
-    layer::memory::{MemoryOptions, Policy},
+    context::Outcome,
+    entry::{EntryMeta, TagSet},
+    layer::{
+        LayerId, Matching,
+        memory::{MemoryOptions, Policy},
+    },
+    tag_index::TagOptions,
     testing::{START, Scripted, cx, cx_within, entry, entry_until, eventually, key, text},
     write_queue::{Overflow, SLOT_OVERHEAD_BYTES},
 };
@@ -23,12 +32,16 @@ struct Fixture {
 
 const QUEUE: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 10_000, overflow: Overflow::Block };
 
+const SOFT_TIMEOUT: Duration = Duration::from_millis(20);
+
+const REFRESH_WINDOW: Duration = Duration::from_secs(2);
+
 impl Fixture {
-    fn over(layer: Arc<Scripted>, queue: QueueOptions) -> Self {
+    async fn over(layer: Arc<Scripted>, queue: QueueOptions) -> Self {
         let clock = Clock::manual(START);
         let cold: Vec<Arc<dyn Layer>> = vec![Arc::clone(&layer) as Arc<dyn Layer>];
-        let coordinator = Coordinator::open(memory(&clock, Policy::S3Fifo), queue, cold, clock.clone());
-        Self { coordinator, layer, clock }
+        let parts = Parts { queue, ..parts(&clock, Policy::S3Fifo, cold) };
+        Self { coordinator: Coordinator::open(parts, clock.clone()).await, layer, clock }
     }
 
     fn cx(&self) -> OperationContext {
@@ -36,7 +49,7 @@ impl Fixture {
     }
 
     async fn get(&self, name: &str) -> Option<String> {
-        self.coordinator.get(&self.cx(), &key(name)).await.as_ref().map(text)
+        self.coordinator.get(&self.cx(), &key(name)).await.entry.as_ref().map(text)
     }
 
     async fn set(&self, name: &str, value: &str) {
@@ -57,16 +70,36 @@ impl Fixture {
     }
 }
 
+fn parts(clock: &Clock, policy: Policy, cold: Vec<Arc<dyn Layer>>) -> Parts {
+    Parts {
+        memory: memory(clock, policy),
+        queue: QUEUE,
+        cold,
+        tags: Arc::new(TagIndex::open(
+            TagOptions { removals_max: 1000, life_max: Duration::from_secs(86_400) },
+            clock.clone(),
+        )),
+        freshness: FreshnessOptions { soft_timeout: SOFT_TIMEOUT, refresh_window: REFRESH_WINDOW },
+        write_mode: WriteMode::Behind,
+    }
+}
+
 fn memory(clock: &Clock, policy: Policy) -> Memory {
     let options = MemoryOptions { capacity_bytes: 1 << 20, policy, max_ttl: Duration::from_secs(3600) };
     Memory::open(options, clock.clone())
+}
+
+fn increment(current: Option<&Entry>) -> (Update, u64) {
+    let next = current.map_or(0, |entry| text(entry).parse::<u64>().unwrap()) + 1;
+    let meta = current.map(Entry::meta).unwrap_or_default();
+    (Update::Set(Entry::new(b"n", next.to_string().as_bytes(), meta)), next)
 }
 
 // === read ===
 
 #[tokio::test]
 async fn written_value_is_read_from_memory_then_queue_then_disk() {
-    let f = Fixture::over(Scripted::gated(100, 0), QUEUE);
+    let f = Fixture::over(Scripted::gated(100, 0), QUEUE).await;
     f.set("k", "v").await;
     assert!(matches!(f.coordinator.peek(&f.cx(), b"k"), Peek::Hit(_)));
     f.evict("k");
@@ -80,7 +113,7 @@ async fn written_value_is_read_from_memory_then_queue_then_disk() {
 
 #[tokio::test]
 async fn promotion_keeps_the_absolute_expiry() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
     let expires_at = START.after(Duration::from_secs(60));
     f.layer.put(entry_until("k", "v", expires_at));
     f.clock.advance(Duration::from_secs(50));
@@ -93,7 +126,7 @@ async fn promotion_keeps_the_absolute_expiry() {
 
 #[tokio::test]
 async fn expired_value_is_absent_in_every_layer() {
-    let f = Fixture::over(Scripted::gated(100, 0), QUEUE);
+    let f = Fixture::over(Scripted::gated(100, 0), QUEUE).await;
     f.coordinator.set(&f.cx(), entry_until("k", "v", START.after(Duration::from_secs(1)))).await.unwrap();
     f.clock.advance(Duration::from_millis(999));
     assert_eq!(f.get("k").await.as_deref(), Some("v"));
@@ -105,7 +138,7 @@ async fn expired_value_is_absent_in_every_layer() {
 
 #[tokio::test]
 async fn failing_layer_is_a_miss() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
     f.layer.put(entry("k", "v"));
     f.layer.failing.store(true, Ordering::SeqCst);
     assert_eq!(f.get("k").await, None);
@@ -115,22 +148,24 @@ async fn failing_layer_is_a_miss() {
 
 #[tokio::test(start_paused = true)]
 async fn read_ends_at_the_deadline() {
-    let f = Fixture::over(Scripted::gated(0, 0), QUEUE);
+    let f = Fixture::over(Scripted::gated(0, 0), QUEUE).await;
     f.layer.put(entry("k", "v"));
     let cx = cx_within(&f.clock, Duration::from_millis(50));
     let started = tokio::time::Instant::now();
-    assert!(f.coordinator.get(&cx, &key("k")).await.is_none());
-    assert!(f.coordinator.get_many(&cx, &[key("k")]).await[0].is_none());
+    assert!(f.coordinator.get(&cx, &key("k")).await.entry.is_none());
+    assert!(f.coordinator.get_many(&cx, &[key("k")]).await.0[0].is_none());
     assert!(started.elapsed() < Duration::from_millis(200));
 }
 
 #[tokio::test]
 async fn many_keys_are_answered_in_their_order_from_their_layers() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
     f.layer.put(entry("disk", "1"));
     f.set("memory", "2").await;
     let keys = ["none", "disk", "memory", "disk"].map(key);
-    let found = f.coordinator.get_many(&f.cx(), &keys).await;
+    let (found, trail) = f.coordinator.get_many(&f.cx(), &keys).await;
+    let step = trail.steps().next().unwrap();
+    assert_eq!((step.part, step.keys, step.hits), ("scripted", 3, 2));
     let values: Vec<Option<String>> = found.iter().map(|found| found.as_ref().map(text)).collect();
     assert_eq!(values, [None, Some("1".to_owned()), Some("2".to_owned()), Some("1".to_owned())]);
 }
@@ -139,7 +174,7 @@ async fn many_keys_are_answered_in_their_order_from_their_layers() {
 
 #[tokio::test]
 async fn thousand_readers_of_one_key_read_the_layer_once() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
     f.layer.put(entry("k", "v"));
     let mut readers = JoinSet::new();
     for _ in 0..1000 {
@@ -156,8 +191,22 @@ async fn thousand_readers_of_one_key_read_the_layer_once() {
 }
 
 #[tokio::test]
+async fn read_goes_on_when_all_its_callers_are_gone() {
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
+    f.layer.put(entry("k", "v"));
+    let reader = Arc::clone(&f);
+    let mut readers = JoinSet::new();
+    readers.spawn(async move { reader.get("k").await });
+    eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
+    readers.shutdown().await;
+    f.layer.read_gate.add_permits(1);
+    eventually("the value is promoted", || matches!(f.coordinator.peek(&f.cx(), b"k"), Peek::Hit(_))).await;
+    assert_eq!(f.layer.reads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn read_goes_on_when_its_first_caller_is_gone() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
     f.layer.put(entry("k", "v"));
     let mut readers = JoinSet::new();
     let reader = || {
@@ -191,7 +240,7 @@ async fn while_a_slow_read_is_under_way(f: Arc<Fixture>, meanwhile: impl AsyncFn
 
 #[tokio::test]
 async fn slow_read_does_not_bring_a_removed_value_back() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
     while_a_slow_read_is_under_way(Arc::clone(&f), async |f| {
         f.set("k", "new").await;
         assert_eq!(f.remove("k").await, 1);
@@ -203,7 +252,7 @@ async fn slow_read_does_not_bring_a_removed_value_back() {
 
 #[tokio::test]
 async fn slow_read_does_not_bring_an_overwritten_value_back() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
     while_a_slow_read_is_under_way(Arc::clone(&f), async |f| f.set("k", "new").await).await;
     assert_eq!(f.get("k").await.as_deref(), Some("new"));
     f.flushed().await;
@@ -213,14 +262,14 @@ async fn slow_read_does_not_bring_an_overwritten_value_back() {
 
 #[tokio::test]
 async fn slow_read_does_not_bring_a_cleared_value_back() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
     while_a_slow_read_is_under_way(Arc::clone(&f), async |f| f.coordinator.clear(&f.cx()).await.unwrap()).await;
     assert_eq!(f.get("k").await, None);
 }
 
 #[tokio::test]
 async fn reader_after_a_write_does_not_join_the_read_from_before() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
     while_a_slow_read_is_under_way(Arc::clone(&f), async |f| {
         f.set("k", "new").await;
         f.flushed().await;
@@ -236,7 +285,7 @@ async fn reader_after_a_write_does_not_join_the_read_from_before() {
 
 #[tokio::test]
 async fn removal_is_acknowledged_only_once_the_layer_has_it() {
-    let f = Arc::new(Fixture::over(Scripted::gated(1000, 0), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(1000, 0), QUEUE).await);
     f.layer.put(entry("k", "v"));
     let mut removal = JoinSet::new();
     let remover = Arc::clone(&f);
@@ -252,7 +301,7 @@ async fn removal_is_acknowledged_only_once_the_layer_has_it() {
 
 #[tokio::test(start_paused = true)]
 async fn removal_that_the_layer_does_not_confirm_is_an_error() {
-    let f = Fixture::over(Scripted::gated(1000, 0), QUEUE);
+    let f = Fixture::over(Scripted::gated(1000, 0), QUEUE).await;
     f.layer.put(entry("k", "v"));
     let outcome = f.coordinator.remove_many(&f.cx(), &[key("k")]).await;
     assert_eq!(outcome, Err(WriteError::Unconfirmed));
@@ -261,7 +310,7 @@ async fn removal_that_the_layer_does_not_confirm_is_an_error() {
 
 #[tokio::test]
 async fn removal_counts_live_entries_of_every_layer_once() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
     f.layer.put(entry("disk", "1"));
     f.layer.put(entry_until("dead", "1", START));
     f.set("memory", "2").await;
@@ -273,7 +322,7 @@ async fn removal_counts_live_entries_of_every_layer_once() {
 
 #[tokio::test]
 async fn concurrent_removals_of_one_key_count_it_once() {
-    let f = Arc::new(Fixture::over(Scripted::open(), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::open(), QUEUE).await);
     for round in 0..200 {
         f.layer.put(entry("k", "v"));
         let mut removals = JoinSet::new();
@@ -288,7 +337,7 @@ async fn concurrent_removals_of_one_key_count_it_once() {
 
 #[tokio::test]
 async fn clear_forgets_every_layer_and_what_is_queued() {
-    let f = Arc::new(Fixture::over(Scripted::gated(1000, 0), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::gated(1000, 0), QUEUE).await);
     f.layer.put(entry("disk", "1"));
     f.set("queued", "2").await;
     let clearer = Arc::clone(&f);
@@ -313,7 +362,7 @@ fn tight() -> QueueOptions {
 
 #[tokio::test(start_paused = true)]
 async fn full_queue_gives_the_entry_back_and_then_an_error() {
-    let f = Fixture::over(Scripted::gated(1000, 0), tight());
+    let f = Fixture::over(Scripted::gated(1000, 0), tight()).await;
     f.set("k1", "a").await;
     f.set("k2", "a").await;
     let refused = f.coordinator.try_set(&f.cx(), entry("k3", "a")).unwrap_err();
@@ -324,7 +373,7 @@ async fn full_queue_gives_the_entry_back_and_then_an_error() {
 
 #[tokio::test]
 async fn write_waits_for_room() {
-    let f = Fixture::over(Scripted::gated(1000, 0), tight());
+    let f = Fixture::over(Scripted::gated(1000, 0), tight()).await;
     f.set("k1", "a").await;
     f.set("k2", "a").await;
     let cx = f.cx();
@@ -336,77 +385,16 @@ async fn write_waits_for_room() {
 
 #[tokio::test]
 async fn entry_larger_than_the_queue_is_refused() {
-    let f = Fixture::over(Scripted::open(), tight());
+    let f = Fixture::over(Scripted::open(), tight()).await;
     let outcome = f.coordinator.set(&f.cx(), entry("k", &"v".repeat(1000))).await;
     assert_eq!(outcome, Err(WriteError::TooLarge(1001)));
-}
-
-// === read-modify-write ===
-
-fn increment(current: Option<&Entry>) -> (Update, u64) {
-    let next = current.map_or(0, |entry| text(entry).parse::<u64>().unwrap()) + 1;
-    let meta = current.map(Entry::meta).unwrap_or_default();
-    (Update::Set(Entry::new(b"n", next.to_string().as_bytes(), meta)), next)
-}
-
-#[tokio::test]
-async fn update_sees_the_value_on_disk_and_keeps_its_expiry() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
-    let expires_at = START.after(Duration::from_secs(60));
-    f.layer.put(entry_until("n", "41", expires_at));
-    assert!(matches!(f.coordinator.try_update(&f.cx(), b"n", increment), TryUpdate::Cold));
-    assert_eq!(f.coordinator.update(&f.cx(), &key("n"), increment).await, Ok(42));
-    assert!(matches!(f.coordinator.try_update(&f.cx(), b"n", increment), TryUpdate::Done(43)));
-    let Peek::Hit(entry) = f.coordinator.peek(&f.cx(), b"n") else { panic!("gone") };
-    assert_eq!(entry.expires_at(), Some(expires_at));
-}
-
-#[tokio::test(start_paused = true)]
-async fn update_of_an_unreadable_value_changes_nothing() {
-    let f = Fixture::over(Scripted::gated(0, 1000), QUEUE);
-    f.layer.put(entry("n", "41"));
-    assert_eq!(f.coordinator.update(&f.cx(), &key("n"), increment).await, Err(WriteError::Unreadable));
-    f.layer.read_gate.add_permits(1000);
-    assert_eq!(f.get("n").await.as_deref(), Some("41"));
-}
-
-#[tokio::test]
-async fn update_that_removes_is_acknowledged_by_the_layer() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
-    f.set("n", "1").await;
-    f.flushed().await;
-    let removed = f.coordinator.update(&f.cx(), &key("n"), |current| (Update::Remove, current.is_some())).await;
-    assert_eq!((removed, f.layer.value("n")), (Ok(true), None));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn increments_of_many_tasks_are_all_counted_whatever_layer_holds_the_value() {
-    const TASKS: u64 = 8;
-    const EACH: u64 = 500;
-    let f = Arc::new(Fixture::over(Scripted::open(), QUEUE));
-    let mut tasks = JoinSet::new();
-    for task in 0..TASKS {
-        let f = Arc::clone(&f);
-        tasks.spawn(async move {
-            for round in 0..EACH {
-                if task == 0 && round % 3 == 0 {
-                    f.evict("n");
-                }
-                f.coordinator.update(&f.cx(), &key("n"), increment).await.unwrap();
-            }
-        });
-    }
-    tasks.join_all().await;
-    assert_eq!(f.get("n").await, Some((TASKS * EACH).to_string()));
-    f.flushed().await;
-    assert_eq!(f.layer.value("n"), Some((TASKS * EACH).to_string()));
 }
 
 // === shutdown ===
 
 #[tokio::test]
 async fn shutdown_writes_what_is_queued() {
-    let f = Fixture::over(Scripted::open(), QUEUE);
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
     for number in 0..3000 {
         f.set(&format!("k{number}"), "v").await;
     }
@@ -416,7 +404,7 @@ async fn shutdown_writes_what_is_queued() {
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_gives_up_at_its_deadline_and_counts_what_is_lost() {
-    let f = Fixture::over(Scripted::gated(0, 0), QUEUE);
+    let f = Fixture::over(Scripted::gated(0, 0), QUEUE).await;
     f.set("k", "v").await;
     f.coordinator.shutdown(f.clock.monotonic() + Duration::from_secs(5)).await;
     let lost = f.coordinator.write_queue().stats().extras.into_iter().find(|(name, _)| *name == "lostAtShutdown");
@@ -428,7 +416,7 @@ async fn shutdown_gives_up_at_its_deadline_and_counts_what_is_lost() {
 #[tokio::test]
 async fn node_without_a_cold_layer_keeps_nothing_in_the_queue() {
     let clock = Clock::manual(START);
-    let coordinator = Coordinator::open(memory(&clock, Policy::TinyLfu), QUEUE, Vec::new(), clock.clone());
+    let coordinator = Coordinator::open(parts(&clock, Policy::TinyLfu, Vec::new()), clock.clone()).await;
     let cx = cx(&clock);
     coordinator.try_set(&cx, entry("k", "v")).unwrap();
     assert_eq!(coordinator.write_queue().items(), 0);
@@ -446,7 +434,7 @@ async fn node_without_a_cold_layer_keeps_nothing_in_the_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn promotion_never_beats_a_later_write() {
     const ROUNDS: u64 = 20_000;
-    let f = Arc::new(Fixture::over(Scripted::open(), QUEUE));
+    let f = Arc::new(Fixture::over(Scripted::open(), QUEUE).await);
     let reader_done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut readers = JoinSet::new();
     for _ in 0..2 {

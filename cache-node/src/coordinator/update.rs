@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Coordinator, Look, WriteError, below, promote::ColdRead};
+use super::{Coordinator, Freshness, Look, WriteError, WriteMode, promote::Found};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
@@ -31,6 +31,7 @@ pub enum TryUpdate<T> {
 
 /// What a read-modify-write came to under the turn of its key.
 enum Attempt<T> {
+    /// With a receipt if the layers must confirm it.
     Done(T, Option<Arc<Receipt>>),
     /// Nothing has changed: the value is not known without I/O.
     Cold(Ticket),
@@ -53,12 +54,16 @@ impl Coordinator {
         let mut turn = self.stores.write_queue.turn(key);
         let current = match self.known(cx, &turn, key) {
             Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(_) => return TryUpdate::Cold,
+            Look::Absent | Look::Stale(_, None) => None,
+            Look::Cold(_) | Look::Stale(_, Some(_)) => return TryUpdate::Cold,
         };
         match change(current.as_ref()) {
             (Update::Keep, answer) => TryUpdate::Done(answer),
-            (Update::Set(entry), answer) if self.stores.set(cx, &mut turn, &entry).is_ok() => TryUpdate::Done(answer),
+            (Update::Set(entry), answer)
+                if self.write_mode == WriteMode::Behind && self.stores.set(cx, &mut turn, &entry, None).is_ok() =>
+            {
+                TryUpdate::Done(answer)
+            }
             (Update::Set(_) | Update::Remove, _) => TryUpdate::Cold,
         }
     }
@@ -73,7 +78,7 @@ impl Coordinator {
         key: &Key,
         mut change: impl FnMut(Option<&Entry>) -> (Update, T),
     ) -> Result<T, WriteError> {
-        let mut read: Option<(Ticket, ColdRead)> = None;
+        let mut read: Option<(Ticket, Found)> = None;
         loop {
             let room = self.stores.write_queue.room();
             match self.attempt(cx, key, read.take(), &mut change)? {
@@ -83,13 +88,13 @@ impl Coordinator {
                     return Ok(answer);
                 }
                 Attempt::Cold(ticket) => {
-                    let found = self.read_cold(cx, key, ticket).await;
-                    if matches!(found, ColdRead::Failed) || self.clock.monotonic() >= cx.deadline {
+                    let found = self.read_cold(cx, key, ticket).await.found;
+                    if matches!(found, Found::Unknown) || self.clock.monotonic() >= cx.deadline {
                         return Err(WriteError::Unreadable);
                     }
                     read = Some((ticket, found));
                 }
-                Attempt::Full => room.for_value(cx.deadline).await.map_err(|Full| WriteError::QueueFull)?,
+                Attempt::Full => room.for_value(cx.deadline).await?,
             }
         }
     }
@@ -99,15 +104,16 @@ impl Coordinator {
         &self,
         cx: &OperationContext,
         key: &Key,
-        read: Option<(Ticket, ColdRead)>,
+        read: Option<(Ticket, Found)>,
         change: &mut impl FnMut(Option<&Entry>) -> (Update, T),
     ) -> Result<Attempt<T>, WriteError> {
         let mut turn = self.stores.write_queue.turn(key.as_bytes());
         let current = match self.known(cx, &turn, key.as_bytes()) {
             Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(now) => match read {
-                Some((then, found)) if then == now => found.found(),
+            Look::Absent | Look::Stale(_, None) => None,
+            Look::Cold(now) | Look::Stale(_, Some(now)) => match read {
+                Some((then, Found::Fresh(entry))) if then == now => Some(entry),
+                Some((then, _)) if then == now => None,
                 _ => return Ok(Attempt::Cold(now)),
             },
         };
@@ -117,10 +123,13 @@ impl Coordinator {
             Update::Set(entry) if !self.stores.write_queue.fits(&entry) => {
                 return Err(WriteError::TooLarge(entry.bytes()));
             }
-            Update::Set(entry) => match self.stores.set(cx, &mut turn, &entry) {
-                Ok(()) => Attempt::Done(answer, None),
-                Err(Full) => Attempt::Full,
-            },
+            Update::Set(entry) => {
+                let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
+                match self.stores.set(cx, &mut turn, &entry, receipt.clone()) {
+                    Ok(()) => Attempt::Done(answer, receipt),
+                    Err(Full) => Attempt::Full,
+                }
+            }
             Update::Remove => match self.stores.remove(cx, &mut turn, key) {
                 Ok(receipt) => Attempt::Done(answer, Some(receipt)),
                 Err(Full) => Attempt::Full,
@@ -130,9 +139,13 @@ impl Coordinator {
 
     /// What is known about the key under its turn.
     fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
-        if let Some(entry) = self.stores.memory.peek(cx.now, key).filter(|entry| entry.is_live(cx.now)) {
-            return Look::Hit(entry);
+        if let Some(entry) = self.stores.memory.peek(cx.now, key) {
+            match self.stores.freshness(cx, &entry) {
+                Freshness::Fresh => return Look::Hit(entry),
+                Freshness::Negative => return Look::Absent,
+                Freshness::Stale | Freshness::Expired | Freshness::Removed => {}
+            }
         }
-        if self.stores.cold.is_empty() { Look::Absent } else { below(cx, turn, key) }
+        if self.stores.cold.is_empty() { Look::Absent } else { self.below(cx, turn, key) }
     }
 }

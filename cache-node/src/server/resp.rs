@@ -59,6 +59,10 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// How long a client may stay silent within a request, or leave a reply unread, before it is closed.
     pub partial_request_timeout: Duration,
+    /// By how much of its life a value may expire earlier than asked, in percent.
+    pub ttl_jitter_percent: u8,
+    /// How long a negative entry holds if the client does not say.
+    pub negative_ttl: Duration,
 }
 
 /// A running RESP server.

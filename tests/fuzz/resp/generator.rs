@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt, rngs::SmallRng, seq::IndexedRandom};
 
-const WORDS: [&str; 60] = [
+const WORDS: [&str; 70] = [
     "GET",
     "SET",
     "MGET",
@@ -36,6 +36,16 @@ const WORDS: [&str; 60] = [
     "COMMAND",
     "INFO",
     "TIME",
+    "TC.SET",
+    "TC.TAGS",
+    "TC.INVALIDATE",
+    "TC.INVALIDATEALL",
+    "TC.EXPLAIN",
+    "TC.LAYERS",
+    "TC.FLUSH",
+    "TAGS",
+    "STALE",
+    "NEGATIVE",
     "CONFIG",
     "AUTH",
     "NX",

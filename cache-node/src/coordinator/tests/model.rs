@@ -134,7 +134,7 @@ impl Run {
         let found = match self.node.peek(&cx, name.as_bytes()) {
             Peek::Hit(entry) => Some(entry),
             Peek::Absent => None,
-            Peek::Cold => self.node.get(&cx, &key(name)).await,
+            Peek::Cold => self.node.get(&cx, &key(name)).await.entry,
         };
         if let (Some(found), Some(known)) = (&found, self.model.get(name)) {
             assert_eq!(found.expires_at(), known.expires_at, "{name}");
@@ -145,7 +145,7 @@ impl Run {
     async fn get_some(&mut self) {
         let names: Vec<String> = (0..10).map(|_| format!("k{}", self.random.random_range(0..KEYS))).collect();
         let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
-        let found = self.node.get_many(&self.cx(), &keys).await;
+        let (found, _) = self.node.get_many(&self.cx(), &keys).await;
         for (name, found) in names.iter().zip(found) {
             self.check(name, found.as_ref().map(text).as_deref());
         }
@@ -183,5 +183,5 @@ async fn open(folder: &TempDir, policy: Policy, clock: &Clock) -> Arc<Coordinato
         ..DiskOptions::at(folder.path())
     };
     let disk = Disk::open(options, clock.clone()).await.unwrap();
-    Coordinator::open(memory(clock, policy), QUEUE, vec![Arc::new(disk)], clock.clone())
+    Coordinator::open(parts(clock, policy, vec![Arc::new(disk)]), clock.clone()).await
 }

@@ -119,7 +119,7 @@ impl Board {
 
     fn layers(&self, coordinator: &Coordinator) -> Vec<LayerReport> {
         let mut layers = vec![part(LayerName::Memory, coordinator.memory())];
-        match coordinator.cold().iter().find(|layer| layer.id() == LayerId::Disk) {
+        match coordinator.cold().find(|layer| layer.id() == LayerId::Disk) {
             Some(disk) => {
                 layers.push(part(LayerName::WriteQueue, coordinator.write_queue()));
                 layers.push(part(LayerName::Disk, disk.as_ref()));

@@ -216,7 +216,7 @@ pub fn register_resp(metrics: &Metrics, server: &Server) {
 }
 
 fn disk_of(coordinator: &Coordinator) -> Option<&dyn Component> {
-    coordinator.cold().iter().find(|layer| layer.id() == LayerId::Disk).map(|layer| layer.as_ref() as &dyn Component)
+    coordinator.cold().find(|layer| layer.id() == LayerId::Disk).map(|layer| layer.as_ref() as &dyn Component)
 }
 
 fn memory(coordinator: &Coordinator, samples: &mut Samples) {

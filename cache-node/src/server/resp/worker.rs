@@ -113,6 +113,8 @@ impl Workers {
             value_bytes_max: options.limits.value_bytes_max,
             request_timeout: options.limits.request_timeout,
             slow_log: Arc::clone(&slow_log),
+            ttl_jitter_percent: options.limits.ttl_jitter_percent,
+            negative_ttl: options.limits.negative_ttl,
         };
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
@@ -363,6 +365,7 @@ mod tests {
     use crate::{
         clock::Clock,
         command::{Identity, ServerFacts},
+        coordinator::Parts,
         layer::memory::{Memory, MemoryOptions, Policy},
         server::ConnectionLimit,
         slow_log::SlowLogOptions,
@@ -374,15 +377,18 @@ mod tests {
         value_bytes_max: 1 << 20,
         request_timeout: Duration::from_secs(10),
         partial_request_timeout: Duration::from_secs(10),
+        ttl_jitter_percent: 0,
+        negative_ttl: Duration::from_secs(30),
     };
 
     /// An event loop whose INFO does what `facts` does.
-    fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> Arc<EventLoop> {
+    async fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> Arc<EventLoop> {
         let clock = Clock::system();
         let memory =
             MemoryOptions { capacity_bytes: 1 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(60) };
         let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100, overflow: Overflow::Block };
-        let coordinator = Coordinator::open(Memory::open(memory, clock.clone()), queue, Vec::new(), clock.clone());
+        let parts = Parts::new(Memory::open(memory, clock.clone()), queue, Vec::new(), &clock);
+        let coordinator = Coordinator::open(parts, clock.clone()).await;
         let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
         let slow_log = Arc::new(SlowLog::new(slow_log));
         let settings = Settings {
@@ -390,6 +396,8 @@ mod tests {
             value_bytes_max: 1 << 20,
             request_timeout: LIMITS.request_timeout,
             slow_log: Arc::clone(&slow_log),
+            ttl_jitter_percent: 0,
+            negative_ttl: LIMITS.negative_ttl,
         };
         let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
         Arc::new(EventLoop {
@@ -415,7 +423,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_connection_and_is_counted() {
-        let event_loop = event_loop(|| panic!("as the test wants"));
+        let event_loop = event_loop(|| panic!("as the test wants")).await;
         let (stop, counters) = (event_loop.stop.clone(), Arc::clone(&event_loop.counters));
         let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -442,7 +450,8 @@ mod tests {
             entered.send(()).unwrap();
             released.lock().unwrap().recv().unwrap();
             ServerFacts::default()
-        });
+        })
+        .await;
         let stop = event_loop.stop.clone();
         let pulses = Pulses::new(vec![Arc::clone(&event_loop.pulse)]);
         let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();

@@ -69,6 +69,9 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             capacity: cache.write_queue.capacity,
             ..node_config::WriteQueue::default()
         },
+        tag_index: node_config::TagIndex::default(),
+        freshness: node_config::Freshness::default(),
+        read_order: NodeConfig::default().read_order,
         limits: node_config::Limits::default(),
         slow_log: node_config::SlowLog::default(),
         shutdown: node_config::Shutdown::default(),

@@ -1,0 +1,185 @@
+//! Commands that Redis does not have, all under `TC.`: values with tags and a stale life, removal by tag, and what the
+//! layers do. Any client can call them with its generic call.
+
+use super::{
+    Call, Commands, Step,
+    change::{Change, ConditionalSet},
+    later::Later,
+    options::{Existing, Life, OwnSetOptions},
+    owned,
+};
+use crate::{
+    clock::UnixMillis,
+    context::OperationContext,
+    coordinator::Seen,
+    entry::{Entry, EntryMeta, Key, Position, TagSet, Tags},
+    layer::{Component, Health, HealthState, Matching, Stats},
+    protocol::Replies,
+};
+
+// === impl Commands ===
+
+impl Commands {
+    /// TC.SET.
+    pub(super) fn own_set(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        let value = call.args.at(2);
+        if !self.is_value(value, out) {
+            return Step::Done;
+        }
+        let options = match OwnSetOptions::parse(&call.args, call.cx.now) {
+            Ok(options) => options,
+            Err(text) => {
+                out.error(&text);
+                return Step::Done;
+            }
+        };
+        let entry = self.own_entry(call.cx, key, value, &options);
+        if options.set.existing != Existing::Any || entry.expires_at().is_some_and(|at| at <= call.cx.now) {
+            let set = ConditionalSet { entry, existing: options.set.existing, keep_life: false, get: false };
+            return self.change(call.cx, key, Change::Set(set), out);
+        }
+        self.store(call.cx, entry, out)
+    }
+
+    fn own_entry(&self, cx: &OperationContext, key: &[u8], value: &[u8], options: &OwnSetOptions) -> Entry {
+        let expires_at = match options.set.life {
+            Life::Until(at) => Some(if options.set.relative { self.jittered(key, at, cx.now) } else { at }),
+            Life::Unlimited | Life::Kept => options.negative.then(|| cx.now.after(self.settings.negative_ttl)),
+        };
+        let tags = options.tags.tags();
+        let meta = EntryMeta {
+            expires_at,
+            stale_until: expires_at.zip(options.stale).map(|(at, stale)| at.after(stale)),
+            // Only tags are compared with positions.
+            position: if tags.is_empty() { Position::NONE } else { self.coordinator.position(cx) },
+            tags,
+            negative: options.negative,
+        };
+        Entry::new(key, value, meta)
+    }
+
+    /// TC.INVALIDATE and TC.INVALIDATEALL.
+    pub(super) fn remove_tagged(&self, call: &Call<'_>, matching: Matching, out: &mut Replies) -> Step {
+        let mut tags = TagSet::default();
+        for tag in call.args.from(1) {
+            if let Err(error) = tags.add(tag) {
+                out.error(&format!("ERR {error}"));
+                return Step::Done;
+            }
+        }
+        Step::Later(Later::remove_tagged(tags, matching))
+    }
+
+    /// TC.EXPLAIN.
+    pub(super) fn explain(&self, call: &Call<'_>, out: &mut Replies) -> Step {
+        let Some(key) = self.key(call, 1, out) else { return Step::Done };
+        Step::Later(Later::explain(owned(key)))
+    }
+
+    pub(super) async fn explain_later(&self, cx: &OperationContext, key: &Key, out: &mut Replies) {
+        let explanation = self.coordinator.explain(cx, key).await;
+        let answer = explanation.seen.iter().find(|seen| seen.outcome <= crate::context::Outcome::Stopped);
+        out.map(4);
+        field(out, "key", |out| out.bulk(key.as_bytes()));
+        field(out, "operation", |out| out.integer(i64::try_from(explanation.id).unwrap_or(i64::MAX)));
+        field(out, "answeredBy", |out| out.bulk(answer.map_or("none", |seen| seen.part).as_bytes()));
+        field(out, "layers", |out| {
+            out.array(explanation.seen.len());
+            explanation.seen.iter().for_each(|seen| explain_part(seen, cx.now, out));
+        });
+    }
+
+    /// TC.LAYERS.
+    pub(super) fn layers(&self, out: &mut Replies) -> Step {
+        let coordinator = &self.coordinator;
+        let mut parts: Vec<(&'static str, Health, Stats)> = vec![of(coordinator.memory())];
+        parts.push(of(coordinator.tags()));
+        parts.push(of(coordinator.write_queue()));
+        parts.extend(coordinator.cold().map(|layer| of(layer.as_ref())));
+        out.array(parts.len());
+        for (name, health, stats) in parts {
+            layer(name, &health, &stats, out);
+        }
+        Step::Done
+    }
+}
+
+fn of(part: &(impl Component + ?Sized)) -> (&'static str, Health, Stats) {
+    (part.name(), part.health(), part.stats())
+}
+
+fn explain_part(seen: &Seen, now: UnixMillis, out: &mut Replies) {
+    let Seen { part, outcome, note, took_us, entry } = seen;
+    let entry = entry.as_ref();
+    let facts: [(&str, Option<u64>); 4] = [
+        ("bytes", entry.map(|entry| entry.value().len() as u64)),
+        ("ttlMs", entry.and_then(Entry::expires_at).map(|at| millis(at, now))),
+        ("staleMs", entry.and_then(Entry::stale_until).map(|at| millis(at, now))),
+        ("tookUs", (*took_us > 0).then_some(*took_us)),
+    ];
+    let tags = entry.map_or(Tags::NONE, Entry::tags);
+    let position = entry.map(Entry::position).filter(|position| *position != Position::NONE);
+    let known = facts.iter().filter(|(_, number)| number.is_some()).count();
+    let texts = usize::from(!note.is_empty()) + usize::from(!tags.is_empty()) + usize::from(position.is_some());
+    out.map(2 + known + texts);
+    field(out, "layer", |out| out.bulk(part.as_bytes()));
+    field(out, "outcome", |out| out.bulk(outcome.label().as_bytes()));
+    if !note.is_empty() {
+        field(out, "note", |out| out.bulk(note.as_bytes()));
+    }
+    for (name, number) in facts {
+        if let Some(number) = number {
+            field(out, name, |out| out.integer(i64::try_from(number).unwrap_or(i64::MAX)));
+        }
+    }
+    if let Some(position) = position {
+        field(out, "position", |out| out.bulk(position.to_string().as_bytes()));
+    }
+    if !tags.is_empty() {
+        field(out, "tags", |out| tag_array(tags, out));
+    }
+}
+
+fn layer(name: &str, health: &Health, stats: &Stats, out: &mut Replies) {
+    let state = match health.state {
+        HealthState::Healthy => "Healthy",
+        HealthState::Disabled => "Disabled",
+        HealthState::Degraded => "Degraded",
+        HealthState::Unavailable => "Unavailable",
+    };
+    let errors: u64 = stats.errors.iter().map(|(_, count)| count).sum();
+    let optional = [("entries", stats.entries), ("bytes", stats.bytes), ("capacityBytes", stats.capacity_bytes)];
+    let known = [("hits", stats.hits), ("misses", stats.misses), ("operations", stats.operations), ("errors", errors)];
+    let numbers: Vec<(&str, u64)> = known
+        .into_iter()
+        .chain(optional.into_iter().filter_map(|(name, number)| Some((name, number?))))
+        .chain(stats.extras.iter().copied())
+        .collect();
+    out.map(5 + numbers.len());
+    for (key, text) in
+        [("layer", name), ("health", state), ("reason", health.reason), ("message", health.message.as_str())]
+    {
+        field(out, key, |out| out.bulk(text.as_bytes()));
+    }
+    field(out, "sinceUnixMs", |out| out.integer(i64::try_from(health.since.0).unwrap_or(i64::MAX)));
+    for (name, number) in numbers {
+        field(out, name, |out| out.integer(i64::try_from(number).unwrap_or(i64::MAX)));
+    }
+}
+
+/// The tags of an entry.
+pub(super) fn tag_array(tags: Tags<'_>, out: &mut Replies) {
+    out.array(tags.iter().count());
+    tags.iter().for_each(|tag| out.bulk(tag));
+}
+
+fn field(out: &mut Replies, name: &str, value: impl FnOnce(&mut Replies)) {
+    out.bulk(name.as_bytes());
+    value(out);
+}
+
+/// Milliseconds from now on; none left is 0.
+fn millis(at: UnixMillis, now: UnixMillis) -> u64 {
+    u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,89 @@
+//! Two cold layers: what moves between them, and what waits for them.
+
+use super::*;
+
+struct Pair {
+    coordinator: Arc<Coordinator>,
+    redis: Arc<Scripted>,
+    disk: Arc<Scripted>,
+    clock: Clock,
+}
+
+impl Pair {
+    async fn open(write_mode: WriteMode) -> Self {
+        let clock = Clock::manual(START);
+        let redis = Scripted::gated_as(LayerId::Redis, 1000, 1000);
+        let disk = Scripted::gated_as(LayerId::Disk, 1000, 1000);
+        let cold: Vec<Arc<dyn Layer>> = vec![Arc::clone(&redis) as Arc<dyn Layer>, Arc::clone(&disk) as Arc<dyn Layer>];
+        let parts = Parts { write_mode, ..parts(&clock, Policy::S3Fifo, cold) };
+        Self { coordinator: Coordinator::open(parts, clock.clone()).await, redis, disk, clock }
+    }
+
+    async fn get(&self, name: &str) -> Option<String> {
+        self.coordinator.get(&cx(&self.clock), &key(name)).await.entry.as_ref().map(text)
+    }
+}
+
+#[tokio::test]
+async fn hit_is_promoted_into_every_layer_that_missed_it_with_its_own_expiry() {
+    let f = Pair::open(WriteMode::Behind).await;
+    let expires_at = START.after(Duration::from_secs(60));
+    f.disk.put(entry_until("k", "v", expires_at));
+    assert_eq!(f.get("k").await.as_deref(), Some("v"));
+    eventually("L2 has it", || f.redis.value("k").is_some()).await;
+    f.clock.advance(Duration::from_secs(60));
+    f.coordinator.memory().remove(b"k");
+    assert_eq!(f.get("k").await, None, "no layer gave it a new life");
+}
+
+#[tokio::test]
+async fn value_written_meanwhile_is_not_replaced_by_a_promotion() {
+    let f = Pair::open(WriteMode::Behind).await;
+    f.disk.put(entry("k", "old"));
+    f.redis.put(entry("other", "x"));
+    assert_eq!(f.get("k").await.as_deref(), Some("old"));
+    f.coordinator.set(&cx(&f.clock), entry("k", "new")).await.unwrap();
+    eventually("both have it", || {
+        f.redis.value("k").as_deref() == Some("new") && f.disk.value("k").as_deref() == Some("new")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dead_layer_is_a_miss_and_the_next_one_answers() {
+    let f = Pair::open(WriteMode::Behind).await;
+    f.disk.put(entry("k", "v"));
+    f.redis.failing.store(true, Ordering::SeqCst);
+    let reading = f.coordinator.get(&cx(&f.clock), &key("k")).await;
+    assert_eq!(reading.entry.as_ref().map(text).as_deref(), Some("v"));
+    let outcomes: Vec<Outcome> = reading.trail.steps().map(|step| step.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Failed, Outcome::Hit]);
+}
+
+#[tokio::test]
+async fn write_through_is_acknowledged_once_the_layers_have_it() {
+    let f = Pair::open(WriteMode::Through).await;
+    assert!(f.coordinator.try_set(&cx(&f.clock), entry("k", "v")).is_err(), "it takes waiting");
+    f.coordinator.set(&cx(&f.clock), entry("k", "v")).await.unwrap();
+    assert_eq!(f.redis.value("k").as_deref(), Some("v"));
+    assert_eq!(f.coordinator.update(&cx(&f.clock), &key("n"), increment).await, Ok(1));
+    assert_eq!(f.redis.value("n").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn explanation_names_what_every_layer_holds_and_changes_nothing() {
+    let f = Pair::open(WriteMode::Behind).await;
+    f.disk.put(entry_until("k", "v", START.after(Duration::from_secs(60))));
+    let explanation = f.coordinator.explain(&cx(&f.clock), &key("k")).await;
+    let seen: Vec<(&str, Outcome)> = explanation.seen.iter().map(|seen| (seen.part, seen.outcome)).collect();
+    assert_eq!(
+        seen,
+        [
+            ("memory", Outcome::Miss),
+            ("writeQueue", Outcome::Miss),
+            ("scripted", Outcome::Miss),
+            ("scripted", Outcome::Hit)
+        ]
+    );
+    assert!(matches!(f.coordinator.peek(&cx(&f.clock), b"k"), Peek::Cold), "not promoted");
+}

@@ -1,0 +1,102 @@
+//! Stale values and negative entries.
+
+use super::{tags::tag_set, *};
+
+fn stale_after(name: &str, value: &str, life: Duration, stale: Duration) -> Entry {
+    let expires_at = START.after(life);
+    let meta =
+        EntryMeta { expires_at: Some(expires_at), stale_until: Some(expires_at.after(stale)), ..EntryMeta::default() };
+    Entry::new(name.as_bytes(), value.as_bytes(), meta)
+}
+
+#[tokio::test]
+async fn stale_value_is_served_to_all_but_one_reader_of_each_window_until_its_end() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let entry = stale_after("k", "v", Duration::from_secs(10), Duration::from_secs(60));
+    f.coordinator.try_set(&f.cx(), entry).unwrap();
+    f.flushed().await;
+    f.clock.advance(Duration::from_secs(10));
+    assert_eq!(f.get("k").await, None, "the one that is to bring a fresh value");
+    for _ in 0..3 {
+        assert_eq!(f.get("k").await.as_deref(), Some("v"));
+    }
+    f.clock.advance(REFRESH_WINDOW);
+    assert_eq!(f.get("k").await, None, "it never did, so it is another's turn");
+    assert_eq!(f.get("k").await.as_deref(), Some("v"));
+    assert_eq!(f.coordinator.stale_hits(), 4);
+    f.clock.advance(Duration::from_secs(58));
+    assert_eq!((f.get("k").await, f.get("k").await), (None, None), "past its stale life");
+}
+
+#[tokio::test]
+async fn removed_value_is_never_served_stale() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    for by_tag in [false, true] {
+        let red = tag_set(&["red"]);
+        let stale = stale_after("k", "v", Duration::from_secs(10), Duration::from_secs(60));
+        let position = f.coordinator.position(&f.cx());
+        let meta = EntryMeta { tags: red.tags(), position, ..stale.meta() };
+        f.coordinator.try_set(&f.cx(), Entry::new(b"k", b"v", meta)).unwrap();
+        if by_tag {
+            f.coordinator.remove_tagged(&f.cx(), tag_set(&["red"]), Matching::Any).await.unwrap();
+        } else {
+            f.remove("k").await;
+        }
+    }
+    f.clock.advance(Duration::from_secs(10));
+    assert_eq!((f.get("k").await, f.get("k").await, f.get("k").await), (None, None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_layer_is_not_waited_for_longer_than_the_soft_timeout_when_there_is_a_stale_value() {
+    let f = Fixture::over(Scripted::gated(0, 1000), QUEUE).await;
+    let entry = stale_after("k", "old", Duration::from_secs(10), Duration::from_secs(60));
+    f.coordinator.try_set(&f.cx(), entry).unwrap();
+    f.flushed().await;
+    f.layer.put(self::entry("k", "fresh"));
+    f.clock.advance(Duration::from_secs(10));
+    let started = tokio::time::Instant::now();
+    assert_eq!(f.get("k").await.as_deref(), Some("old"));
+    assert!(started.elapsed() < 2 * SOFT_TIMEOUT, "{:?}", started.elapsed());
+    f.layer.read_gate.add_permits(1);
+    eventually("the read went on and brought it", || matches!(f.coordinator.peek(&f.cx(), b"k"), Peek::Hit(_))).await;
+    assert_eq!(f.get("k").await.as_deref(), Some("fresh"));
+}
+
+#[tokio::test]
+async fn stale_value_is_served_while_the_layer_fails() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let entry = stale_after("k", "v", Duration::from_secs(10), Duration::from_secs(60));
+    f.coordinator.try_set(&f.cx(), entry).unwrap();
+    f.flushed().await;
+    f.clock.advance(Duration::from_secs(10));
+    f.layer.failing.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert_eq!(f.get("k").await.as_deref(), Some("v"), "nobody is sent away for a value that can not be had");
+    }
+}
+
+#[tokio::test]
+async fn stale_value_is_absent_to_updates() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let entry = stale_after("n", "41", Duration::from_secs(10), Duration::from_secs(60));
+    f.coordinator.try_set(&f.cx(), entry).unwrap();
+    f.flushed().await;
+    f.clock.advance(Duration::from_secs(10));
+    assert_eq!(f.coordinator.update(&f.cx(), &key("n"), increment).await, Ok(1));
+}
+
+#[tokio::test]
+async fn negative_entry_is_absent_and_stops_the_search() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let meta =
+        EntryMeta { negative: true, expires_at: Some(START.after(Duration::from_secs(5))), ..EntryMeta::default() };
+    f.coordinator.try_set(&f.cx(), Entry::new(b"k", b"", meta)).unwrap();
+    f.flushed().await;
+    let reads = f.layer.reads.load(Ordering::SeqCst);
+    assert!(matches!(f.coordinator.peek(&f.cx(), b"k"), Peek::Absent));
+    assert_eq!(f.layer.reads.load(Ordering::SeqCst), reads);
+    f.layer.put(entry("k", "new"));
+    f.clock.advance(Duration::from_secs(5));
+    assert_eq!(f.get("k").await.as_deref(), Some("new"));
+}

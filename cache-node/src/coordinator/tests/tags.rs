@@ -1,0 +1,70 @@
+//! Removal by tag.
+
+use super::*;
+
+fn tagged(f: &Fixture, name: &str, value: &str, tags: &TagSet) -> Entry {
+    let meta = EntryMeta { tags: tags.tags(), position: f.coordinator.position(&f.cx()), ..EntryMeta::default() };
+    Entry::new(name.as_bytes(), value.as_bytes(), meta)
+}
+
+pub(super) fn tag_set(tags: &[&str]) -> TagSet {
+    let mut set = TagSet::default();
+    tags.iter().for_each(|tag| set.add(tag.as_bytes()).unwrap());
+    set
+}
+
+#[tokio::test]
+async fn removal_by_tag_takes_effect_in_every_layer_whether_or_not_anybody_knew_the_entry() {
+    let f = Fixture::over(Scripted::gated(1000, 0), QUEUE).await;
+    let red = tag_set(&["red", "round"]);
+    // Never seen by this node: it came to the layer by another way, and is as fresh as now.
+    f.layer.put(tagged(&f, "below", "1", &red));
+    f.coordinator.try_set(&f.cx(), tagged(&f, "above", "2", &red)).unwrap();
+    f.coordinator.try_set(&f.cx(), tagged(&f, "other", "3", &tag_set(&["round"]))).unwrap();
+    f.layer.write_gate.add_permits(1000);
+    f.flushed().await;
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["red"]), Matching::Any).await.unwrap();
+    assert_eq!((f.get("below").await, f.get("above").await), (None, None));
+    assert_eq!(f.get("other").await.as_deref(), Some("3"));
+    f.evict("above");
+    assert_eq!(f.get("above").await, None, "the copy below, too");
+    f.coordinator.try_set(&f.cx(), tagged(&f, "above", "4", &red)).unwrap();
+    assert_eq!(f.get("above").await.as_deref(), Some("4"), "written after the removal");
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["red", "square"]), Matching::All).await.unwrap();
+    assert_eq!(f.get("above").await.as_deref(), Some("4"), "it is not square");
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["round", "red"]), Matching::All).await.unwrap();
+    assert_eq!(f.get("above").await, None);
+    assert_eq!(f.get("other").await.as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn removal_by_tag_is_acknowledged_only_once_the_layer_has_it_and_holds_after_a_restart() {
+    let layer = Scripted::gated(1000, 1000);
+    let f = Fixture::over(Arc::clone(&layer), QUEUE).await;
+    let entry = tagged(&f, "k", "v", &tag_set(&["red"]));
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["red"]), Matching::Any).await.unwrap();
+    assert_eq!(layer.tag_removals.lock().unwrap().len(), 1);
+    let again = Fixture::over(Arc::clone(&layer), QUEUE).await;
+    // A slow write of before the removal ends only now.
+    again.layer.put(entry);
+    assert_eq!(again.get("k").await, None);
+}
+
+#[tokio::test]
+async fn change_of_a_value_keeps_its_tags_and_does_not_save_it_from_their_removal() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    f.coordinator.try_set(&f.cx(), tagged(&f, "n", "1", &tag_set(&["red"]))).unwrap();
+    f.coordinator.update(&f.cx(), &key("n"), increment).await.unwrap();
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["red"]), Matching::Any).await.unwrap();
+    assert_eq!(f.get("n").await, None);
+    assert_eq!(f.coordinator.update(&f.cx(), &key("n"), increment).await, Ok(1), "removed is absent");
+}
+
+#[tokio::test]
+async fn rewrite_without_tags_drops_them() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    f.coordinator.try_set(&f.cx(), tagged(&f, "k", "1", &tag_set(&["red"]))).unwrap();
+    f.set("k", "2").await;
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["red"]), Matching::Any).await.unwrap();
+    assert_eq!(f.get("k").await.as_deref(), Some("2"));
+}

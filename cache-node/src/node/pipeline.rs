@@ -1,0 +1,258 @@
+//! The layers of a node without its ports: what a server is built on, and what a Rust program can embed.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use crds::node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    context::{OperationContext, Origin},
+    coordinator::{Coordinator, FreshnessOptions, Parts, WriteError, WriteMode},
+    entry::{Entry, EntryMeta, Key, KeyError, Position, TagError, TagSet},
+    layer::{
+        Component, Health, Layer, LayerError, Matching, Stats,
+        disk::{Admit, Disk, DiskOptions},
+        memory::{Memory, MemoryOptions, Policy},
+        metered::Metered,
+    },
+    metrics::Metrics,
+    tag_index::{TagIndex, TagOptions},
+    write_queue::{Overflow, QueueOptions},
+};
+
+/// The layers of one node, opened from a configuration. Cloning is cheap; all clones are one pipeline.
+#[derive(Clone)]
+pub struct Pipeline {
+    coordinator: Arc<Coordinator>,
+    clock: Clock,
+    request_timeout: Duration,
+    drain_timeout: Duration,
+}
+
+/// Why a pipeline did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The disk layer could not be opened, not even empty.
+    #[error("opening the disk layer")]
+    Disk(#[source] LayerError),
+    /// The bytes are no key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The bytes are no tag, or there are too many.
+    #[error(transparent)]
+    Tag(#[from] TagError),
+    /// The write was not accepted, or not confirmed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// What comes with a value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetOptions<'a> {
+    /// How long the value is served; none is until it is evicted.
+    pub ttl: Option<Duration>,
+    /// How long after that it may be served while somebody fetches a fresh one.
+    pub stale: Option<Duration>,
+    /// Words by which it can be removed; at most 32.
+    pub tags: &'a [&'a str],
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// Opens every layer of the configuration. Its tasks run on the current runtime, which needs a thread besides the one
+    /// that blocks on this future. The counters go to `metrics`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Disk`]. A Redis that can not be reached is no error: it is connected to when it can be.
+    pub async fn open(config: &Config, metrics: &Metrics, clock: Clock) -> Result<Self, PipelineError> {
+        let file = config.effective();
+        let tags = Arc::new(TagIndex::open(tag_options(file), clock.clone()));
+        let parts = Parts {
+            memory: Memory::open(memory_options(file), clock.clone()),
+            queue: queue_options(file),
+            cold: cold_layers(config, metrics, &clock, &tags).await?,
+            tags,
+            freshness: FreshnessOptions {
+                soft_timeout: file.freshness.soft_timeout.0,
+                refresh_window: file.freshness.refresh_window.0,
+            },
+            write_mode: write_mode(file),
+        };
+        Ok(Self {
+            coordinator: Coordinator::open(parts, clock.clone()).await,
+            clock,
+            request_timeout: file.limits.request_timeout.0,
+            drain_timeout: file.shutdown.drain_timeout.0,
+        })
+    }
+
+    /// The layers themselves, for what this interface leaves out.
+    pub const fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.coordinator
+    }
+
+    /// The value of `key`, from the first layer that has it.
+    ///
+    /// # Errors
+    /// [`PipelineError::Key`]. A layer that fails is a miss.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Vec<u8>>, PipelineError> {
+        let key = Key::new(key)?;
+        let reading = self.coordinator.get(&self.context(), &key).await;
+        Ok(reading.entry.map(|entry| entry.value().to_vec()))
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// [`PipelineError`] by what was wrong; nothing is stored then, except after [`WriteError::Unconfirmed`].
+    pub async fn set(&self, key: &[u8], value: &[u8], options: SetOptions<'_>) -> Result<(), PipelineError> {
+        Key::check(key)?;
+        let cx = self.context();
+        let tags = tag_set(options.tags)?;
+        let expires_at = options.ttl.map(|ttl| cx.now.after(ttl));
+        let meta = EntryMeta {
+            expires_at,
+            stale_until: expires_at.zip(options.stale).map(|(at, stale)| at.after(stale)),
+            position: if options.tags.is_empty() { Position::NONE } else { self.coordinator.position(&cx) },
+            tags: tags.tags(),
+            negative: false,
+        };
+        Ok(self.coordinator.set(&cx, Entry::new(key, value, meta)).await?)
+    }
+
+    /// Forgets a key in all layers; says whether there was a live value. Returns once no kill brings it back.
+    ///
+    /// # Errors
+    /// [`PipelineError::Key`] or [`PipelineError::Write`].
+    pub async fn remove(&self, key: impl Into<Bytes>) -> Result<bool, PipelineError> {
+        let key = Key::new(key)?;
+        Ok(self.coordinator.remove_many(&self.context(), &[key]).await? > 0)
+    }
+
+    /// Forgets all entries that carry one of the tags, in all layers. Returns once no kill brings them back.
+    ///
+    /// # Errors
+    /// [`PipelineError::Tag`] or [`PipelineError::Write`].
+    pub async fn remove_by_tag(&self, tags: &[&str]) -> Result<(), PipelineError> {
+        let tags = tag_set(tags)?;
+        Ok(self.coordinator.remove_tagged(&self.context(), tags, Matching::Any).await?)
+    }
+
+    /// What every part has counted, by its name, in read order.
+    pub fn stats(&self) -> Vec<(&'static str, Stats)> {
+        self.parts().into_iter().map(|part| (part.name(), part.stats())).collect()
+    }
+
+    /// How well every part does, by its name, in read order.
+    pub fn health(&self) -> Vec<(&'static str, Health)> {
+        self.parts().into_iter().map(|part| (part.name(), part.health())).collect()
+    }
+
+    /// Writes what is queued and closes the layers, within `shutdown.drainTimeout`. Nobody may use a clone any more.
+    pub async fn shutdown(&self) {
+        self.coordinator.shutdown(self.clock.monotonic() + self.drain_timeout).await;
+    }
+
+    fn parts(&self) -> Vec<&dyn Component> {
+        let coordinator = &self.coordinator;
+        let mut parts: Vec<&dyn Component> = vec![coordinator.memory(), coordinator.tags(), coordinator.write_queue()];
+        parts.extend(coordinator.cold().map(|layer| layer.as_ref() as &dyn Component));
+        parts
+    }
+
+    fn context(&self) -> OperationContext {
+        let deadline = self.clock.monotonic() + self.request_timeout;
+        OperationContext { id: 0, origin: Origin::Client, now: self.clock.now(), deadline }
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<&str> = self.parts().iter().map(|part| part.name()).collect();
+        f.debug_struct("Pipeline").field("parts", &parts).finish_non_exhaustive()
+    }
+}
+
+fn tag_set(tags: &[&str]) -> Result<TagSet, TagError> {
+    let mut set = TagSet::default();
+    tags.iter().try_for_each(|tag| set.add(tag.as_bytes()))?;
+    Ok(set)
+}
+
+// === configuration → options of the parts ===
+
+async fn cold_layers(
+    config: &Config,
+    metrics: &Metrics,
+    clock: &Clock,
+    tags: &Arc<TagIndex>,
+) -> Result<Vec<Arc<dyn Layer>>, PipelineError> {
+    let file = config.effective();
+    let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
+    let metered = |layer: Arc<dyn Layer>| Arc::new(Metered::new(layer, metrics, clock.clone())) as Arc<dyn Layer>;
+    for layer in &file.read_order {
+        match layer {
+            ColdLayer::Redis => {}
+            ColdLayer::Disk if file.disk.mode == DiskMode::RocksDb => {
+                let disk = Disk::open(disk_options(config, tags), clock.clone()).await;
+                cold.push(metered(Arc::new(disk.map_err(PipelineError::Disk)?)));
+            }
+            ColdLayer::Disk => {}
+        }
+    }
+    Ok(cold)
+}
+
+fn memory_options(file: &NodeConfig) -> MemoryOptions {
+    MemoryOptions {
+        capacity_bytes: file.memory.capacity.0,
+        policy: match file.memory.policy {
+            MemoryPolicy::S3Fifo => Policy::S3Fifo,
+            MemoryPolicy::TinyLfu => Policy::TinyLfu,
+        },
+        max_ttl: file.memory.max_ttl.0,
+    }
+}
+
+fn queue_options(file: &NodeConfig) -> QueueOptions {
+    QueueOptions {
+        capacity_bytes: file.write_queue.capacity.0,
+        items_max: u64::from(file.write_queue.items_max),
+        overflow: Overflow::Block,
+    }
+}
+
+fn write_mode(_file: &NodeConfig) -> WriteMode {
+    WriteMode::Behind
+}
+
+/// No copy outlives the longest limit of a layer after its removal: whatever is promoted later is checked then.
+fn tag_options(file: &NodeConfig) -> TagOptions {
+    TagOptions {
+        removals_max: usize::try_from(file.tag_index.removals_max).unwrap_or(usize::MAX),
+        life_max: file.memory.max_ttl.0.max(file.disk.max_ttl.0),
+    }
+}
+
+fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
+    let file = config.effective();
+    let tags = Arc::clone(tags);
+    DiskOptions {
+        memory_bytes: file.disk.memory.0,
+        max_ttl: file.disk.max_ttl.0,
+        min_ttl: file.disk.min_ttl.0,
+        admit: match file.disk.admission {
+            DiskAdmission::All => Admit::All,
+            DiskAdmission::SecondHit => Admit::SecondHit,
+        },
+        daily_write_bytes: Some(file.disk.daily_write_budget.0).filter(|bytes| *bytes > 0),
+        codec: config.codec(),
+        is_removed: Arc::new(move |of, position| tags.is_removed(of, position)),
+        cache_uid: file.cache.uid.clone(),
+        node: config.node().to_owned(),
+        ..DiskOptions::at(&file.disk.path)
+    }
+}

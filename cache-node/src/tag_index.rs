@@ -1,0 +1,372 @@
+//! Which tagged entries are gone: a removal by tag is kept as a position, and an entry that carries the tag and is not
+//! newer counts as missing, in whatever layer it lies and whether or not anybody knew of it.
+//!
+//! There are no lists of keys. A removal is one position in a table, so it takes the same time for one entry as for a
+//! million, nothing is lost when an entry is evicted, promoted or written by another node, and tagging costs an entry
+//! only the bytes of its tags. What is dead leaves memory with the next sweep and disk with the next compaction, both of
+//! which ask [`TagIndex::is_removed`]. Lists of keys, which the predecessor kept, grow with the entries and are wrong as
+//! soon as one is missing.
+//!
+//! The table is bounded. A removal is forgotten once every copy that it could concern has ended its life; should there
+//! be too many even so, the older half becomes one *floor*: all tagged entries below it are gone, which is too many but
+//! never too few.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ahash::RandomState;
+use async_trait::async_trait;
+
+use crate::{
+    clock::{Clock, UnixMillis},
+    entry::{Position, Positions, TagSet, Tags},
+    layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict},
+};
+
+/// How the index is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagOptions {
+    /// Removals that are remembered one by one; default one million, about 100 bytes each.
+    pub removals_max: usize,
+    /// The longest time that a copy of an entry stays in any one layer: a removal older than that concerns nobody.
+    pub life_max: Duration,
+}
+
+/// The index.
+pub struct TagIndex {
+    options: TagOptions,
+    clock: Clock,
+    positions: Positions,
+    /// The newest removal: what is newer needs no look.
+    newest: AtomicU64,
+    /// Tagged entries up to here are gone.
+    floor: AtomicU64,
+    table: RwLock<Table>,
+    removals: AtomicU64,
+    floor_raised: AtomicU64,
+    floor_raised_ms: AtomicU64,
+    dead_reads: AtomicU64,
+    observed: Observed,
+}
+
+#[derive(Default)]
+struct Table {
+    any: HashMap<Box<[u8]>, Position, RandomState>,
+    /// Removals of entries that carry all of several tags, found by the first of them.
+    all: HashMap<Box<[u8]>, Vec<(TagSet, Position)>, RandomState>,
+    len: usize,
+}
+
+/// How long the index is called degraded after it had to forget.
+const FLOOR_DEGRADED: Duration = Duration::from_secs(600);
+
+// === impl TagOptions ===
+
+impl Default for TagOptions {
+    /// One million removals, and the longest default life of a layer, that of disk.
+    fn default() -> Self {
+        Self { removals_max: 1_000_000, life_max: Duration::from_secs(168 * 3600) }
+    }
+}
+
+// === impl TagIndex ===
+
+impl TagIndex {
+    /// Without any removal.
+    pub fn open(options: TagOptions, clock: Clock) -> Self {
+        Self {
+            options,
+            positions: Positions::default(),
+            newest: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            table: RwLock::default(),
+            removals: AtomicU64::new(0),
+            floor_raised: AtomicU64::new(0),
+            floor_raised_ms: AtomicU64::new(0),
+            dead_reads: AtomicU64::new(0),
+            observed: Observed::new(clock.clone()),
+            clock,
+        }
+    }
+
+    /// A position for an entry that is written now: it is newer than all removals so far.
+    pub fn position(&self, now: UnixMillis) -> Position {
+        self.positions.next(now)
+    }
+
+    /// Removes all entries written so far that carry the tags. The answer is what the cold layers must be told, so that
+    /// it holds after a restart.
+    pub fn remove(&self, now: UnixMillis, tags: TagSet, matching: Matching) -> TagRemoval {
+        let removal = TagRemoval { tags, matching, position: self.positions.next(now) };
+        self.record(&removal);
+        self.removals.fetch_add(1, Ordering::Relaxed);
+        removal
+    }
+
+    /// Takes note of a removal that a cold layer kept, or that another node made.
+    pub fn record(&self, removal: &TagRemoval) {
+        self.positions.see(removal.position);
+        let mut table = self.write();
+        table.insert(removal);
+        if table.len > self.options.removals_max {
+            let floor = table.forget_older_half();
+            self.floor.fetch_max(floor.to_bits(), Ordering::AcqRel);
+            self.floor_raised.fetch_add(1, Ordering::Relaxed);
+            self.floor_raised_ms.store(self.clock.now().0, Ordering::Relaxed);
+        }
+        // Last, and under the lock: whoever sees it finds the removal.
+        self.newest.fetch_max(removal.position.to_bits(), Ordering::AcqRel);
+    }
+
+    /// Whether an entry with these tags, as fresh as `position`, was removed.
+    #[inline]
+    pub fn is_removed(&self, tags: Tags<'_>, position: Position) -> bool {
+        if tags.is_empty() || position.to_bits() > self.newest.load(Ordering::Acquire) {
+            return false;
+        }
+        position.to_bits() <= self.floor.load(Ordering::Acquire) || self.read().covers(tags, position)
+    }
+
+    /// Counts a read that met a removed entry.
+    pub fn met_dead(&self) {
+        self.dead_reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets removals that concern nobody any more, and observes health. To be called every few seconds.
+    pub fn tick(&self) {
+        let now = self.clock.now();
+        let life_ms = u64::try_from(self.options.life_max.as_millis()).unwrap_or(u64::MAX);
+        let ended = Position::from_parts(now.0.saturating_sub(life_ms), 0);
+        let oldest_matters = self.read().any.values().any(|&position| position < ended);
+        if oldest_matters || !self.read().all.is_empty() {
+            self.write().retain(|position| position >= ended);
+        }
+        self.observed.observe(self.verdict(now));
+    }
+
+    fn verdict(&self, now: UnixMillis) -> Verdict {
+        let raised = UnixMillis(self.floor_raised_ms.load(Ordering::Relaxed));
+        if raised.0 > 0 && now.since(raised) < FLOOR_DEGRADED {
+            let message = format!(
+                "more than {} tags were removed within the life of an entry; tagged entries older than {} are gone too",
+                self.options.removals_max,
+                Position::from_bits(self.floor.load(Ordering::Relaxed)),
+            );
+            return Verdict::degraded("TooManyRemovals", message);
+        }
+        Verdict::healthy()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Component for TagIndex {
+    fn name(&self) -> &'static str {
+        "tagIndex"
+    }
+
+    fn health(&self) -> Health {
+        self.observed.health()
+    }
+
+    fn stats(&self) -> Stats {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            operations: count(&self.removals),
+            entries: Some(self.read().len as u64),
+            extras: vec![
+                ("removals", count(&self.removals)),
+                ("deadReads", count(&self.dead_reads)),
+                ("floorRaised", count(&self.floor_raised)),
+                ("removalsMax", self.options.removals_max as u64),
+            ],
+            ..Stats::default()
+        }
+    }
+
+    /// Nothing to finish: the cold layers have what must outlive the node.
+    async fn shutdown(&self, _deadline: Instant) {}
+}
+
+// === impl Table ===
+
+impl Table {
+    fn insert(&mut self, removal: &TagRemoval) {
+        let TagRemoval { tags, matching, position } = removal;
+        if *matching == Matching::Any || tags.tags().iter().count() == 1 {
+            for tag in tags.tags().iter() {
+                match self.any.get_mut(tag) {
+                    Some(newest) => *newest = (*newest).max(*position),
+                    None => {
+                        self.any.insert(tag.into(), *position);
+                        self.len += 1;
+                    }
+                }
+            }
+            return;
+        }
+        let Some(first) = tags.tags().iter().min() else { return };
+        let removals = self.all.entry(first.into()).or_default();
+        match removals.iter_mut().find(|(other, _)| same(other.tags(), tags.tags())) {
+            Some((_, newest)) => *newest = (*newest).max(*position),
+            None => {
+                removals.push((tags.clone(), *position));
+                self.len += 1;
+            }
+        }
+    }
+
+    fn covers(&self, tags: Tags<'_>, position: Position) -> bool {
+        tags.iter().any(|tag| {
+            let by_tag = self.any.get(tag).is_some_and(|&removed| position <= removed);
+            let by_all = |(all, removed): &(TagSet, Position)| {
+                position <= *removed && all.tags().iter().all(|needed| tags.contains(needed))
+            };
+            by_tag || (!self.all.is_empty() && self.all.get(tag).is_some_and(|removals| removals.iter().any(by_all)))
+        })
+    }
+
+    /// Forgets the older half, and answers the newest position that was forgotten.
+    fn forget_older_half(&mut self) -> Position {
+        let of_all = self.all.values().flatten().map(|(_, position)| *position);
+        let mut positions: Vec<Position> = self.any.values().copied().chain(of_all).collect();
+        let middle = positions.len() / 2;
+        let floor = *positions.select_nth_unstable(middle).1;
+        self.retain(|position| position > floor);
+        floor
+    }
+
+    fn retain(&mut self, matters: impl Fn(Position) -> bool) {
+        self.any.retain(|_, position| matters(*position));
+        self.all.retain(|_, removals| {
+            removals.retain(|(_, position)| matters(*position));
+            !removals.is_empty()
+        });
+        self.len = self.any.len() + self.all.values().map(Vec::len).sum::<usize>();
+    }
+}
+
+/// Whether both have the same tags, in whatever order.
+fn same(one: Tags<'_>, other: Tags<'_>) -> bool {
+    one.packed().len() == other.packed().len() && one.iter().all(|tag| other.contains(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{layer::HealthState, testing::START};
+
+    fn set(tags: &[&str]) -> TagSet {
+        let mut set = TagSet::default();
+        tags.iter().for_each(|tag| set.add(tag.as_bytes()).unwrap());
+        set
+    }
+
+    fn index(removals_max: usize) -> (TagIndex, Clock) {
+        let clock = Clock::manual(START);
+        let options = TagOptions { removals_max, life_max: Duration::from_secs(3600) };
+        (TagIndex::open(options, clock.clone()), clock)
+    }
+
+    #[test]
+    fn removal_concerns_what_was_written_before_and_nothing_after() {
+        let (index, _) = index(100);
+        let before = index.position(START);
+        index.remove(START, set(&["red", "blue"]), Matching::Any);
+        let after = index.position(START);
+        for tags in [set(&["red"]), set(&["green", "blue"])] {
+            assert!(index.is_removed(tags.tags(), before));
+            assert!(!index.is_removed(tags.tags(), after));
+        }
+        assert!(!index.is_removed(set(&["green"]).tags(), before));
+        assert!(!index.is_removed(Tags::NONE, before), "untagged entries are never concerned");
+    }
+
+    #[test]
+    fn entry_of_unknown_freshness_is_gone_with_its_tag() {
+        let (index, _) = index(100);
+        index.remove(START, set(&["red"]), Matching::Any);
+        assert!(index.is_removed(set(&["red"]).tags(), Position::NONE));
+    }
+
+    #[test]
+    fn removal_by_all_tags_concerns_only_entries_with_all() {
+        let (index, _) = index(100);
+        let before = index.position(START);
+        index.remove(START, set(&["b", "a"]), Matching::All);
+        assert!(index.is_removed(set(&["a", "x", "b"]).tags(), before));
+        assert!(!index.is_removed(set(&["a", "x"]).tags(), before));
+        assert!(!index.is_removed(set(&["b"]).tags(), before));
+        assert!(!index.is_removed(set(&["a", "b"]).tags(), index.position(START)));
+    }
+
+    #[test]
+    fn same_removal_again_takes_no_more_room() {
+        let (index, _) = index(100);
+        for _ in 0..50 {
+            index.remove(START, set(&["a"]), Matching::Any);
+            index.remove(START, set(&["a", "b"]), Matching::All);
+            index.remove(START, set(&["b", "a"]), Matching::All);
+        }
+        assert_eq!(index.stats().entries, Some(2));
+    }
+
+    #[test]
+    fn over_the_bound_too_much_is_gone_but_never_too_little() {
+        let (index, clock) = index(100);
+        let entries: Vec<(TagSet, Position)> =
+            (0..1000).map(|number| (set(&[&format!("t{number}")]), index.position(START))).collect();
+        let late = index.position(START);
+        for (tags, _) in &entries {
+            index.remove(START, tags.clone(), Matching::Any);
+        }
+        assert!(index.stats().entries.unwrap() <= 100);
+        assert!(entries.iter().all(|(tags, position)| index.is_removed(tags.tags(), *position)));
+        assert!(index.is_removed(set(&["other"]).tags(), late), "below the floor");
+        assert!(!index.is_removed(set(&["other"]).tags(), index.position(START)));
+        for _ in 0..5 {
+            index.tick();
+            clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!((index.health().state, index.health().reason), (HealthState::Degraded, "TooManyRemovals"));
+    }
+
+    #[test]
+    fn removal_is_forgotten_after_the_longest_life() {
+        let (index, clock) = index(100);
+        index.remove(START, set(&["a"]), Matching::Any);
+        index.remove(START, set(&["a", "b"]), Matching::All);
+        clock.advance(Duration::from_secs(3600));
+        index.tick();
+        assert_eq!(index.stats().entries, Some(2));
+        clock.advance(Duration::from_millis(1));
+        index.tick();
+        assert_eq!(index.stats().entries, Some(0));
+    }
+
+    #[test]
+    fn removals_kept_by_a_layer_hold_again_and_new_entries_are_newer() {
+        let (old, _) = index(100);
+        let before = old.position(START);
+        let late = UnixMillis(START.0 + 3_600_000);
+        let kept = old.remove(late, set(&["a"]), Matching::Any);
+        // The clock of the next start is an hour behind.
+        let (new, _) = index(100);
+        new.record(&kept);
+        assert!(new.is_removed(set(&["a"]).tags(), before));
+        assert!(!new.is_removed(set(&["a"]).tags(), new.position(START)));
+    }
+}
