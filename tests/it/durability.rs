@@ -1,6 +1,6 @@
 //! What survives a kill -9, and what a damaged volume may do: miss, never lie.
 
-mod damage;
+pub(crate) mod damage;
 
 use std::{
     collections::BTreeSet,

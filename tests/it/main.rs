@@ -7,6 +7,7 @@ mod api;
 mod chart;
 mod clients;
 mod crds;
+mod disk;
 mod durability;
 mod node;
 mod operator;

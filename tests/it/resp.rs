@@ -1,6 +1,6 @@
 //! The RESP front end from outside: what Redis would answer, what only this server answers, and what it withstands.
 
-mod client;
+pub(crate) mod client;
 mod differential;
 mod hostile;
 mod own;

@@ -342,6 +342,10 @@ impl Shared {
     }
 
     fn apply(&self, now: UnixMillis, changes: &[Change]) -> Result<(), LayerError> {
+        // A small volume fills within the second until the next look.
+        if !self.brake.load(Ordering::Relaxed) {
+            self.measure();
+        }
         let braked = self.brake.load(Ordering::Relaxed);
         let admit = |entry: &Entry| {
             let verdict = self.admission.admit(now, entry, braked);

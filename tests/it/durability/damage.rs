@@ -72,7 +72,7 @@ fn version(key: usize, life: u64) -> String {
 }
 
 /// Damages one file somehow; says what was done.
-fn damage(random: &mut StdRng, folder: &Path) -> String {
+pub(crate) fn damage(random: &mut StdRng, folder: &Path) -> String {
     let mut files = Vec::new();
     list(folder, &mut files);
     // The log of RocksDB's messages and the locks hold nothing.
@@ -117,7 +117,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for item in fs::read_dir(from).unwrap() {
         let path = item.unwrap().path();

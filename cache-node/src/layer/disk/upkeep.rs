@@ -34,7 +34,7 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>, LayerError> {
 
 /// How full the volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Volume {
+pub(super) struct Volume {
     bytes: u64,
     used_percent: u64,
 }
@@ -53,15 +53,7 @@ impl Shared {
 
     /// Looks once, and sets brake, estimates and health by it.
     pub(super) fn refresh(&self) {
-        let volume = Volume::of(&self.options.path);
-        if let Some(Volume { bytes, used_percent }) = volume {
-            self.counts.capacity_bytes.store(bytes, Ordering::Relaxed);
-            let limit = if self.brake.load(Ordering::Relaxed) { RELEASE_PERCENT } else { BRAKE_PERCENT };
-            let brake = used_percent >= limit;
-            self.brake.store(brake, Ordering::Relaxed);
-            let mut since = self.braked_since.lock().unwrap_or_else(PoisonError::into_inner);
-            *since = brake.then(|| since.unwrap_or_else(|| self.clock.monotonic()));
-        }
+        let volume = self.measure();
         if let Ok(store) = self.store() {
             self.counts.entries.store(store.entries_estimate(), Ordering::Relaxed);
             self.counts.bytes.store(store.bytes(), Ordering::Relaxed);
@@ -73,6 +65,18 @@ impl Shared {
             }
         }
         self.observed.observe(self.verdict(volume));
+    }
+
+    /// Looks at the volume, and sets the brake by it. A microsecond.
+    pub(super) fn measure(&self) -> Option<Volume> {
+        let volume = Volume::of(&self.options.path)?;
+        self.counts.capacity_bytes.store(volume.bytes, Ordering::Relaxed);
+        let limit = if self.brake.load(Ordering::Relaxed) { RELEASE_PERCENT } else { BRAKE_PERCENT };
+        let brake = volume.used_percent >= limit;
+        self.brake.store(brake, Ordering::Relaxed);
+        let mut since = self.braked_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = brake.then(|| since.unwrap_or_else(|| self.clock.monotonic()));
+        Some(volume)
     }
 
     fn verdict(&self, volume: Option<Volume>) -> Verdict {
