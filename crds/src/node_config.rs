@@ -1,9 +1,12 @@
 //! The configuration file of a cache node: written by the operator, read by the node, one struct for both.
 
+mod redis;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::redis::{Redis, RedisKind, RedisMode, RedisTls};
 use crate::quantity::{ByteSize, HumanDuration};
 
 /// The configuration of one cache node, in YAML.
@@ -20,6 +23,8 @@ pub struct NodeConfig {
     pub listen: Listen,
     /// L1.
     pub memory: Memory,
+    /// L2.
+    pub redis: Redis,
     /// L3.
     pub disk: Disk,
     /// How values are compressed below memory.
@@ -280,6 +285,18 @@ pub mod limits {
     pub const MEMORY_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(1 << 20);
     /// `memory.maxTtl`.
     pub const MEMORY_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// Number of `redis.endpoints`, unless Redis is disabled.
+    pub const REDIS_ENDPOINTS: RangeInclusive<usize> = 1..=16;
+    /// `redis.database`.
+    pub const REDIS_DATABASE: RangeInclusive<u16> = 0..=1023;
+    /// `redis.maxTtl`.
+    pub const REDIS_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// `redis.timeout`.
+    pub const REDIS_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=seconds(10);
+    /// `redis.connections`.
+    pub const REDIS_CONNECTIONS: RangeInclusive<u16> = 2..=64;
+    /// `redis.concurrency`.
+    pub const REDIS_CONCURRENCY: RangeInclusive<u16> = 1..=4096;
     /// `disk.maxTtl`.
     pub const DISK_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
     /// `disk.memory`.
@@ -329,6 +346,7 @@ impl Default for NodeConfig {
             revision: String::new(),
             listen: Listen::default(),
             memory: Memory::default(),
+            redis: Redis::default(),
             disk: Disk::default(),
             compression: Compression::default(),
             read_order: vec![ColdLayer::Redis, ColdLayer::Disk],
