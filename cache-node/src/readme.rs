@@ -87,23 +87,24 @@ async fn the_table_of_metrics_is_what_a_node_exports() {
     assert_eq!(documented.len(), exported.len(), "a metric is documented that is not exported");
 }
 
+/// The fields of a tree by their paths.
+fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, Value>) {
+    let Some(members) = value.as_object() else {
+        fields.insert(path.to_owned(), value.clone());
+        return;
+    };
+    for (name, value) in members {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        flatten(&path, value, fields);
+    }
+}
+
 #[test]
 fn the_table_of_settings_names_every_field_and_its_default() {
     let config = Config::check(NodeConfig::default(), &Environment::read()).unwrap();
     let yaml: Value = serde_saphyr::from_str(&config.to_yaml()).unwrap();
     let mut fields = BTreeMap::new();
-    for (group, value) in yaml.as_object().unwrap() {
-        match value.as_object() {
-            Some(members) => {
-                for (name, value) in members {
-                    fields.insert(format!("{group}.{name}"), value.clone());
-                }
-            }
-            None => {
-                fields.insert(group.clone(), value.clone());
-            }
-        }
-    }
+    flatten("", &yaml, &mut fields);
     let mut documented = Vec::new();
     for cells in rows("`").iter().filter(|cells| cells.len() == 4 && !cells[0].starts_with("`tieredcache_")) {
         for field in quoted(cells[0]) {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{ByteSize, HumanDuration};
+use crate::quantity::{ByteSize, HumanDuration, Share};
 
 /// The configuration of one cache node, in YAML.
 ///
@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub shutdown: Shutdown,
     /// What the node writes to its log.
     pub log: Log,
+    /// Where the node sends spans.
+    pub telemetry: Telemetry,
 }
 
 /// The identity stamped on the volume: a volume with another stamp starts cold. Names have 1 to 253 letters, digits,
@@ -264,6 +266,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Spans of operations that leave memory, for a collector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// The collector, by OTLP over HTTP.
+    pub otlp: Otlp,
+}
+
+/// A collector that speaks OpenTelemetry's protocol over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Otlp {
+    /// Where it listens, such as `http://localhost:4318`; only `http`. Default empty: no spans are made.
+    pub endpoint: String,
+    /// Share of the operations that are sampled, from 0 to 1. Default 0.01.
+    pub sample_ratio: Share,
+    /// File with one `name: value` a line, sent as headers; read at the start. Default empty: none.
+    pub headers_file: PathBuf,
+}
+
 /// What the node accepts, field by field; both ends belong to the range. The operator must not write anything else.
 pub mod limits {
     use std::ops::RangeInclusive;
@@ -339,6 +361,7 @@ impl Default for NodeConfig {
             slow_log: SlowLog::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -434,6 +457,12 @@ impl Default for Shutdown {
 impl Default for Log {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample_ratio: Share(10_000), headers_file: PathBuf::new() }
     }
 }
 
