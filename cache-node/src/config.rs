@@ -9,13 +9,15 @@ use std::{
     env, fmt, fs, io,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    str::FromStr,
     thread,
 };
 
+use axum::http::uri::Authority;
 use crds::{
     node_config::{
         CacheIdentity, ColdLayer, Compression, CompressionAlgorithm, Disk, DiskMode, Freshness, Limits, Listen, Log,
-        Memory, NodeConfig, Shutdown, SlowLog, TagIndex, WriteQueue, limits,
+        Memory, NodeConfig, Otlp, Shutdown, SlowLog, TagIndex, Telemetry, WriteQueue, limits,
     },
     quantity::ByteSize,
 };
@@ -250,6 +252,7 @@ impl Checks {
             slow_log,
             shutdown,
             log,
+            telemetry,
         } = config;
         let mut checks = Self::default();
         checks.cache(cache);
@@ -264,6 +267,7 @@ impl Checks {
         checks.limits(limits);
         checks.slow_log(slow_log);
         checks.shutdown_and_log(shutdown, log);
+        checks.telemetry(telemetry);
         checks.0
     }
 
@@ -345,6 +349,16 @@ impl Checks {
         if let Err(error) = EnvFilter::try_new(filter) {
             self.require("log.filter", format!("{filter:?}"), false, || format!("is no log filter: {error}"));
         }
+    }
+
+    fn telemetry(&mut self, Telemetry { otlp }: &Telemetry) {
+        // Its share is within its range by its type; whether the file can be read is seen at the start.
+        let Otlp { endpoint, sample_ratio: _, headers_file: _ } = otlp;
+        let address = endpoint.trim_end_matches('/').strip_prefix("http://");
+        let plain = address.is_some_and(|address| Authority::from_str(address).is_ok());
+        self.require("telemetry.otlp.endpoint", format!("{endpoint:?}"), endpoint.is_empty() || plain, || {
+            "is no address such as http://localhost:4318".to_owned()
+        });
     }
 
     /// A name that can stand in a stamp, a label or a log line as it is.

@@ -201,6 +201,20 @@ pub trait Layer: Component {
     async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError>;
 }
 
+// === impl LayerResult ===
+
+impl LayerResult {
+    /// Stable word for spans.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Hit(_) => "hit",
+            Self::Miss => "miss",
+            Self::NotHandled => "not_handled",
+            Self::StopWithoutValue => "stopped",
+        }
+    }
+}
+
 // === impl Change ===
 
 impl Change {

@@ -6,8 +6,6 @@ pub mod node;
 
 pub mod config;
 
-pub mod telemetry;
-
 pub mod server;
 
 pub mod command;
@@ -21,6 +19,8 @@ pub mod write_queue;
 pub mod tag_index;
 
 pub mod layer;
+
+pub mod telemetry;
 
 pub mod slow_log;
 

@@ -14,14 +14,18 @@ use crate::{
     metrics::Metrics,
     server::{
         ServeError,
-        admin::{About, Admin, Board, Stage, register_board, register_coordinator, register_resp},
+        admin::{About, Admin, Board, Stage, register_board, register_coordinator, register_resp, register_spans},
         resp,
     },
     slow_log::SlowLogOptions,
+    telemetry::{Export, ExportError, ExportOptions},
 };
 
 /// How long the admin port may take to finish its answers once everything else is closed.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the collector may take for the last spans.
+const EXPORT_GRACE: Duration = Duration::from_secs(2);
 
 /// One running cache node. Several can live in one process: nothing of a node is global.
 pub struct Node {
@@ -32,6 +36,7 @@ pub struct Node {
     admin: Admin,
     pipeline: Pipeline,
     resp: resp::Server,
+    export: Option<Export>,
     stop_resp: CancellationToken,
 }
 
@@ -44,6 +49,9 @@ pub enum NodeError {
     /// The layers could not be opened.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// Spans can not be exported as configured.
+    #[error(transparent)]
+    Export(#[from] ExportError),
 }
 
 // === impl Node ===
@@ -63,8 +71,12 @@ impl Node {
         register_board(&metrics, Arc::clone(&board));
         let admin = Admin::serve(config.effective().listen.admin, Arc::clone(&board), metrics.clone())?;
 
+        let export = export_options(&config).map(|options| Export::open(&options, clock.clone())).transpose()?;
+        let (spans, export) = export.unzip();
+        register_spans(&metrics, spans.clone());
+
         board.announce(Stage::Opening("the disk layer"));
-        let pipeline = Pipeline::open(&config, &metrics, clock.clone()).await?;
+        let pipeline = Pipeline::open_traced(&config, &metrics, clock.clone(), spans.clone()).await?;
         let coordinator = pipeline.coordinator();
         register_coordinator(&metrics, coordinator);
         board.show(coordinator);
@@ -72,7 +84,7 @@ impl Node {
         board.announce(Stage::Opening("the RESP port"));
         let drain_timeout = config.effective().shutdown.drain_timeout.0;
         let stop_resp = CancellationToken::new();
-        let options = resp_options(&config, clock.clone(), stop_resp.clone());
+        let options = resp::Options { spans, ..resp_options(&config, clock.clone(), stop_resp.clone()) };
         let resp = match resp::serve(Arc::clone(coordinator), options) {
             Ok(resp) => resp,
             Err(error) => {
@@ -92,7 +104,7 @@ impl Node {
             admin = %admin.address(),
             "serving"
         );
-        Ok(Self { clock, drain_timeout, metrics, board, admin, pipeline, resp, stop_resp })
+        Ok(Self { clock, drain_timeout, metrics, board, admin, pipeline, resp, export, stop_resp })
     }
 
     /// Where clients connect.
@@ -116,7 +128,7 @@ impl Node {
     /// # Cancel safety
     /// Dropped, it leaves the queue undrained; what was acknowledged as removed is gone all the same.
     pub async fn shutdown(self) {
-        let Self { clock, drain_timeout, metrics: _, board, admin, pipeline, resp, stop_resp } = self;
+        let Self { clock, drain_timeout, metrics: _, board, admin, pipeline, resp, export, stop_resp } = self;
         let started = clock.monotonic();
         let deadline = started + drain_timeout;
         board.announce(Stage::Draining);
@@ -125,6 +137,9 @@ impl Node {
         // Clients may use half of the time; the other half belongs to what they have written.
         resp.join(started + drain_timeout / 2).await;
         pipeline.coordinator().shutdown(deadline).await;
+        if let Some(export) = export {
+            export.shutdown(clock.monotonic() + EXPORT_GRACE).await;
+        }
         let took = clock.monotonic().duration_since(started);
         tracing::info!(took_s = took.as_secs_f64(), "closed");
         admin.shutdown(clock.monotonic() + ADMIN_GRACE).await;
@@ -173,9 +188,22 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
             threshold: file.slow_log.threshold.0,
             length_max: usize::try_from(file.slow_log.length_max).unwrap_or(usize::MAX),
         },
+        spans: None,
         clock,
         stop,
     }
+}
+
+/// Where spans go; none if nowhere.
+fn export_options(config: &Config) -> Option<ExportOptions> {
+    let otlp = &config.effective().telemetry.otlp;
+    (!otlp.endpoint.is_empty()).then(|| ExportOptions {
+        endpoint: otlp.endpoint.clone(),
+        share: otlp.sample_ratio.as_f64(),
+        headers_file: Some(otlp.headers_file.clone()).filter(|path| !path.as_os_str().is_empty()),
+        cache: config.effective().cache.name.clone(),
+        node: config.node().to_owned(),
+    })
 }
 
 #[cfg(test)]

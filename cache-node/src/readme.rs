@@ -95,6 +95,18 @@ fn members_of(section: &str) -> Vec<String> {
     known.split(", ").map(str::to_owned).collect()
 }
 
+/// The fields of a tree by their paths.
+fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, Value>) {
+    let Some(members) = value.as_object() else {
+        fields.insert(path.to_owned(), value.clone());
+        return;
+    };
+    for (name, value) in members {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        flatten(&path, value, fields);
+    }
+}
+
 #[test]
 fn the_table_of_settings_names_every_field_and_its_default() {
     let config = Config::check(NodeConfig::default(), &Environment::read()).unwrap();
@@ -106,7 +118,7 @@ fn the_table_of_settings_names_every_field_and_its_default() {
                 for name in members_of(group) {
                     // Left out of the file while nobody sets it.
                     let value = members.get(&name).cloned().unwrap_or_else(|| "none".into());
-                    fields.insert(format!("{group}.{name}"), value);
+                    flatten(&format!("{group}.{name}"), &value, &mut fields);
                 }
             }
             None => {

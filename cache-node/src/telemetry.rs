@@ -1,4 +1,7 @@
-//! The log: standard error, text for people and JSON for machines, also for panics.
+//! What a node tells while it runs: the log, on standard error, and spans, to a collector.
+
+mod export;
+mod spans;
 
 use std::{
     backtrace::Backtrace,
@@ -9,7 +12,12 @@ use std::{
 use crds::node_config::{Log, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-/// Starts the log of this process. Only a program calls it, once; a library leaves the choice to its program.
+pub use self::{
+    export::{Export, ExportError, ExportOptions},
+    spans::{Operation, SpanCounts, Spans},
+};
+
+/// Starts the log of this process: text for people and JSON for machines, panics included. Only a program calls it, once; a library leaves the choice to its program.
 pub fn start(log: &Log) {
     let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

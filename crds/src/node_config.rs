@@ -1,10 +1,12 @@
 //! The configuration file of a cache node: written by the operator, read by the node, one struct for both.
 
+mod redis;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantity::{ByteSize, HumanDuration};
+use crate::quantity::{ByteSize, HumanDuration, Share};
 
 /// The configuration of one cache node, in YAML.
 ///
@@ -43,6 +45,8 @@ pub struct NodeConfig {
     pub shutdown: Shutdown,
     /// What the node writes to its log.
     pub log: Log,
+    /// Where the node sends spans.
+    pub telemetry: Telemetry,
 }
 
 /// The identity stamped on the volume: a volume with another stamp starts cold. Names have 1 to 253 letters, digits,
@@ -93,93 +97,6 @@ pub enum MemoryPolicy {
     S3Fifo,
     /// TinyLFU admission (Einziger et al., 2017); better hit ratio under scans, slower.
     TinyLfu,
-}
-
-/// L2, the Redis layer: a Redis (7.0 or newer) or Valkey (7.2 or newer) that the nodes of a cache share.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Redis {
-    /// Whether there is a Redis layer. Default `Disabled`.
-    pub mode: RedisMode,
-    /// What the endpoints are. Default `Standalone`.
-    pub kind: RedisKind,
-    /// Where servers, or Sentinels, listen, as `host:port`; tried in this order. 1 to 16, unless disabled.
-    pub endpoints: Vec<String>,
-    /// What the Sentinels call the master. For `kind: Sentinel` only, and needed there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub master_name: Option<String>,
-    /// File with the user's name, read again when it changes. Default none: the default user.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub username_file: Option<PathBuf>,
-    /// File with the password, read again when it changes. Default none: no password.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// Encryption of the connections. Default none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<RedisTls>,
-    /// Number of the database. Default 0, at most 1023.
-    pub database: u16,
-    /// How long an entry may stay in Redis. Default 4h, at least 1s, at most 87600h.
-    pub max_ttl: HumanDuration,
-    /// How long one call may take; a write has as long again for each MiB. Default 50ms, at least 1ms, at most 10s.
-    pub timeout: HumanDuration,
-    /// Connections: one for writes, the others for reads. Default 3, at least 2, at most 64.
-    pub connections: u16,
-    /// Reads, and writes, under way at once. Four times as many may wait. Default 64, at least 1, at most 4096.
-    pub concurrency: u16,
-    /// When a write is acknowledged. Default `WriteBehind`.
-    pub write_mode: WriteMode,
-}
-
-/// When a write of a client is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
-pub enum WriteMode {
-    /// Once it is in memory and in the write queue: the fastest.
-    #[default]
-    WriteBehind,
-    /// Once Redis and the disk have it: other nodes see it at once, and each write waits for both.
-    WriteThrough,
-}
-
-/// Whether there is a Redis layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
-pub enum RedisMode {
-    /// None.
-    #[default]
-    Disabled,
-    /// One that exists already.
-    External,
-}
-
-/// What the endpoints of Redis are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
-pub enum RedisKind {
-    /// Servers: the first that is a master is used.
-    #[default]
-    Standalone,
-    /// Sentinels, which know the master and elect another.
-    Sentinel,
-}
-
-/// TLS towards Redis. The files are read again when they change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct RedisTls {
-    /// Certificates of the authorities to trust, in PEM. Default none: those of the system.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// Certificate that shows who the node is, in PEM; with `keyFile`. Default none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cert_file: Option<PathBuf>,
-    /// Key of that certificate, in PEM. Default none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key_file: Option<PathBuf>,
-    /// The name that the server's certificate must have. Default none: the host of the endpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<String>,
 }
 
 /// L3, the disk layer.
@@ -353,6 +270,26 @@ pub enum LogFormat {
     Json,
 }
 
+/// Spans of operations that leave memory, for a collector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// The collector, by OTLP over HTTP.
+    pub otlp: Otlp,
+}
+
+/// A collector that speaks OpenTelemetry's protocol over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Otlp {
+    /// Where it listens, such as `http://localhost:4318`; only `http`. Default empty: no spans are made.
+    pub endpoint: String,
+    /// Share of the operations that are sampled, from 0 to 1. Default 0.01.
+    pub sample_ratio: Share,
+    /// File with one `name: value` a line, sent as headers; read at the start. Default empty: none.
+    pub headers_file: PathBuf,
+}
+
 /// What the node accepts, field by field; both ends belong to the range. The operator must not write anything else.
 pub mod limits {
     use std::ops::RangeInclusive;
@@ -441,6 +378,7 @@ impl Default for NodeConfig {
             slow_log: SlowLog::default(),
             shutdown: Shutdown::default(),
             log: Log::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -481,26 +419,6 @@ impl Default for Listen {
 impl Default for Memory {
     fn default() -> Self {
         Self { capacity: ByteSize::mebibytes(256), policy: MemoryPolicy::default(), max_ttl: hours(24) }
-    }
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            mode: RedisMode::default(),
-            kind: RedisKind::default(),
-            endpoints: Vec::new(),
-            master_name: None,
-            username_file: None,
-            password_file: None,
-            tls: None,
-            database: 0,
-            max_ttl: hours(4),
-            timeout: milliseconds(50),
-            connections: 3,
-            concurrency: 64,
-            write_mode: WriteMode::default(),
-        }
     }
 }
 
@@ -556,6 +474,12 @@ impl Default for Shutdown {
 impl Default for Log {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { endpoint: String::new(), sample_ratio: Share(10_000), headers_file: PathBuf::new() }
     }
 }
 

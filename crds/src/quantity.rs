@@ -12,6 +12,10 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration(pub Duration);
 
+/// A part of a whole, written as a number from 0 to 1, kept in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Share(pub u32);
+
 /// Why a size or a duration can not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
@@ -35,6 +39,40 @@ const SIZE_UNITS: [(&str, u64); 8] = [
 ];
 
 const DURATION_UNITS_MS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+
+// === impl Share ===
+
+impl Share {
+    /// A number from 0 to 1.
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / 1e6
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_f64())
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.as_f64())
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = f64::deserialize(deserializer)?;
+        if !(0.0..=1.0).contains(&number) {
+            return Err(de::Error::custom(format!(
+                "{number} is not a share; write a number from 0 to 1, such as 0.01"
+            )));
+        }
+        // In the range of the type, as was just checked.
+        Ok(Self((number * 1e6).round() as u32))
+    }
+}
 
 // === impl ByteSize ===
 
@@ -168,6 +206,18 @@ mod tests {
         for text in ["", "5", "m", "7d", "-1s", "1.5h", "99999999999999999999s", "9999999999999999h"] {
             let error = text.parse::<HumanDuration>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn shares_are_numbers_from_0_to_1() {
+        for (text, millionths) in [("0", 0), ("1", 1_000_000), ("0.01", 10_000), ("0.25", 250_000)] {
+            let share: Share = serde_json::from_str(text).unwrap();
+            assert_eq!(share, Share(millionths));
+            assert_eq!(share.to_string(), text);
+        }
+        for text in ["-0.1", "1.1", "\"much\""] {
+            assert!(serde_json::from_str::<Share>(text).is_err(), "{text}");
         }
     }
 }

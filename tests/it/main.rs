@@ -13,3 +13,4 @@ mod node;
 mod operator;
 mod program;
 mod resp;
+mod telemetry;

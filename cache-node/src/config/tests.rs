@@ -53,6 +53,14 @@ fn every_limit_names_field_value_and_limit() {
         ("limits: {partialRequestTimeout: 2h}", "limits.partialRequestTimeout: 2h is above the maximum of 1h"),
         ("slowLog: {threshold: 2h}", "slowLog.threshold: 2h is above the maximum of 1h"),
         ("slowLog: {lengthMax: 10001}", "slowLog.lengthMax: 10001 is above the maximum of 10000"),
+        (
+            "telemetry: {otlp: {endpoint: 'https://collector:4318'}}",
+            "telemetry.otlp.endpoint: \"https://collector:4318\" is no address such as http://localhost:4318",
+        ),
+        (
+            "telemetry: {otlp: {endpoint: 'http://a b'}}",
+            "telemetry.otlp.endpoint: \"http://a b\" is no address such as http://localhost:4318",
+        ),
         ("shutdown: {drainTimeout: 61m}", "shutdown.drainTimeout: 1h1m is above the maximum of 1h"),
         ("listen: {threads: 65}", "listen.threads: 65 is above the maximum of 64"),
         (

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
+use opentelemetry::KeyValue;
 use prometheus::{Histogram, IntCounter};
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     entry::Key,
     layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
     metrics::{Definition, Kind, Metrics},
+    telemetry::{Operation, Spans},
 };
 
 /// What was asked of a layer and how it ended; memory reports its part of it too.
@@ -32,6 +34,15 @@ pub struct Metered {
     clock: Clock,
     requests: Requests,
     latency: Latency,
+    spans: Option<Arc<Spans>>,
+}
+
+/// One call of a layer, from outside.
+struct Measured<'a> {
+    operation: &'static str,
+    latency: &'a Histogram,
+    keys: usize,
+    start: Instant,
 }
 
 /// Handles, resolved once.
@@ -94,11 +105,45 @@ impl Metered {
                 apply: latency("apply"),
                 clear: latency("clear"),
             },
+            spans: None,
         }
     }
 
-    fn since(&self, start: Instant) -> f64 {
-        self.clock.monotonic().saturating_duration_since(start).as_secs_f64()
+    /// Has spans made of its calls, if there are any.
+    #[must_use]
+    pub fn traced(mut self, spans: Option<Arc<Spans>>) -> Self {
+        self.spans = spans;
+        self
+    }
+
+    fn measure<'a>(&self, operation: &'static str, latency: &'a Histogram, keys: usize) -> Measured<'a> {
+        Measured { operation, latency, keys, start: self.clock.monotonic() }
+    }
+
+    /// The call is over; what it said in a word, or why it failed.
+    fn end(&self, cx: &OperationContext, call: &Measured<'_>, outcome: Result<&'static str, &LayerError>) {
+        let took = self.clock.monotonic().saturating_duration_since(call.start);
+        call.latency.observe(took.as_secs_f64());
+        let Some(spans) = &self.spans else { return };
+        // Work that no client asked for has no number of its own.
+        let number = if cx.id == 0 { spans.background() } else { cx.id };
+        if !spans.samples(number) {
+            return;
+        }
+        let layer = self.inner.name();
+        let attributes = vec![
+            KeyValue::new("tieredcache.layer", layer),
+            KeyValue::new("tieredcache.outcome", outcome.unwrap_or("failed")),
+            KeyValue::new("tieredcache.keys", i64::try_from(call.keys).unwrap_or(i64::MAX)),
+        ];
+        let operation = Operation {
+            name: format!("{layer} {}", call.operation).into(),
+            begun: call.start,
+            took,
+            attributes,
+            failure: outcome.err().map(ToString::to_string),
+        };
+        if cx.id == 0 { spans.operation(number, operation) } else { spans.part(number, operation) }
     }
 
     fn read(&self, result: &LayerResult) {
@@ -138,9 +183,9 @@ impl Layer for Metered {
     }
 
     async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
-        let start = self.clock.monotonic();
+        let call = self.measure("get", &self.latency.get, 1);
         let answer = self.inner.get(cx, key).await;
-        self.latency.get.observe(self.since(start));
+        self.end(cx, &call, answer.as_ref().map(LayerResult::label));
         match &answer {
             Ok(result) => self.read(result),
             Err(_) => self.requests.read_failed.inc(),
@@ -149,9 +194,9 @@ impl Layer for Metered {
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
-        let start = self.clock.monotonic();
+        let call = self.measure("get_many", &self.latency.get_many, keys.len());
         let answer = self.inner.get_many(cx, keys).await;
-        self.latency.get_many.observe(self.since(start));
+        self.end(cx, &call, answer.as_ref().map(|_| "ok"));
         match &answer {
             Ok(results) => results.iter().for_each(|result| self.read(result)),
             Err(_) => self.requests.read_failed.inc_by(keys.len() as u64),
@@ -160,9 +205,9 @@ impl Layer for Metered {
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
-        let start = self.clock.monotonic();
+        let call = self.measure("apply", &self.latency.apply, changes.len());
         let answer = self.inner.apply(cx, changes).await;
-        self.latency.apply.observe(self.since(start));
+        self.end(cx, &call, answer.as_ref().map(|()| "ok"));
         for change in changes {
             let written = match change {
                 Change::Set(_) => &self.requests.set,
@@ -176,9 +221,9 @@ impl Layer for Metered {
     }
 
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError> {
-        let start = self.clock.monotonic();
+        let call = self.measure("clear", &self.latency.clear, 0);
         let answer = self.inner.clear(cx).await;
-        self.latency.clear.observe(self.since(start));
+        self.end(cx, &call, answer.as_ref().map(|()| "ok"));
         match &answer {
             Ok(()) => self.requests.clear.ok.inc(),
             Err(_) => self.requests.clear.failed.inc(),

@@ -20,6 +20,7 @@ use crate::{
     },
     metrics::Metrics,
     tag_index::{TagIndex, TagOptions},
+    telemetry::Spans,
     write_queue::{Overflow, QueueOptions},
 };
 
@@ -69,12 +70,25 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError::Disk`]. A Redis that can not be reached is no error: it is connected to when it can be.
     pub async fn open(config: &Config, metrics: &Metrics, clock: Clock) -> Result<Self, PipelineError> {
+        Self::open_traced(config, metrics, clock, None).await
+    }
+
+    /// The same, with spans of the calls of the cold layers.
+    pub(super) async fn open_traced(
+        config: &Config,
+        metrics: &Metrics,
+        clock: Clock,
+        spans: Option<Arc<Spans>>,
+    ) -> Result<Self, PipelineError> {
         let file = config.effective();
         let tags = Arc::new(TagIndex::open(tag_options(file), clock.clone()));
+        let metered = |layer: Arc<dyn Layer>| {
+            Arc::new(Metered::new(layer, metrics, clock.clone()).traced(spans.clone())) as Arc<dyn Layer>
+        };
         let parts = Parts {
             memory: Memory::open(memory_options(file), clock.clone()),
             queue: queue_options(file),
-            cold: cold_layers(config, metrics, &clock, &tags).await?,
+            cold: cold_layers(config, &tags, &clock, metered).await?,
             tags,
             freshness: FreshnessOptions {
                 soft_timeout: file.freshness.soft_timeout.0,
@@ -187,13 +201,12 @@ fn tag_set(tags: &[&str]) -> Result<TagSet, TagError> {
 
 async fn cold_layers(
     config: &Config,
-    metrics: &Metrics,
-    clock: &Clock,
     tags: &Arc<TagIndex>,
+    clock: &Clock,
+    metered: impl Fn(Arc<dyn Layer>) -> Arc<dyn Layer>,
 ) -> Result<Vec<Arc<dyn Layer>>, PipelineError> {
     let file = config.effective();
     let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
-    let metered = |layer: Arc<dyn Layer>| Arc::new(Metered::new(layer, metrics, clock.clone())) as Arc<dyn Layer>;
     for layer in &file.read_order {
         match layer {
             ColdLayer::Redis => {

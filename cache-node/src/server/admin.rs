@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     board::{About, Board, Stage},
-    collect::{register_board, register_coordinator, register_resp},
+    collect::{register_board, register_coordinator, register_resp, register_spans},
 };
 use super::{ConnectionLimit, ServeError, listen, pulse::BEAT};
 use crate::metrics::Metrics;

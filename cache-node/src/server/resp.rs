@@ -27,6 +27,7 @@ use crate::{
     command::{Answers, Identity},
     coordinator::Coordinator,
     slow_log::SlowLogOptions,
+    telemetry::Spans,
 };
 
 /// What the RESP server needs besides the coordinator.
@@ -42,6 +43,8 @@ pub struct Options {
     pub identity: Identity,
     /// Where slow commands are kept.
     pub slow_log: SlowLogOptions,
+    /// Where spans of commands that leave memory go, if anywhere.
+    pub spans: Option<Arc<Spans>>,
     /// Where time comes from.
     pub clock: Clock,
     /// Ends the service: no new connections, idle ones are closed, busy ones finish what they have received.

@@ -9,6 +9,7 @@ use crate::{
     layer::{self, Component, ErrorKind, HealthState, LayerId, Stats, metered::REQUESTS},
     metrics::{Definition, Kind, Metrics, Samples},
     server::resp::{Class, Server},
+    telemetry::{SpanCounts, Spans},
 };
 
 const fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Definition {
@@ -157,6 +158,22 @@ const MEMORY_LATENCY: Definition = Definition {
     kind: Kind::Histogram,
     labels: &["operation"],
 };
+
+const SPANS: Definition = counter(
+    "tieredcache_spans_total",
+    "Spans, by what became of them: the collector has them, did not take them, or too many waited for it.",
+    &["result"],
+);
+
+/// What became of spans; nothing if none are made.
+pub fn register_spans(metrics: &Metrics, spans: Option<Arc<Spans>>) {
+    metrics.at_scrape(&[], &[SPANS], move |samples| {
+        let counts = spans.as_ref().map_or_else(SpanCounts::default, |spans| spans.counts());
+        samples.put(&SPANS, &["exported"], counts.exported as f64);
+        samples.put(&SPANS, &["failed"], counts.failed as f64);
+        samples.put(&SPANS, &["dropped"], counts.dropped as f64);
+    });
+}
 
 /// Readiness as a metric.
 pub fn register_board(metrics: &Metrics, board: Arc<Board>) {

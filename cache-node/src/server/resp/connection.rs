@@ -165,7 +165,7 @@ impl<'a> Connection<'a> {
         while let Some(later) = next {
             let begun = meter.now();
             let ran = commands.run_later(later, &mut self.output).await;
-            waiting.spent(meter.now().saturating_duration_since(begun), &ran.trail);
+            meter.end_trip(&mut waiting, begun, &ran);
             next = ran.left;
             if self.output.len() > REPLY_BYTES_MAX {
                 self.send_all().await?;

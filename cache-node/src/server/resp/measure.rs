@@ -10,13 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use opentelemetry::KeyValue;
+
 use crate::{
     clock::Clock,
-    command::{Group, Keys, SPECS, Session, Spec, Verb},
-    context::{OperationContext, Trail},
+    command::{Group, Keys, Ran, SPECS, Session, Spec, Verb},
+    context::{OperationContext, Outcome, Trail},
     metrics::Histogram,
     protocol::Arguments,
     slow_log::{SlowArgs, SlowCommand, SlowLog, SlowWork},
+    telemetry::{Operation, Spans},
 };
 
 /// From this size on a request is timed alone: its own work shows.
@@ -53,6 +56,7 @@ pub struct Meter {
     clock: Clock,
     /// By [`Class`].
     latency: [Histogram; 3],
+    spans: Option<Arc<Spans>>,
 }
 
 /// The time of one batch of commands.
@@ -114,8 +118,8 @@ impl Class {
 // === impl Meter ===
 
 impl Meter {
-    pub(super) fn new(slow_log: Arc<SlowLog>, clock: Clock) -> Self {
-        Self { slow_log, clock, latency: Default::default() }
+    pub(super) fn new(slow_log: Arc<SlowLog>, spans: Option<Arc<Spans>>, clock: Clock) -> Self {
+        Self { slow_log, clock, latency: Default::default(), spans }
     }
 
     /// How long commands took, for metrics.
@@ -179,6 +183,26 @@ impl Meter {
         waiting.commands.push((verb, kept.then(|| SlowArgs::of(args.from(0)))));
     }
 
+    /// A round trip of commands that need I/O is over.
+    pub(super) fn end_trip(&self, waiting: &mut Waiting, begun: Instant, ran: &Ran) {
+        let took = self.now().saturating_duration_since(begun);
+        waiting.took += took;
+        ran.trail.steps().for_each(|step| waiting.trail.add(*step));
+        let Some(spans) = self.spans.as_ref().filter(|spans| spans.samples(ran.operation)) else { return };
+        let work = SlowWork { trail: ran.trail, commands: u32::try_from(waiting.commands.len()).unwrap_or(u32::MAX) };
+        // The best that any layer said.
+        let outcome = ran.trail.steps().map(|step| step.outcome).min().map_or("ok", Outcome::label);
+        let attributes = vec![
+            KeyValue::new("tieredcache.outcome", outcome),
+            KeyValue::new("tieredcache.trail", work.lines().join("; ")),
+            KeyValue::new("tieredcache.commands", i64::from(work.commands)),
+        ];
+        let (first, _) = &waiting.commands[0];
+        let operation =
+            Operation { name: first.spec().name.to_uppercase().into(), begun, took, attributes, failure: None };
+        spans.operation(ran.operation, operation);
+    }
+
     /// Commands that needed I/O are answered.
     pub(super) fn end_wait(&self, waiting: Box<Waiting>, session: &Session) {
         let Waiting { commands, took, trail } = *waiting;
@@ -206,16 +230,6 @@ impl Lap {
         let class = verb.map_or(Class::Admin, Class::of);
         self.counts[class as usize] += 1;
         self.last = place;
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    /// Another round trip took so long and went this way.
-    pub(super) fn spent(&mut self, took: Duration, trail: &Trail) {
-        self.took += took;
-        trail.steps().for_each(|step| self.trail.add(*step));
     }
 }
 

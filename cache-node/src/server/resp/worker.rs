@@ -118,7 +118,7 @@ impl Workers {
         };
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
-        let meter = Arc::new(Meter::new(slow_log, options.clock.clone()));
+        let meter = Arc::new(Meter::new(slow_log, options.spans, options.clock.clone()));
         let mut workers = Self {
             threads: Vec::new(),
             pulses: Pulses::new(pulses.clone()),
@@ -402,7 +402,7 @@ mod tests {
         let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
         Arc::new(EventLoop {
             commands: Arc::new(commands),
-            meter: Arc::new(Meter::new(slow_log, Clock::system())),
+            meter: Arc::new(Meter::new(slow_log, None, Clock::system())),
             counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
             limits: LIMITS,
             stop: CancellationToken::new(),

@@ -77,6 +77,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
         slow_log: node_config::SlowLog::default(),
         shutdown: node_config::Shutdown::default(),
         log: node_config::Log::default(),
+        telemetry: node_config::Telemetry::default(),
     }
 }
 
