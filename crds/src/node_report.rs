@@ -44,13 +44,17 @@ pub struct LayerReport {
     pub stats: StatsReport,
 }
 
-/// The parts of a node, in read order.
+/// The parts of a node, in read order unless the node's configuration swaps L2 and L3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LayerName {
     /// L1.
     Memory,
-    /// Writes accepted and not yet on disk.
+    /// Which tagged entries were removed.
+    TagIndex,
+    /// Writes accepted and not yet in the layers below memory.
     WriteQueue,
+    /// L2.
+    Redis,
     /// L3.
     Disk,
     /// A part that this version of the reader does not know.

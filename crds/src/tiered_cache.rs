@@ -5,9 +5,8 @@
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats each public struct inside a function")]
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +15,17 @@ use crate::{
     quantity::{ByteSize, HumanDuration},
 };
 
+pub use freshness::Freshness;
 pub use generate::{crd, yaml};
+pub use resources::{ResourceLimits, ResourceRequests, Resources};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
 
 #[cfg(test)]
 mod checks;
+mod freshness;
 mod generate;
 pub mod memory_budget;
+mod resources;
 mod rules;
 mod schema;
 mod status;
@@ -68,6 +71,12 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
         type_ = "string",
         json_path = r#".status.layers[?(@.name=="Memory")].health"#,
         description = "Health of the memory layer, the worst of all nodes."
+    ),
+    printcolumn(
+        name = "Redis",
+        type_ = "string",
+        json_path = r#".status.layers[?(@.name=="Redis")].health"#,
+        description = "Health of the Redis layer, the worst of all nodes."
     ),
     printcolumn(
         name = "Disk",
@@ -127,6 +136,10 @@ pub struct TieredCacheSpec {
     /// How values are compressed below memory.
     #[serde(default)]
     pub compression: Compression,
+
+    /// Lives of entries: jitter, stale values, negative entries.
+    #[serde(default)]
+    pub freshness: Freshness,
 
     /// CPU and memory that each pod asks for and is held to.
     #[serde(default)]
@@ -280,56 +293,6 @@ pub struct Compression {
     pub threshold: ByteSize,
 }
 
-/// CPU and memory of each pod.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Resources {
-    /// What the scheduler reserves for each pod.
-    #[serde(default)]
-    pub requests: ResourceRequests,
-
-    /// What each pod is held to.
-    #[serde(default)]
-    pub limits: ResourceLimits,
-}
-
-/// What the scheduler reserves for each pod.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ResourceRequests {
-    /// CPU, such as `500m` or `2`. Default 100m. A change restarts the nodes one at a time.
-    #[serde(default = "defaults::cpu_request")]
-    #[schemars(schema_with = "schema::quantity")]
-    #[x_kube(validation = rules::is_positive_quantity("spec.resources.requests.cpu"))]
-    pub cpu: Quantity,
-
-    /// Memory, such as `1Gi`. Default: the same as the memory limit, so that a node never runs on memory it may lose. A
-    /// change restarts the nodes one at a time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantity")]
-    #[x_kube(validation = rules::is_positive_quantity("spec.resources.requests.memory"))]
-    pub memory: Option<Quantity>,
-}
-
-/// What each pod is held to.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ResourceLimits {
-    /// CPU, such as `2`. Default: no limit. A change restarts the nodes one at a time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantity")]
-    #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.cpu"))]
-    pub cpu: Option<Quantity>,
-
-    /// Memory, such as `1Gi`; beyond it the kernel kills the node. At least `memory.capacity` and an eighth, 128Mi for the
-    /// process, and with a disk layer 64Mi for RocksDB and `writeQueue.capacity`. Default: exactly that. A change restarts
-    /// the nodes one at a time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantity")]
-    #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.memory"))]
-    pub memory: Option<Quantity>,
-}
-
 // === impl TieredCacheSpec ===
 
 impl Default for TieredCacheSpec {
@@ -344,6 +307,7 @@ impl Default for TieredCacheSpec {
             disk: Disk::default(),
             write_queue: WriteQueue::default(),
             compression: Compression::default(),
+            freshness: Freshness::default(),
             resources: Resources::default(),
         }
     }
@@ -402,26 +366,8 @@ impl Default for Retention {
     }
 }
 
-// === impl Resources ===
-
-impl Default for ResourceRequests {
-    fn default() -> Self {
-        Self { cpu: defaults::cpu_request(), memory: None }
-    }
-}
-
-impl ResourceRequests {
-    /// The requests as a pod template has them, with memory where it is asked for.
-    pub fn to_map(&self) -> BTreeMap<String, Quantity> {
-        let memory = self.memory.iter().map(|memory| ("memory".to_owned(), memory.clone()));
-        memory.chain([("cpu".to_owned(), self.cpu.clone())]).collect()
-    }
-}
-
 /// The defaults of the schema. Memory and disk agree with the cache node's own.
 mod defaults {
-    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-
     use super::{RetentionPolicy, VERSION_DEFAULT};
     use crate::{
         node_config,
@@ -470,9 +416,5 @@ mod defaults {
 
     pub(super) fn when_deleted() -> RetentionPolicy {
         RetentionPolicy::Retain
-    }
-
-    pub(super) fn cpu_request() -> Quantity {
-        Quantity("100m".to_owned())
     }
 }

@@ -120,9 +120,10 @@ fn the_report_names_node_revision_and_every_layer() {
     assert_eq!((report["node"].as_str(), report["configRevision"].as_str()), (Some("sessions-0"), Some("r42")));
     assert_eq!((report["cache"].as_str(), report["ready"].as_bool()), (Some("sessions"), Some(true)));
     let names: Vec<_> = report["layers"].as_array().unwrap().iter().map(|layer| layer["name"].as_str()).collect();
-    assert_eq!(names, [Some("Memory"), Some("WriteQueue"), Some("Disk")]);
+    assert_eq!(names, ["Memory", "TagIndex", "WriteQueue", "Redis", "Disk"].map(Some));
     for layer in report["layers"].as_array().unwrap() {
-        assert_eq!(layer["health"]["state"], "Healthy", "{layer}");
+        let state = if layer["name"] == "Redis" { "Disabled" } else { "Healthy" };
+        assert_eq!(layer["health"]["state"], state, "{layer}");
         assert!(layer["health"]["sinceUnixMs"].as_u64().unwrap() > 1_600_000_000_000, "{layer}");
     }
     assert_eq!(report["layers"][0]["stats"]["hits"], 1);

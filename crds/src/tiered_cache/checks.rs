@@ -137,8 +137,9 @@ fn words_of_the_schema_are_those_of_the_types() {
     assert_eq!(words(&spec["disk"]["properties"]["admission"]), written(&admissions));
     let algorithms = [CompressionAlgorithm::None, CompressionAlgorithm::Lz4, CompressionAlgorithm::Zstd];
     assert_eq!(words(&spec["compression"]["properties"]["algorithm"]), written(&algorithms));
+    let names = [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
     let layer = &schema["properties"]["status"]["properties"]["layers"]["items"]["properties"];
-    assert_eq!(words(&layer["name"]), written(&[LayerName::Memory, LayerName::WriteQueue, LayerName::Disk]));
+    assert_eq!(words(&layer["name"]), written(&names));
     let states = [
         HealthState::Healthy,
         HealthState::Disabled,

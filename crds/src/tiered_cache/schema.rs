@@ -1,6 +1,10 @@
 //! Schemas of field types that serve the node's configuration too, and so do not carry a schema of their own.
 
+use std::ops::RangeInclusive;
+
 use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::node_config::limits;
 
 /// Longest text of a size, a duration or a quantity; a bound lets the API server bound the cost of the rules on it.
 const QUANTITY_LENGTH_MAX: u32 = 24;
@@ -48,15 +52,25 @@ pub(super) fn compression_algorithm(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["None", "Lz4", "Zstd"]})
 }
 
+pub(super) fn ttl_jitter_percent(_: &mut SchemaGenerator) -> Schema {
+    number(&limits::TTL_JITTER_PERCENT)
+}
+
+/// A whole number between two limits, both included. Without a `format`: the API server knows only signed ones.
+fn number<T: Copy + Into<u32>>(limits: &RangeInclusive<T>) -> Schema {
+    let (least, most): (u32, u32) = ((*limits.start()).into(), (*limits.end()).into());
+    json_schema!({"type": "integer", "minimum": least, "maximum": most})
+}
+
 pub(super) fn layer_name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": ["Memory", "WriteQueue", "Disk"]})
+    json_schema!({"type": "string", "enum": ["Memory", "TagIndex", "WriteQueue", "Redis", "Disk"]})
 }
 
 pub(super) fn layer_names(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "items": layer_name(generator),
-        "maxItems": 3,
+        "maxItems": 5,
         "x-kubernetes-list-type": "set",
     })
 }
@@ -78,7 +92,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
             "type": {
-                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `Stalled`, `MemoryHealthy`, `WriteQueueHealthy` or `DiskHealthy`.",
+                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `Stalled`, `MemoryHealthy`, `TagIndexHealthy`, `WriteQueueHealthy`, `RedisHealthy` or `DiskHealthy`.",
                 "type": "string",
                 "minLength": 1,
                 "maxLength": 64,

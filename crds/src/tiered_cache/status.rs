@@ -52,7 +52,7 @@ pub struct TieredCacheStatus {
 
     /// The layers, each as all nodes together have it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 3))]
+    #[schemars(length(max = 5))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub layers: Vec<LayerStatus>,
 

@@ -178,7 +178,7 @@ pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -
         let note = format!("{} nodes run the current image and configuration", after.updated_replicas);
         tales.push(Tale::new(Reason::RolledOut, note));
     }
-    for kind in ["MemoryHealthy", "WriteQueueHealthy", "DiskHealthy"] {
+    for kind in ["MemoryHealthy", "TagIndexHealthy", "WriteQueueHealthy", "RedisHealthy", "DiskHealthy"] {
         let state = |status: &TieredCacheStatus| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
             condition.map(|condition| (condition.status.clone(), condition.message.clone()))

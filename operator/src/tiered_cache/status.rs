@@ -6,7 +6,7 @@
 //! | `Progressing` | the fleet is on its way to what was asked for |
 //! | `Degraded` | the fleet has less than was asked for, and not because a change is under way |
 //! | `Stalled` | nothing gets better until a person changes something (the condition that kstatus reads as failed) |
-//! | `MemoryHealthy`, `WriteQueueHealthy`, `DiskHealthy` | the layer works on every node that is up |
+//! | `MemoryHealthy`, `TagIndexHealthy`, `WriteQueueHealthy`, `RedisHealthy`, `DiskHealthy` | the layer works on every node that is up |
 
 mod layers;
 

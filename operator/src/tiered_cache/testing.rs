@@ -39,6 +39,10 @@ pub(super) fn revisions() -> Revisions {
     Revisions { config: "new-config".to_owned(), template: "new-template".to_owned() }
 }
 
+/// The layers of every node.
+const LAYERS: [LayerName; 5] =
+    [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
+
 /// A node of the fleet `sessions`, serving unless said otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct NodeFixture(Node);
@@ -64,7 +68,7 @@ impl NodeFixture {
             version: "0.1.0".to_owned(),
             config_revision: config.to_owned(),
             ready: true,
-            layers: [LayerName::Memory, LayerName::WriteQueue, LayerName::Disk].map(healthy).to_vec(),
+            layers: LAYERS.map(healthy).to_vec(),
             ..NodeReport::default()
         };
         Self(Node {
@@ -123,6 +127,14 @@ impl NodeFixture {
                 let message = format!("{reason} in words");
                 layer.health = HealthReport { state, reason: reason.to_owned(), message, since_unix_ms: 0 };
             }
+        }
+        self
+    }
+
+    /// Its version has no such layer.
+    pub(super) fn without_layer(mut self, name: LayerName) -> Self {
+        if let Some(report) = &mut self.0.report {
+            report.layers.retain(|layer| layer.name != name);
         }
         self
     }

@@ -9,8 +9,8 @@ use crds::{
     node_config::{DiskAdmission, DiskMode, MemoryPolicy},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
-        Compression, Disk, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Resources, Retention, TieredCacheSpec,
-        WriteQueue, memory_budget::MemoryNeeds,
+        Compression, Disk, Freshness, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Resources, Retention,
+        TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
     },
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -36,6 +36,7 @@ pub(super) struct ValidCache {
     pub(super) disk: Option<ValidDisk>,
     pub(super) write_queue: WriteQueue,
     pub(super) compression: Compression,
+    pub(super) freshness: Freshness,
     pub(super) resources: ValidResources,
 }
 
@@ -114,6 +115,7 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         disk,
         write_queue,
         compression,
+        freshness,
         resources,
     } = cache.spec.clone();
     if !(0..=REPLICAS_MAX).contains(&replicas) {
@@ -124,7 +126,18 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
     let resources = resources_of(&resources, needs)?;
     let memory = ValidMemory { capacity: memory.capacity, policy: memory.policy, max_ttl: memory.max_ttl };
     let disk = disk_of(disk);
-    Ok(ValidCache { identity, replicas, image, image_pull_policy, memory, disk, write_queue, compression, resources })
+    Ok(ValidCache {
+        identity,
+        replicas,
+        image,
+        image_pull_policy,
+        memory,
+        disk,
+        write_queue,
+        compression,
+        freshness,
+        resources,
+    })
 }
 
 /// Which object this is about; known also of one whose spec can not be read.

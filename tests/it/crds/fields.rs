@@ -23,6 +23,12 @@ fn an_empty_spec_is_stored_with_every_default() {
                 "retention": {"whenScaled": "Delete", "whenDeleted": "Retain"},
             },
             "writeQueue": {"capacity": "64Mi"},
+            "freshness": {
+                "ttlJitterPercent": 0,
+                "softTimeout": "20ms",
+                "refreshWindow": "2s",
+                "negativeTtl": "30s",
+            },
             "compression": {"algorithm": "None", "threshold": "4Ki"},
             "resources": {"requests": {"cpu": "100m"}, "limits": {}},
         })
@@ -183,6 +189,24 @@ fn write_queue_holds_the_largest_entry_at_least() {
         ("{writeQueue: {capacity: 16Mi}}", &["spec.writeQueue.capacity is 16Mi; it must be between 17Mi and 64Gi"]),
         ("{writeQueue: {capacity: 65Gi}}", &["spec.writeQueue.capacity is 65Gi; it must be between"]),
         ("{writeQueue: {capacity: 999999999999999Ti}}", &["spec.writeQueue.capacity is 999999999999999Ti; it must be"]),
+    ]);
+}
+
+#[test]
+fn freshness_is_within_its_limits() {
+    assert_accepted(&[
+        "{freshness: {ttlJitterPercent: 50, softTimeout: 0s, refreshWindow: 10ms, negativeTtl: 1s}}",
+        "{freshness: {softTimeout: 10s, refreshWindow: 1h, negativeTtl: 24h}}",
+    ]);
+    assert_refused(&[
+        ("{freshness: {ttlJitterPercent: 51}}", &["spec.freshness.ttlJitterPercent", "51", "less than or equal to 50"]),
+        (
+            "{freshness: {ttlJitterPercent: -1}}",
+            &["spec.freshness.ttlJitterPercent", "-1", "greater than or equal to 0"],
+        ),
+        ("{freshness: {softTimeout: 11s}}", &["spec.freshness.softTimeout is 11s; it must be between 0s and 10s"]),
+        ("{freshness: {refreshWindow: 9ms}}", &["spec.freshness.refreshWindow is 9ms; it must be between 10ms and 1h"]),
+        ("{freshness: {negativeTtl: 25h}}", &["spec.freshness.negativeTtl is 25h; it must be between 1s and 24h"]),
     ]);
 }
 

@@ -40,6 +40,7 @@ fn kubectl_get_shows_the_state_at_a_glance() {
         "conditions": [{"type": "Ready", "status": "False", "reason": "NodesNotReady", "message": "1 of 3 nodes",
             "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}],
         "layers": [{"name": "Memory", "health": "Healthy", "nodesHealthy": 2, "nodesTotal": 3},
+            {"name": "Redis", "health": "Unavailable", "nodesHealthy": 0, "nodesTotal": 3},
             {"name": "Disk", "health": "Unknown", "nodesHealthy": 2, "nodesTotal": 3}],
         "nodes": [{"name": "cache-0", "ready": true, "unhealthyLayers": ["Disk"]}]}}"#;
     let answer = stored.kubectl(&["patch", "tc", "cache", "--subresource=status", "--type=merge", "-p", status]);
@@ -48,8 +49,8 @@ fn kubectl_get_shows_the_state_at_a_glance() {
     let words = |line: usize| -> Vec<String> {
         table.lines().nth(line).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     };
-    assert_eq!(words(0), ["NAME", "READY", "DESIRED", "STATUS", "MEMORY", "DISK", "VERSION", "AGE"]);
-    assert_eq!(words(1)[..7], ["cache", "2", "3", "NodesNotReady", "Healthy", "Unknown", "0.1.0"]);
+    assert_eq!(words(0), ["NAME", "READY", "DESIRED", "STATUS", "MEMORY", "REDIS", "DISK", "VERSION", "AGE"]);
+    assert_eq!(words(1)[..8], ["cache", "2", "3", "NodesNotReady", "Healthy", "Unavailable", "Unknown", "0.1.0"]);
     let all = stored.kubectl(&["get", "all"]).text;
     assert!(all.contains("tieredcache.tieredcache.io/cache"), "{all}");
     let scale = stored.kubectl(&["get", "tc", "cache", "--subresource=scale", "-o", "jsonpath={.status}"]).text;

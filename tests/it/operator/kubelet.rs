@@ -192,7 +192,9 @@ fn report(name: &str, cache_uid: Value, revision: &str, orders: &Mutex<Orders>) 
         "node": name, "cacheUid": cache_uid, "version": "0.1.0", "configRevision": revision, "ready": true,
         "layers": [
             layer("Memory", "Healthy", "AsExpected"),
+            layer("TagIndex", "Healthy", "AsExpected"),
             layer("WriteQueue", "Healthy", "AsExpected"),
+            layer("Redis", "Disabled", "Disabled"),
             layer("Disk", state, reason),
         ],
     })

@@ -118,16 +118,22 @@ impl Board {
     }
 
     fn layers(&self, coordinator: &Coordinator) -> Vec<LayerReport> {
-        let mut layers = vec![part(LayerName::Memory, coordinator.memory())];
-        match coordinator.cold().find(|layer| layer.id() == LayerId::Disk) {
-            Some(disk) => {
-                layers.push(part(LayerName::WriteQueue, coordinator.write_queue()));
-                layers.push(part(LayerName::Disk, disk.as_ref()));
-            }
-            // Without a layer to write to, the queue only gives writes their order and keeps none.
-            None => layers.extend([LayerName::WriteQueue, LayerName::Disk].map(|name| self.disabled(name))),
-        }
-        layers
+        let cold = |id, name| match coordinator.cold().find(|layer| layer.id() == id) {
+            Some(layer) => part(name, layer.as_ref()),
+            None => self.disabled(name),
+        };
+        // Without a layer to write to, the queue only gives writes their order and keeps none.
+        let queue = match coordinator.cold().next() {
+            Some(_) => part(LayerName::WriteQueue, coordinator.write_queue()),
+            None => self.disabled(LayerName::WriteQueue),
+        };
+        vec![
+            part(LayerName::Memory, coordinator.memory()),
+            part(LayerName::TagIndex, coordinator.tags()),
+            queue,
+            cold(LayerId::Redis, LayerName::Redis),
+            cold(LayerId::Disk, LayerName::Disk),
+        ]
     }
 
     fn disabled(&self, name: LayerName) -> LayerReport {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use crds::{
     node_config::{self, DiskMode, NodeConfig},
-    tiered_cache::memory_budget,
+    tiered_cache::{Freshness, memory_budget},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
@@ -71,7 +71,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             ..node_config::WriteQueue::default()
         },
         tag_index: node_config::TagIndex::default(),
-        freshness: node_config::Freshness::default(),
+        freshness: freshness(&cache.freshness),
         read_order: NodeConfig::default().read_order,
         limits: node_config::Limits::default(),
         slow_log: node_config::SlowLog::default(),
@@ -79,6 +79,11 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
         log: node_config::Log::default(),
         telemetry: node_config::Telemetry::default(),
     }
+}
+
+fn freshness(asked: &Freshness) -> node_config::Freshness {
+    let Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl } = *asked;
+    node_config::Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl }
 }
 
 fn any(port: i32) -> SocketAddr {

@@ -83,6 +83,15 @@ fn the_node_is_told_what_is_written_to_disk_and_how() {
 }
 
 #[test]
+fn the_node_is_told_how_fresh_values_are_to_be() {
+    let spec = "{freshness: {ttlJitterPercent: 5, softTimeout: 1ms, refreshWindow: 3s, negativeTtl: 4s}}";
+    let freshness = config(spec).freshness;
+    assert_eq!(freshness.ttl_jitter_percent, 5);
+    let durations = [freshness.soft_timeout, freshness.refresh_window, freshness.negative_ttl];
+    assert_eq!(durations.map(|duration| duration.to_string()), ["1ms", "3s", "4s"]);
+}
+
+#[test]
 fn a_budget_exists_only_where_it_can_not_block_every_drain() {
     assert!(desired("{replicas: 0}").pdb.is_none());
     assert!(desired("{replicas: 1}").pdb.is_none());

@@ -8,11 +8,14 @@ use jiff::Timestamp;
 
 use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, count, cut, seconds};
 
-const LAYERS: [LayerName; 3] = [LayerName::Memory, LayerName::WriteQueue, LayerName::Disk];
+const LAYERS: [LayerName; 5] =
+    [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
 
 /// What one node says about one layer.
 enum Answer<'a> {
     Report(&'a LayerReport),
+    /// It is up and has no such layer.
+    Lacks,
     /// It should answer, and does not.
     Silent,
     /// It is on its way up or down; that is no news about its layers.
@@ -47,7 +50,9 @@ pub(super) fn unhealthy(report: &NodeReport) -> Vec<LayerName> {
 pub(super) fn condition_of(layer: &LayerStatus) -> Option<State> {
     let kind = match layer.name {
         LayerName::Memory => "MemoryHealthy",
+        LayerName::TagIndex => "TagIndexHealthy",
         LayerName::WriteQueue => "WriteQueueHealthy",
+        LayerName::Redis => "RedisHealthy",
         LayerName::Disk => "DiskHealthy",
         LayerName::Unknown => return None,
     };
@@ -75,6 +80,10 @@ fn layer(name: LayerName, nodes: &[Node], previous: &[LayerStatus], now: Timesta
             let message = format!("{} does not answer, so its {} is not known", node.name, words(name));
             (HealthState::Unknown, "NodeUnreachable".to_owned(), message)
         }
+        (None, None) if answers.iter().any(|(_, answer)| matches!(answer, Answer::Lacks)) => {
+            let message = "the layer is switched off, or unknown to the version that runs".to_owned();
+            (HealthState::Disabled, "Disabled".to_owned(), message)
+        }
         (None, None) => (HealthState::Unknown, "NoReport".to_owned(), "no node has reported yet".to_owned()),
         (Some((_, report)), None) if report.health.state == HealthState::Disabled => {
             let message = "the layer is switched off by the spec".to_owned();
@@ -101,7 +110,12 @@ fn layer(name: LayerName, nodes: &[Node], previous: &[LayerStatus], now: Timesta
 fn answer(node: &Node, name: LayerName) -> Answer<'_> {
     match &node.report {
         _ if node.terminating => Answer::NotYet,
-        Some(report) => report.layer(name).map_or(Answer::NotYet, Answer::Report),
+        Some(report) => match report.layer(name) {
+            Some(layer) => Answer::Report(layer),
+            // A part that is not open yet is missing too, while the node waits for it.
+            None if report.ready => Answer::Lacks,
+            None => Answer::NotYet,
+        },
         None if node.pod_ready || node.is_unreachable() => Answer::Silent,
         None => Answer::NotYet,
     }
@@ -110,7 +124,7 @@ fn answer(node: &Node, name: LayerName) -> Answer<'_> {
 fn report<'a>(answer: &Answer<'a>) -> Option<&'a LayerReport> {
     match answer {
         Answer::Report(report) => Some(report),
-        Answer::Silent | Answer::NotYet => None,
+        Answer::Lacks | Answer::Silent | Answer::NotYet => None,
     }
 }
 
@@ -134,7 +148,9 @@ fn word(reason: &str) -> String {
 fn words(name: LayerName) -> &'static str {
     match name {
         LayerName::Memory => "memory",
+        LayerName::TagIndex => "tag index",
         LayerName::WriteQueue => "write queue",
+        LayerName::Redis => "Redis",
         LayerName::Disk => "disk",
         LayerName::Unknown => "part",
     }

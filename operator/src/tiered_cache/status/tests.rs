@@ -59,7 +59,7 @@ fn a_fleet_that_serves_is_ready_and_nothing_else() {
     assert_eq!(says(&status, "Progressing"), "False Settled");
     assert_eq!(says(&status, "Degraded"), "False AsExpected");
     assert_eq!(says(&status, "Stalled"), "False AsExpected");
-    for kind in ["MemoryHealthy", "WriteQueueHealthy", "DiskHealthy"] {
+    for kind in ["MemoryHealthy", "TagIndexHealthy", "WriteQueueHealthy", "RedisHealthy", "DiskHealthy"] {
         assert_eq!(says(&status, kind), "True AsExpected");
     }
     assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas), (3, 3, 3));
@@ -74,7 +74,7 @@ fn every_condition_is_there_at_the_first_visit_with_reason_message_and_generatio
         [applied(Step::Settled), Verdict::Refused("because".to_owned()), Verdict::Failed("because".to_owned())];
     for verdict in verdicts {
         let status = status_of(3, &[], verdict);
-        assert_eq!(status.conditions.len(), 7);
+        assert_eq!(status.conditions.len(), 9);
         for condition in &status.conditions {
             assert!(!condition.reason.is_empty() && !condition.message.is_empty(), "{condition:?}");
             assert_eq!(condition.observed_generation, Some(7));
@@ -156,7 +156,8 @@ fn a_layer_that_is_switched_off_is_healthy_by_choice() {
     let off = |ordinal| N::current(ordinal).with_layer(LayerName::Disk, HealthState::Disabled, "Disabled");
     let status = settled(&[off(0), off(1), off(2)]);
     assert_eq!(says(&status, "DiskHealthy"), "True Disabled");
-    assert_eq!(status.layers[2].health, HealthState::Disabled);
+    let disk = status.layers.iter().find(|layer| layer.name == LayerName::Disk).unwrap();
+    assert_eq!(disk.health, HealthState::Disabled);
     assert_eq!(says(&status, "Degraded"), "False AsExpected");
 }
 
@@ -202,6 +203,30 @@ fn volumes_that_may_not_grow_wait_for_a_person_while_the_fleet_is_ready() {
     }
     assert_eq!(says(&status, "Ready"), "True AllNodesReady");
     assert_eq!(says(&status, "Progressing"), "False Settled");
+}
+
+#[test]
+fn a_dead_redis_degrades_the_cache_and_leaves_it_ready() {
+    let ill = |node: N| node.with_layer(LayerName::Redis, HealthState::Unavailable, "Unreachable");
+    let status = settled(&[N::current(0), ill(N::current(1)), ill(N::current(2))]);
+    assert_eq!(says(&status, "RedisHealthy"), "False Unreachable");
+    assert_eq!(condition(&status, "RedisHealthy").message, "sessions-1: Unreachable in words");
+    assert_eq!(says(&status, "Degraded"), "True RedisUnavailable");
+    assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+    let layer = status.layers.iter().find(|layer| layer.name == LayerName::Redis).unwrap();
+    assert_eq!((layer.health, layer.nodes_healthy, layer.nodes_total), (HealthState::Unavailable, 1, 3));
+    assert_eq!(layer.since, Some(Time(at(0))));
+}
+
+#[test]
+fn a_layer_that_no_version_that_runs_knows_is_switched_off() {
+    let without = |ordinal| N::current(ordinal).without_layer(LayerName::TagIndex);
+    let status = settled(&[without(0), without(1), without(2)]);
+    assert_eq!(says(&status, "TagIndexHealthy"), "True Disabled");
+    assert_eq!(says(&status, "Degraded"), "False AsExpected");
+    // In the middle of an upgrade what the new nodes say counts.
+    let ill = N::current(2).with_layer(LayerName::TagIndex, HealthState::Degraded, "Full");
+    assert_eq!(says(&settled(&[without(0), without(1), ill]), "TagIndexHealthy"), "False Full");
 }
 
 #[test]
