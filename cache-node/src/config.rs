@@ -2,6 +2,8 @@
 //!
 //! This is the only reader of environment variables and of the configuration file.
 
+mod redis;
+
 use std::{
     collections::BTreeSet,
     env, fmt, fs, io,
@@ -237,6 +239,7 @@ impl Checks {
             revision: _,
             listen,
             memory,
+            redis,
             disk,
             compression,
             read_order,
@@ -252,6 +255,7 @@ impl Checks {
         checks.cache(cache);
         checks.listen(listen);
         checks.memory(memory);
+        checks.redis(redis);
         checks.disk(disk);
         checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod memory;
 pub mod metered;
 mod observed;
+pub mod redis;
 
 use std::{fmt, time::Instant};
 

@@ -20,6 +20,8 @@ pub struct NodeConfig {
     pub listen: Listen,
     /// L1.
     pub memory: Memory,
+    /// L2.
+    pub redis: Redis,
     /// L3.
     pub disk: Disk,
     /// How values are compressed below memory.
@@ -91,6 +93,80 @@ pub enum MemoryPolicy {
     S3Fifo,
     /// TinyLFU admission (Einziger et al., 2017); better hit ratio under scans, slower.
     TinyLfu,
+}
+
+/// L2, the Redis layer: a Redis (7.0 or newer) or Valkey (7.2 or newer) that the nodes of a cache share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Redis {
+    /// Whether there is a Redis layer. Default `Disabled`.
+    pub mode: RedisMode,
+    /// What the endpoints are. Default `Standalone`.
+    pub kind: RedisKind,
+    /// Where servers, or Sentinels, listen, as `host:port`; tried in this order. 1 to 16, unless disabled.
+    pub endpoints: Vec<String>,
+    /// What the Sentinels call the master. For `kind: Sentinel` only, and needed there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master_name: Option<String>,
+    /// File with the user's name, read again when it changes. Default none: the default user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username_file: Option<PathBuf>,
+    /// File with the password, read again when it changes. Default none: no password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Encryption of the connections. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RedisTls>,
+    /// Number of the database. Default 0, at most 1023.
+    pub database: u16,
+    /// How long an entry may stay in Redis. Default 4h, at least 1s, at most 87600h.
+    pub max_ttl: HumanDuration,
+    /// How long one call may take; a write has as long again for each MiB. Default 50ms, at least 1ms, at most 10s.
+    pub timeout: HumanDuration,
+    /// Connections: one for writes, the others for reads. Default 3, at least 2, at most 64.
+    pub connections: u16,
+    /// Reads, and writes, under way at once. Four times as many may wait. Default 64, at least 1, at most 4096.
+    pub concurrency: u16,
+}
+
+/// Whether there is a Redis layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum RedisMode {
+    /// None.
+    #[default]
+    Disabled,
+    /// One that exists already.
+    External,
+}
+
+/// What the endpoints of Redis are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum RedisKind {
+    /// Servers: the first that is a master is used.
+    #[default]
+    Standalone,
+    /// Sentinels, which know the master and elect another.
+    Sentinel,
+}
+
+/// TLS towards Redis. The files are read again when they change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RedisTls {
+    /// Certificates of the authorities to trust, in PEM. Default none: those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Certificate that shows who the node is, in PEM; with `keyFile`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+    /// Key of that certificate, in PEM. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// The name that the server's certificate must have. Default none: the host of the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
 }
 
 /// L3, the disk layer.
@@ -280,6 +356,18 @@ pub mod limits {
     pub const MEMORY_CAPACITY: RangeInclusive<ByteSize> = ByteSize::mebibytes(1)..=ByteSize::mebibytes(1 << 20);
     /// `memory.maxTtl`.
     pub const MEMORY_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// Number of `redis.endpoints`, unless Redis is disabled.
+    pub const REDIS_ENDPOINTS: RangeInclusive<usize> = 1..=16;
+    /// `redis.database`.
+    pub const REDIS_DATABASE: RangeInclusive<u16> = 0..=1023;
+    /// `redis.maxTtl`.
+    pub const REDIS_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
+    /// `redis.timeout`.
+    pub const REDIS_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=seconds(10);
+    /// `redis.connections`.
+    pub const REDIS_CONNECTIONS: RangeInclusive<u16> = 2..=64;
+    /// `redis.concurrency`.
+    pub const REDIS_CONCURRENCY: RangeInclusive<u16> = 1..=4096;
     /// `disk.maxTtl`.
     pub const DISK_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
     /// `disk.memory`.
@@ -329,6 +417,7 @@ impl Default for NodeConfig {
             revision: String::new(),
             listen: Listen::default(),
             memory: Memory::default(),
+            redis: Redis::default(),
             disk: Disk::default(),
             compression: Compression::default(),
             read_order: vec![ColdLayer::Redis, ColdLayer::Disk],
@@ -379,6 +468,25 @@ impl Default for Listen {
 impl Default for Memory {
     fn default() -> Self {
         Self { capacity: ByteSize::mebibytes(256), policy: MemoryPolicy::default(), max_ttl: hours(24) }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            mode: RedisMode::default(),
+            kind: RedisKind::default(),
+            endpoints: Vec::new(),
+            master_name: None,
+            username_file: None,
+            password_file: None,
+            tls: None,
+            database: 0,
+            max_ttl: hours(4),
+            timeout: milliseconds(50),
+            connections: 3,
+            concurrency: 64,
+        }
     }
 }
 

@@ -60,6 +60,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             policy: cache.memory.policy,
             max_ttl: cache.memory.max_ttl,
         },
+        redis: node_config::Redis::default(),
         disk,
         compression: node_config::Compression {
             algorithm: cache.compression.algorithm,

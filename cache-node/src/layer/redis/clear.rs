@@ -1,0 +1,192 @@
+//! Forgetting at large: the floor of a clear, the memory behind it, and removals of tags that no longer matter.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::{RedisError, Script};
+use tokio::time::{interval, sleep};
+
+use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, trouble::Trouble};
+use crate::{clock::UnixMillis, context::OperationContext, layer::TagRemoval};
+
+/// Raises the floor, never lowers it; also when memory is short.
+const RAISE_FLOOR: &str = "#!lua flags=allow-oom
+local old = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
+if tonumber(ARGV[1]) > old then redis.call('SET', KEYS[1], ARGV[1]) end
+return redis.status_reply('OK')";
+
+/// Removes those of the keys whose envelope is not above the floor. The date is at offset 24 of an envelope; what is
+/// too short to have one is no entry.
+const RECLAIM: &str = "\
+local floor, removed = tonumber(ARGV[1]), 0
+for _, key in ipairs(KEYS) do
+  local date = redis.call('GETRANGE', key, 24, 31)
+  if #date < 8 or struct.unpack('<I8', date) <= floor then removed = removed + redis.call('UNLINK', key) end
+end
+return removed";
+
+/// Forgets removals of tags unless they have become newer.
+const FORGET_REMOVALS: &str = "\
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return redis.status_reply('OK')";
+
+/// Keys looked at by one SCAN, and the pause before the next: Redis serves others in between.
+const SCAN_COUNT: usize = 500;
+const SCAN_PAUSE: Duration = Duration::from_millis(2);
+
+/// How long one step of background work may take.
+const STEP_TIMEOUT: Duration = CONNECT_TIMEOUT;
+
+/// How often removals of tags that no longer matter are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+
+/// Name and value of a field of a hash.
+type Field = (Vec<u8>, Vec<u8>);
+
+/// The task that reclaims what clears leave behind.
+pub(super) fn start(shared: &Arc<Shared>) -> impl Future<Output = ()> + Send + 'static {
+    let shared = Arc::clone(shared);
+    async move {
+        let mut prune = interval(PRUNE_EVERY);
+        loop {
+            tokio::select! {
+                () = shared.reclaim.notified() => shared.reclaim().await,
+                _ = prune.tick() => {
+                    shared.breaker.wait_closed().await;
+                    // Tried again in ten minutes.
+                    let _ = shared.removals(shared.background("HSCAN"), shared.clock.now()).await;
+                }
+            }
+        }
+    }
+}
+
+// === impl Shared: clear ===
+
+impl Shared {
+    /// Makes all entries of before count as missing, for every node, and has their memory reclaimed.
+    pub(super) async fn clear(&self, cx: &OperationContext) -> Result<(), Trouble> {
+        self.writable()?;
+        // Above everything that this node has written, also if the wall clock has stepped back since.
+        let newest = self.newest_written_ms.load(Ordering::Acquire);
+        let floor = cx.now.max(self.clock.now()).0.max(newest);
+        let (script, key) = (Script::new(RAISE_FLOOR), self.keys.floor());
+        let raise = async |mut connection| script.key(key).arg(floor).invoke_async::<()>(&mut connection).await;
+        let errand = self.errand(cx, "a clear", self.options.timeout);
+        // Before the call: a set that follows must be above the floor even if the answer is lost.
+        self.floor_ms.fetch_max(floor, Ordering::AcqRel);
+        self.call(&self.writes, errand, raise, self.link.writer()).await?;
+        self.reclaim.notify_one();
+        Ok(())
+    }
+
+    /// How long a step of background work may take.
+    pub(super) fn background(&self, what: &'static str) -> Errand {
+        Errand { what, deadline: self.clock.monotonic() + STEP_TIMEOUT, allowance: STEP_TIMEOUT }
+    }
+
+    /// Frees the memory of everything below the floor. Begins again when Redis goes away meanwhile: what it had seen
+    /// may not be what the next server has.
+    async fn reclaim(&self) {
+        loop {
+            self.breaker.wait_closed().await;
+            match self.reclaim_once().await {
+                Ok(()) => return,
+                Err(trouble) => tracing::debug!(error = trouble.message, "reclaiming begins again"),
+            }
+            sleep(STEP_TIMEOUT).await;
+        }
+    }
+
+    async fn reclaim_once(&self) -> Result<(), Trouble> {
+        let floor = self.floor_ms.load(Ordering::Acquire);
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(self.keys.all_entries()).arg("COUNT").arg(SCAN_COUNT);
+            let step = async |mut connection| scan.query_async::<(u64, Vec<Vec<u8>>)>(&mut connection).await;
+            let (next, keys) = self.step("SCAN", step).await?;
+            if !keys.is_empty() {
+                let script = Script::new(RECLAIM);
+                let step = async |mut connection| {
+                    let mut call = script.prepare_invoke();
+                    for key in &keys {
+                        call.key(key);
+                    }
+                    call.arg(floor).invoke_async::<u64>(&mut connection).await
+                };
+                Counts::add(&self.counts.reclaimed, self.step("EVAL", step).await?);
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+            sleep(SCAN_PAUSE).await;
+        }
+    }
+
+    /// One exchange of background work.
+    async fn step<T>(
+        &self,
+        what: &'static str,
+        call: impl AsyncFnOnce(redis::aio::MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<T, Trouble> {
+        let connected = self.link.writer().ok_or_else(|| Trouble::unreachable("not connected"))?;
+        self.measured(&connected, self.background(what), call(connected.connection.clone())).await
+    }
+}
+
+// === impl Shared: tag removals ===
+
+impl Shared {
+    /// The removals that may still matter; those that do not are forgotten.
+    pub(super) async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, Trouble> {
+        if !self.breaker.is_closed() {
+            return Err(Trouble::unreachable("the breaker is open"));
+        }
+        self.removals(Errand { what: "HSCAN", deadline: cx.deadline, allowance: STEP_TIMEOUT }, cx.now).await
+    }
+
+    async fn removals(&self, errand: Errand, now: UnixMillis) -> Result<Vec<TagRemoval>, Trouble> {
+        let kept_ms = u64::try_from(self.options.removals_kept.as_millis()).unwrap_or(u64::MAX);
+        let oldest_ms = now.0.saturating_sub(kept_ms);
+        let (mut found, mut outdated) = (Vec::new(), Vec::new());
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(self.keys.tags()).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            let query = async move |mut connection| scan.query_async(&mut connection).await;
+            let (next, fields): (u64, Vec<Field>) = self.call(&self.reads, errand, query, self.link.reader()).await?;
+            for (field, value) in fields {
+                match removal(&field, &value) {
+                    Some(removal) if removal.position.millis() >= oldest_ms => found.push(removal),
+                    _ => outdated.push((field, value)),
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        for outdated in outdated.chunks(SCAN_COUNT) {
+            let script = Script::new(FORGET_REMOVALS);
+            let forget = async |mut connection| {
+                let mut call = script.key(self.keys.tags());
+                for (field, value) in outdated {
+                    call.arg(field).arg(value);
+                }
+                call.invoke_async::<()>(&mut connection).await
+            };
+            // Only room is lost if this fails.
+            if self.step("EVAL", forget).await.is_err() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}

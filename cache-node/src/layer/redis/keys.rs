@@ -1,0 +1,144 @@
+//! Where things are in Redis. All keys of a cache share one hash tag, so that they live in one slot of a cluster and
+//! scripts may touch several of them.
+//!
+//! | key | what |
+//! |---|---|
+//! | `{tc:<uid>}:e:<key>` | envelope of an entry; its life in Redis is what is left of its useful life |
+//! | `{tc:<uid>}:floor` | milliseconds since 1970: envelopes written then or before count as missing |
+//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → the newest position, 20 digits |
+
+use crate::{
+    entry::{Position, TagSet, Tags},
+    layer::{Matching, TagRemoval},
+};
+
+/// Names the keys of one cache.
+pub(super) struct Keys {
+    prefix: String,
+    floor: String,
+    tags: String,
+}
+
+// === impl Keys ===
+
+impl Keys {
+    /// The keys of the cache with this identity.
+    pub(super) fn new(cache_uid: &str) -> Self {
+        let of = |name: &str| format!("{{tc:{cache_uid}}}:{name}");
+        Self { prefix: of("e:"), floor: of("floor"), tags: of("tags") }
+    }
+
+    /// The key of an entry. The prefix is always added: a key that begins with it already is a key like others.
+    pub(super) fn entry(&self, key: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), key].concat()
+    }
+
+    /// A glob that matches the keys of all entries and nothing else.
+    pub(super) fn all_entries(&self) -> String {
+        // What a cache is identified by has no letter that means something in a glob.
+        format!("{}*", self.prefix)
+    }
+
+    /// The key of the floor.
+    pub(super) fn floor(&self) -> &str {
+        &self.floor
+    }
+
+    /// The key of the tag removals.
+    pub(super) fn tags(&self) -> &str {
+        &self.tags
+    }
+}
+
+/// The fields that keep a removal: each tag on its own, or all together.
+pub(super) fn fields(removal: &TagRemoval) -> Vec<Vec<u8>> {
+    let tags = removal.tags.tags();
+    match removal.matching {
+        Matching::Any => tags.iter().map(|tag| [b"t:", tag].concat()).collect(),
+        Matching::All => {
+            let mut sorted: Vec<&[u8]> = tags.iter().collect();
+            sorted.sort_unstable();
+            vec![[b"a:", set_of(sorted).tags().packed()].concat()]
+        }
+    }
+}
+
+/// The removal that a field keeps; none if no version of this program wrote it.
+pub(super) fn removal(field: &[u8], value: &[u8]) -> Option<TagRemoval> {
+    let position = Position::from_bits(std::str::from_utf8(value).ok()?.parse().ok()?);
+    let (tags, matching) = match field.split_first_chunk::<2>()? {
+        (b"t:", tag) => {
+            let mut tags = TagSet::default();
+            tags.add(tag).ok()?;
+            (tags, Matching::Any)
+        }
+        (b"a:", packed) => (set_of(Tags::from_packed(packed).ok()?.iter()), Matching::All),
+        _ => return None,
+    };
+    Some(TagRemoval { tags, matching, position })
+}
+
+/// A position with as many digits as the greatest has, so that its text sorts as it does. Scripts compare texts: Lua's
+/// numbers are too short.
+pub(super) fn position_text(position: Position) -> String {
+    format!("{:020}", position.to_bits())
+}
+
+fn set_of<'a>(tags: impl IntoIterator<Item = &'a [u8]>) -> TagSet {
+    let mut set = TagSet::default();
+    for tag in tags {
+        set.add(tag).expect("they were tags of a set before");
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removal_of(tags: &[&[u8]], matching: Matching) -> TagRemoval {
+        TagRemoval {
+            tags: set_of(tags.iter().copied()),
+            matching,
+            position: Position::from_parts(1_800_000_000_000, 7),
+        }
+    }
+
+    #[test]
+    fn a_key_that_begins_with_the_prefix_is_a_key_like_others() {
+        let keys = Keys::new("u-1");
+        assert_eq!(keys.entry(b"a"), b"{tc:u-1}:e:a");
+        assert_eq!(keys.entry(b"{tc:u-1}:e:a"), b"{tc:u-1}:e:{tc:u-1}:e:a");
+        assert_ne!(keys.entry(b"floor"), keys.floor().as_bytes());
+    }
+
+    #[test]
+    fn removals_survive_whatever_bytes_their_tags_have() {
+        for matching in [Matching::Any, Matching::All] {
+            let written = removal_of(&[b"t:\0\xff"], matching);
+            let [field] = &fields(&written)[..] else { panic!("one tag, one field") };
+            assert_eq!(removal(field, position_text(written.position).as_bytes()), Some(written));
+        }
+    }
+
+    #[test]
+    fn any_has_a_field_for_each_tag_and_all_has_one_in_whatever_order() {
+        assert_eq!(fields(&removal_of(&[b"b", b"a"], Matching::Any)), [b"t:b".to_vec(), b"t:a".to_vec()]);
+        let all = fields(&removal_of(&[b"b", b"a"], Matching::All));
+        assert_eq!(all, fields(&removal_of(&[b"a", b"b"], Matching::All)));
+        assert_eq!(all.len(), 1);
+    }
+
+    #[test]
+    fn foreign_fields_are_passed_over() {
+        for (field, value) in [("t:a", "x"), ("t:", "1"), ("x", "1"), ("q:a", "1"), ("a:\u{1}", "1"), ("t:a", "")] {
+            assert_eq!(removal(field.as_bytes(), value.as_bytes()), None, "{field} {value}");
+        }
+    }
+
+    #[test]
+    fn texts_of_positions_sort_as_positions() {
+        let texts = [1, 9, 10, u64::MAX / 3, u64::MAX].map(|bits| position_text(Position::from_bits(bits)));
+        assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == 20), "{texts:?}");
+    }
+}

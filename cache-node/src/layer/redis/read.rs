@@ -1,0 +1,124 @@
+//! Reads: one MGET for the keys and the floor together.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use redis::Script;
+
+use super::{Shared, counts::Counts, trouble::Trouble};
+use crate::{
+    clock::UnixMillis,
+    context::OperationContext,
+    entry::{
+        Key,
+        envelope::{HEADER_BYTES, decode},
+    },
+    layer::{ErrorKind, LayerResult},
+};
+
+/// Removes a key unless somebody has written it since: the header holds the checksum of all the rest.
+const REMOVE_IF_UNCHANGED: &str = "\
+if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
+return 0";
+
+/// Damaged values that are being removed at once; what is beyond is left for the next read.
+const REMOVALS_AT_ONCE: usize = 16;
+
+// === impl Shared: read ===
+
+impl Shared {
+    /// Looks the keys up; none if the layer takes no part now.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        cx: &OperationContext,
+        keys: &[Key],
+    ) -> Result<Option<Vec<Result<LayerResult, Trouble>>>, Trouble> {
+        if !self.breaker.is_closed() {
+            Counts::add(&self.counts.not_handled, keys.len() as u64);
+            return Ok(None);
+        }
+        let mut get = redis::cmd("MGET");
+        get.arg(self.keys.floor());
+        for key in keys {
+            get.arg(self.keys.entry(key.as_bytes()));
+        }
+        let errand = self.errand(cx, "MGET", self.options.timeout);
+        let query = async move |mut connection| get.query_async(&mut connection).await;
+        let values: Vec<Option<Vec<u8>>> = self.call(&self.reads, errand, query, self.link.reader()).await?;
+        let mut values = values.into_iter();
+        let floor = self.floor(values.next().flatten().as_deref())?;
+        let answer = |(key, value): (&Key, Option<Vec<u8>>)| self.answer(cx.now, key, floor, value);
+        Ok(Some(keys.iter().zip(values).map(answer).collect()))
+    }
+
+    /// Envelopes of this date or an older one are of before the last clear.
+    fn floor(&self, value: Option<&[u8]>) -> Result<UnixMillis, Trouble> {
+        let Some(value) = value else { return Ok(UnixMillis(0)) };
+        let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        number.map(UnixMillis).ok_or_else(|| {
+            // Nobody can tell what was cleared, so nothing can be served.
+            self.counts.error(ErrorKind::Corrupt);
+            Trouble::corrupt("the floor of the last clear is damaged")
+        })
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        now: UnixMillis,
+        key: &Key,
+        floor: UnixMillis,
+        value: Option<Vec<u8>>,
+    ) -> Result<LayerResult, Trouble> {
+        let miss = || {
+            Counts::add(&self.counts.misses, 1);
+            LayerResult::Miss
+        };
+        let Some(value) = value else { return Ok(miss()) };
+        Counts::add(&self.counts.bytes_read, value.len() as u64);
+        let (entry, dates) = match decode(key.as_bytes(), &value) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let _ = miss();
+                return Err(self.damaged(key, value, &error.to_string()));
+            }
+        };
+        if dates.written_at <= floor && floor > UnixMillis(0) {
+            Counts::add(&self.counts.below_floor, 1);
+            return Ok(miss());
+        }
+        // Redis forgets entries by its own clock and by the life it was told; this node goes by its own.
+        if entry.useful_until().is_some_and(|until| until <= now) || now.since(dates.written_at) >= self.options.max_ttl
+        {
+            return Ok(miss());
+        }
+        Counts::add(&self.counts.hits, 1);
+        Ok(LayerResult::Hit(entry))
+    }
+
+    /// Counts, logs (the first time, the second, the fourth …) and removes what is damaged.
+    fn damaged(self: &Arc<Self>, key: &Key, value: Vec<u8>, why: &str) -> Trouble {
+        let count = self.counts.error(ErrorKind::Corrupt);
+        let trouble = Trouble::corrupt(format!("value of {} bytes under {key:?}: {why}", value.len()));
+        if count.is_power_of_two() {
+            tracing::warn!(error = trouble.message, count, "what was read from Redis is damaged; it counts as a miss");
+        }
+        // The tasks of the layer, three of which are always there, bound this.
+        if self.tasks.len() < REMOVALS_AT_ONCE && !self.tasks.is_closed() {
+            let (shared, key) = (Arc::clone(self), self.keys.entry(key.as_bytes()));
+            self.tasks.spawn(async move { shared.remove_damaged(&key, &value).await });
+        }
+        trouble
+    }
+
+    async fn remove_damaged(&self, key: &[u8], value: &[u8]) {
+        let Some(connected) = self.link.writer() else { return };
+        let header = &value[..value.len().min(HEADER_BYTES)];
+        let query = async {
+            let script = Script::new(REMOVE_IF_UNCHANGED);
+            let mut connection = connected.connection.clone();
+            script.key(key).arg(header).invoke_async::<u64>(&mut connection).await
+        };
+        if let Ok(removed) = self.measured(&connected, self.background("EVAL"), query).await {
+            self.counts.reclaimed.fetch_add(removed, Ordering::Relaxed);
+        }
+    }
+}
