@@ -89,6 +89,15 @@ pub struct Reading {
     pub trail: Trail,
 }
 
+/// What a reader is after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// The value, be it stale.
+    Value,
+    /// Whether there is a live entry, and what it is like: to such a reader a stale one is none.
+    Facts,
+}
+
 /// What is known about a key without I/O.
 #[derive(Debug)]
 pub enum Peek {
@@ -254,7 +263,7 @@ impl Coordinator {
     ///
     /// # Cancel safety
     /// A read that has begun goes on without this caller.
-    pub async fn get(&self, cx: &OperationContext, key: &Key) -> Reading {
+    pub async fn get(&self, cx: &OperationContext, key: &Key, wants: Wants) -> Reading {
         let (read, stale) = match self.look(cx, key.as_bytes()) {
             Look::Hit(entry) => return Reading { entry: Some(entry), trail: Trail::default() },
             Look::Absent => return Reading { entry: None, trail: Trail::default() },
@@ -269,11 +278,11 @@ impl Coordinator {
                 (read, Some(entry))
             }
         };
-        Reading { entry: self.serve(cx, key, read.found, stale), trail: read.trail }
+        Reading { entry: self.serve(cx, key, wants, (read.found, stale)), trail: read.trail }
     }
 
     /// As [`Coordinator::get`] for many keys, in their order, with one round trip to each cold layer.
-    pub async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> (Vec<Option<Entry>>, Trail) {
+    pub async fn get_many(&self, cx: &OperationContext, keys: &[Key], wants: Wants) -> (Vec<Option<Entry>>, Trail) {
         let looks: Vec<Look> = keys.iter().map(|key| self.look(cx, key.as_bytes())).collect();
         let (cold, trail) = self.read_cold_many(cx, keys, &looks).await;
         let mut cold = cold.into_iter();
@@ -281,22 +290,28 @@ impl Coordinator {
         let entries = keys.iter().zip(looks).map(|(key, look)| match look {
             Look::Hit(entry) => Some(entry),
             Look::Absent => None,
-            Look::Cold(_) => self.serve(cx, key, next(), None),
-            Look::Stale(entry, None) => self.serve(cx, key, Found::Absent, Some(entry)),
-            Look::Stale(entry, Some(_)) => self.serve(cx, key, next(), Some(entry)),
+            Look::Cold(_) => self.serve(cx, key, wants, (next(), None)),
+            Look::Stale(entry, None) => self.serve(cx, key, wants, (Found::Absent, Some(entry))),
+            Look::Stale(entry, Some(_)) => self.serve(cx, key, wants, (next(), Some(entry))),
         });
         (entries.collect(), trail)
     }
 
     /// What the client gets, of what the cold layers have and of a stale value from memory.
-    fn serve(&self, cx: &OperationContext, key: &Key, found: Found, stale: Option<Entry>) -> Option<Entry> {
+    fn serve(
+        &self,
+        cx: &OperationContext,
+        key: &Key,
+        wants: Wants,
+        (found, stale): (Found, Option<Entry>),
+    ) -> Option<Entry> {
         let (stale, reachable) = match found {
             Found::Fresh(entry) => return Some(entry),
             Found::Stale(below) => (stale.or(Some(below)), true),
             Found::Absent => (stale, true),
             Found::Unknown => (stale, false),
         };
-        let entry = stale?;
+        let entry = stale.filter(|_| wants == Wants::Value)?;
         // While the layers below can not be asked, nobody is sent away for a fresh value.
         if reachable && self.refreshes.claim(key.as_bytes(), cx.now) { None } else { self.refreshes.serve(entry) }
     }

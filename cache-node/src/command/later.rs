@@ -11,7 +11,7 @@ use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, own::tag_array, 
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
-    coordinator::{Peek, Reading, WriteError},
+    coordinator::{Peek, Reading, Wants, WriteError},
     entry::{Entry, Key, TagSet},
     layer::Matching,
     protocol::{Arguments, Replies},
@@ -156,7 +156,9 @@ impl Commands {
         let verb = Verb::find(args.name()).filter(|verb| verb.spec().takes(args.len()))?;
         let joined = match &mut later.0 {
             Work::Reads(reads) if reads.len() < READS_JOINED_MAX => {
-                let read = One::of(verb).and_then(|what| self.read_for_join(cx, what, args.at(1)));
+                let wants = |what: One| reads.first().is_none_or(|first| first.what.wants() == what.wants());
+                let what = One::of(verb).filter(|what| wants(*what));
+                let read = what.and_then(|what| self.read_for_join(cx, what, args.at(1)));
                 read.map(|read| reads.push(read)).is_some()
             }
             Work::Removals(removals) if matches!(verb, Verb::Del | Verb::Unlink) => join_removal(removals, args),
@@ -198,12 +200,14 @@ impl Commands {
 
     async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) -> Trail {
         let cold: Vec<Key> = reads.iter().filter_map(Read::cold_key).cloned().collect();
+        // Reads of one kind only are joined.
+        let wants = reads.first().map_or(Wants::Value, |read| read.what.wants());
         let (found, trail) = match cold.as_slice() {
             [key] => {
-                let Reading { entry, trail } = self.coordinator.get(cx, key).await;
+                let Reading { entry, trail } = self.coordinator.get(cx, key, wants).await;
                 (vec![entry], trail)
             }
-            keys => self.coordinator.get_many(cx, keys).await,
+            keys => self.coordinator.get_many(cx, keys, wants).await,
         };
         let mut found = found.into_iter();
         for read in reads {
@@ -229,13 +233,13 @@ impl Commands {
                 return Some(Later(Work::Many(many)));
             }
             let end = many.keys.len().min(many.told + many.step);
-            let (entries, asked) = self.coordinator.get_many(cx, &many.keys[many.told..end]).await;
+            let (entries, asked) = self.coordinator.get_many(cx, &many.keys[many.told..end], many.tell.wants()).await;
             asked.steps().for_each(|step| trail.add(*step));
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
             let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
             for entry in &entries {
                 self.answers.note(cx.now, entry.as_ref(), &asked);
-                many.tell.one(cx.now, entry.as_ref(), out);
+                many.tell.one(entry.as_ref(), out);
             }
             many.told = end;
             // As many keys as should fill the next pause, now that the size of the values is known.
@@ -309,9 +313,14 @@ impl One {
         }
     }
 
+    const fn wants(self) -> Wants {
+        match self {
+            Self::Value => Wants::Value,
+            Self::Length | Self::LifeSeconds | Self::LifeMillis | Self::Tags => Wants::Facts,
+        }
+    }
+
     pub(super) fn reply(self, now: UnixMillis, entry: Option<&Entry>, out: &mut Replies) {
-        // A stale entry has a value and nothing else.
-        let entry = entry.filter(|entry| matches!(self, Self::Value) || entry.is_live(now));
         match (self, entry) {
             (Self::Value, Some(entry)) => out.value(entry),
             (Self::Value | Self::Tags, None) => out.null(),
@@ -336,12 +345,19 @@ fn signed(len: usize) -> i64 {
 // === impl Tell ===
 
 impl Tell {
+    const fn wants(self) -> Wants {
+        match self {
+            Self::Values => Wants::Value,
+            Self::Count(_) => Wants::Facts,
+        }
+    }
+
     /// Tells about the next key.
-    pub(super) fn one(&mut self, now: UnixMillis, entry: Option<&Entry>, out: &mut Replies) {
+    pub(super) fn one(&mut self, entry: Option<&Entry>, out: &mut Replies) {
         match (self, entry) {
             (Self::Values, Some(entry)) => out.value(entry),
             (Self::Values, None) => out.null(),
-            (Self::Count(count), entry) => *count += i64::from(entry.is_some_and(|entry| entry.is_live(now))),
+            (Self::Count(count), entry) => *count += i64::from(entry.is_some()),
         }
     }
 

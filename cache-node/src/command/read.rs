@@ -68,7 +68,7 @@ impl Commands {
             match known.filter(|_| out.len() <= REPLY_BYTES_PAUSE) {
                 Some(entry) => {
                     self.answers.note(call.cx.now, entry.as_ref(), &Trail::default());
-                    tell.one(call.cx.now, entry.as_ref(), out);
+                    tell.one(entry.as_ref(), out);
                 }
                 None => return Step::Later(Later::many(rest.map(owned).collect(), tell)),
             }

@@ -49,7 +49,7 @@ impl Fixture {
     }
 
     async fn get(&self, name: &str) -> Option<String> {
-        self.coordinator.get(&self.cx(), &key(name)).await.entry.as_ref().map(text)
+        self.coordinator.get(&self.cx(), &key(name), Wants::Value).await.entry.as_ref().map(text)
     }
 
     async fn set(&self, name: &str, value: &str) {
@@ -152,8 +152,8 @@ async fn read_ends_at_the_deadline() {
     f.layer.put(entry("k", "v"));
     let cx = cx_within(&f.clock, Duration::from_millis(50));
     let started = tokio::time::Instant::now();
-    assert!(f.coordinator.get(&cx, &key("k")).await.entry.is_none());
-    assert!(f.coordinator.get_many(&cx, &[key("k")]).await.0[0].is_none());
+    assert!(f.coordinator.get(&cx, &key("k"), Wants::Value).await.entry.is_none());
+    assert!(f.coordinator.get_many(&cx, &[key("k")], Wants::Value).await.0[0].is_none());
     assert!(started.elapsed() < Duration::from_millis(200));
 }
 
@@ -163,7 +163,7 @@ async fn many_keys_are_answered_in_their_order_from_their_layers() {
     f.layer.put(entry("disk", "1"));
     f.set("memory", "2").await;
     let keys = ["none", "disk", "memory", "disk"].map(key);
-    let (found, trail) = f.coordinator.get_many(&f.cx(), &keys).await;
+    let (found, trail) = f.coordinator.get_many(&f.cx(), &keys, Wants::Value).await;
     let step = trail.steps().next().unwrap();
     assert_eq!((step.part, step.keys, step.hits), ("scripted", 3, 2));
     let values: Vec<Option<String>> = found.iter().map(|found| found.as_ref().map(text)).collect();

@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     config::Config,
     context::{OperationContext, Origin},
-    coordinator::{Coordinator, FreshnessOptions, Parts, WriteError, WriteMode},
+    coordinator::{Coordinator, FreshnessOptions, Parts, Wants, WriteError, WriteMode},
     entry::{Entry, EntryMeta, Key, KeyError, Position, TagError, TagSet},
     layer::{
         Component, Health, Layer, LayerError, Matching, Stats,
@@ -100,7 +100,7 @@ impl Pipeline {
     /// [`PipelineError::Key`]. A layer that fails is a miss.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Vec<u8>>, PipelineError> {
         let key = Key::new(key)?;
-        let reading = self.coordinator.get(&self.context(), &key).await;
+        let reading = self.coordinator.get(&self.context(), &key, Wants::Value).await;
         Ok(reading.entry.map(|entry| entry.value().to_vec()))
     }
 

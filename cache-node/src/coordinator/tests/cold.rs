@@ -20,7 +20,7 @@ impl Pair {
     }
 
     async fn get(&self, name: &str) -> Option<String> {
-        self.coordinator.get(&cx(&self.clock), &key(name)).await.entry.as_ref().map(text)
+        self.coordinator.get(&cx(&self.clock), &key(name), Wants::Value).await.entry.as_ref().map(text)
     }
 }
 
@@ -54,7 +54,7 @@ async fn dead_layer_is_a_miss_and_the_next_one_answers() {
     let f = Pair::open(WriteMode::Behind).await;
     f.disk.put(entry("k", "v"));
     f.redis.failing.store(true, Ordering::SeqCst);
-    let reading = f.coordinator.get(&cx(&f.clock), &key("k")).await;
+    let reading = f.coordinator.get(&cx(&f.clock), &key("k"), Wants::Value).await;
     assert_eq!(reading.entry.as_ref().map(text).as_deref(), Some("v"));
     let outcomes: Vec<Outcome> = reading.trail.steps().map(|step| step.outcome).collect();
     assert_eq!(outcomes, [Outcome::Failed, Outcome::Hit]);

@@ -134,7 +134,7 @@ impl Run {
         let found = match self.node.peek(&cx, name.as_bytes()) {
             Peek::Hit(entry) => Some(entry),
             Peek::Absent => None,
-            Peek::Cold => self.node.get(&cx, &key(name)).await.entry,
+            Peek::Cold => self.node.get(&cx, &key(name), Wants::Value).await.entry,
         };
         if let (Some(found), Some(known)) = (&found, self.model.get(name)) {
             assert_eq!(found.expires_at(), known.expires_at, "{name}");
@@ -145,7 +145,7 @@ impl Run {
     async fn get_some(&mut self) {
         let names: Vec<String> = (0..10).map(|_| format!("k{}", self.random.random_range(0..KEYS))).collect();
         let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
-        let (found, _) = self.node.get_many(&self.cx(), &keys).await;
+        let (found, _) = self.node.get_many(&self.cx(), &keys, Wants::Value).await;
         for (name, found) in names.iter().zip(found) {
             self.check(name, found.as_ref().map(text).as_deref());
         }

@@ -16,6 +16,8 @@ async fn stale_value_is_served_to_all_but_one_reader_of_each_window_until_its_en
     f.coordinator.try_set(&f.cx(), entry).unwrap();
     f.flushed().await;
     f.clock.advance(Duration::from_secs(10));
+    let facts = f.coordinator.get(&f.cx(), &key("k"), Wants::Facts).await;
+    assert!(facts.entry.is_none(), "to ask about it is not to ask for it");
     assert_eq!(f.get("k").await, None, "the one that is to bring a fresh value");
     for _ in 0..3 {
         assert_eq!(f.get("k").await.as_deref(), Some("v"));
