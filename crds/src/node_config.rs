@@ -127,6 +127,19 @@ pub struct Redis {
     pub connections: u16,
     /// Reads, and writes, under way at once. Four times as many may wait. Default 64, at least 1, at most 4096.
     pub concurrency: u16,
+    /// When a write is acknowledged. Default `WriteBehind`.
+    pub write_mode: WriteMode,
+}
+
+/// When a write of a client is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum WriteMode {
+    /// Once it is in memory and in the write queue: the fastest.
+    #[default]
+    WriteBehind,
+    /// Once Redis and the disk have it: other nodes see it at once, and each write waits for both.
+    WriteThrough,
 }
 
 /// Whether there is a Redis layer.
@@ -486,6 +499,7 @@ impl Default for Redis {
             timeout: milliseconds(50),
             connections: 3,
             concurrency: 64,
+            write_mode: WriteMode::default(),
         }
     }
 }

@@ -64,6 +64,7 @@ impl Checks {
             timeout,
             connections,
             concurrency,
+            write_mode: _,
         } = redis;
         self.within("redis.database", database, &limits::REDIS_DATABASE);
         self.within("redis.maxTtl", max_ttl, &limits::REDIS_MAX_TTL);

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use crds::node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig};
+use crds::node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig, RedisMode};
 
 use crate::{
     clock::Clock,
@@ -16,6 +16,7 @@ use crate::{
         disk::{Admit, Disk, DiskOptions},
         memory::{Memory, MemoryOptions, Policy},
         metered::Metered,
+        redis::Redis,
     },
     metrics::Metrics,
     tag_index::{TagIndex, TagOptions},
@@ -195,7 +196,11 @@ async fn cold_layers(
     let metered = |layer: Arc<dyn Layer>| Arc::new(Metered::new(layer, metrics, clock.clone())) as Arc<dyn Layer>;
     for layer in &file.read_order {
         match layer {
-            ColdLayer::Redis => {}
+            ColdLayer::Redis => {
+                if let Some(options) = config.redis(config.codec()) {
+                    cold.push(metered(Arc::new(Redis::open(options, clock.clone()))));
+                }
+            }
             ColdLayer::Disk if file.disk.mode == DiskMode::RocksDb => {
                 let disk = Disk::open(disk_options(config, tags), clock.clone()).await;
                 cold.push(metered(Arc::new(disk.map_err(PipelineError::Disk)?)));
@@ -225,15 +230,19 @@ fn queue_options(file: &NodeConfig) -> QueueOptions {
     }
 }
 
-fn write_mode(_file: &NodeConfig) -> WriteMode {
-    WriteMode::Behind
+/// Without Redis there is nothing that another node could miss.
+fn write_mode(file: &NodeConfig) -> WriteMode {
+    match (file.redis.mode, file.redis.write_mode) {
+        (RedisMode::External, node_config::WriteMode::WriteThrough) => WriteMode::Through,
+        (RedisMode::External, node_config::WriteMode::WriteBehind) | (RedisMode::Disabled, _) => WriteMode::Behind,
+    }
 }
 
 /// No copy outlives the longest limit of a layer after its removal: whatever is promoted later is checked then.
 fn tag_options(file: &NodeConfig) -> TagOptions {
     TagOptions {
         removals_max: usize::try_from(file.tag_index.removals_max).unwrap_or(usize::MAX),
-        life_max: file.memory.max_ttl.0.max(file.disk.max_ttl.0),
+        life_max: file.memory.max_ttl.0.max(file.disk.max_ttl.0).max(file.redis.max_ttl.0),
     }
 }
 
