@@ -57,8 +57,6 @@ pub struct Identity {
     pub cache: String,
     /// The node itself.
     pub node: String,
-    /// Bytes that L1 may hold.
-    pub memory_bytes_max: u64,
     /// Port that clients connect to.
     pub port: u16,
 }

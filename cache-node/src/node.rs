@@ -181,7 +181,6 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
         identity: Identity {
             cache: file.cache.name.clone(),
             node: config.node().to_owned(),
-            memory_bytes_max: file.memory.capacity.0,
             port: file.listen.resp.port(),
         },
         slow_log: SlowLogOptions {

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::redis::{Redis, RedisKind, RedisMode, RedisTls, WriteMode};
 use crate::quantity::{ByteSize, HumanDuration, Share};
 
 /// The configuration of one cache node, in YAML.

@@ -70,6 +70,34 @@ fn quit_answers_what_came_before_and_closes() {
 // === server ===
 
 #[test]
+fn the_capacity_of_memory_changes_while_the_node_runs_and_the_policy_does_not() {
+    let folder = tempdir().unwrap();
+    let node = Node::start(&config(&folder, "memory: {capacity: 32Mi}"));
+    let mut client = Client::connect(node.resp);
+    let value = "x".repeat(1000);
+    for number in 0..20_000 {
+        client.send(&request(&["SET", &format!("k{number}"), &value]));
+    }
+    (0..20_000).for_each(|_| assert_eq!(client.reply(), Reply::ok()));
+    let bytes = || node.metric("tieredcache_layer_bytes{layer=\"memory\"}").unwrap();
+    assert!(bytes() > 15e6);
+    assert_eq!(client.call("CONFIG SET maxmemory 4mb"), Reply::ok());
+    assert!(bytes() <= 4.0 * 1024.0 * 1024.0 * 1.05, "{}", bytes());
+    let expected = Reply::Array(vec![Reply::bulk("maxmemory"), Reply::bulk("4194304")]);
+    assert_eq!(client.call("CONFIG GET maxmemory"), expected);
+    assert_eq!(client.call("CONFIG SET maxmemory 64mb"), Reply::ok());
+    let refusal = |what: &str, why: &str| {
+        Reply::error(&format!("ERR CONFIG SET failed (possibly related to argument '{what}') - {why}"))
+    };
+    let policy = "memory.policy of the node's configuration chooses it at the start";
+    assert_eq!(client.call("CONFIG SET maxmemory-policy allkeys-lfu"), refusal("maxmemory-policy", policy));
+    assert_eq!(client.call("CONFIG SET maxmemory 1kb"), refusal("maxmemory", "'1kb' is not a size of 1Mi to 1Ti"));
+    assert_eq!(client.call("CONFIG SET port 1"), refusal("port", "can't set immutable config"));
+    let unknown = Reply::error("ERR Unknown option or number of arguments for CONFIG SET - 'nothing'");
+    assert_eq!(client.call("CONFIG SET nothing 1"), unknown);
+}
+
+#[test]
 fn commands_describe_themselves() {
     let (_folder, _node, mut client) = node();
     let Reply::Integer(count) = client.call("COMMAND COUNT") else { panic!("a count") };

@@ -1,12 +1,19 @@
-//! Commands about the server: COMMAND, CONFIG GET, DBSIZE, INFO, PING, SELECT, TIME.
+//! Commands about the server: COMMAND, CONFIG, DBSIZE, INFO, PING, SELECT, TIME.
 
-use std::{fmt::Write, fs};
+use std::{fmt::Write, fs, sync::Arc};
+
+use crds::{node_config::limits, quantity::ByteSize};
+use tokio::task::spawn_blocking;
 
 use super::{
     Answer, Call, Commands, REDIS_VERSION, ServerFacts, Step, error,
+    later::Later,
     table::{Keys, SPECS, Spec, Verb},
 };
-use crate::protocol::{Replies, parse_i64};
+use crate::{
+    layer::Component,
+    protocol::{Replies, parse_i64},
+};
 
 /// Longest pattern of CONFIG GET: names of settings are shorter, and matching costs pattern times name.
 const PATTERN_BYTES_MAX: usize = 64;
@@ -129,11 +136,62 @@ impl Commands {
                     out.bulk(value.as_bytes());
                 }
             }
-            (b"help", 2) => error::help(out, "CONFIG", &["GET <pattern> [<pattern> ...]"]),
-            (b"get" | b"help", _) => error::subcommand_arity(out, "config", args.at(1)),
+            (b"set", 4) => return self.config_set(args.at(2), args.at(3), out),
+            (b"help", 2) => {
+                error::help(out, "CONFIG", &["GET <pattern> [<pattern> ...]", "SET maxmemory <bytes>"]);
+            }
+            (b"get" | b"set" | b"help", _) => error::subcommand_arity(out, "config", args.at(1)),
             _ => error::unknown_subcommand(out, "CONFIG", args.at(1)),
         }
         Step::Done
+    }
+
+    /// Only the capacity of memory can change while the node runs.
+    fn config_set(&self, name: &[u8], value: &[u8], out: &mut Replies) -> Step {
+        let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+        let problem = match name.as_str() {
+            "maxmemory" => match bytes_of(value) {
+                Some(bytes) if limits::MEMORY_CAPACITY.contains(&ByteSize(bytes)) => {
+                    return Step::Later(Later::capacity(bytes));
+                }
+                _ => format!(
+                    "'{}' is not a size of {} to {}",
+                    error::quoted(value),
+                    limits::MEMORY_CAPACITY.start(),
+                    limits::MEMORY_CAPACITY.end()
+                ),
+            },
+            "maxmemory-policy" => "memory.policy of the node's configuration chooses it at the start".to_owned(),
+            known if self.redis_settings().iter().any(|(name, _)| *name == known) => {
+                "can't set immutable config".to_owned()
+            }
+            _ => {
+                out.error(&format!(
+                    "ERR Unknown option or number of arguments for CONFIG SET - '{}'",
+                    error::quoted(name.as_bytes())
+                ));
+                return Step::Done;
+            }
+        };
+        out.error(&format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {problem}"));
+        Step::Done
+    }
+
+    /// Changes the capacity of memory, on a thread that may take its time to evict what does not fit any more.
+    pub(super) async fn set_capacity(&self, bytes: u64, out: &mut Replies) {
+        let coordinator = Arc::clone(&self.coordinator);
+        match spawn_blocking(move || coordinator.memory().set_capacity(bytes)).await {
+            Ok(Ok(())) => out.simple("OK"),
+            Ok(Err(fixed)) => {
+                out.error(&format!("ERR CONFIG SET failed (possibly related to argument 'maxmemory') - {fixed}"));
+            }
+            // It panicked, which is logged by then.
+            Err(_) => out.error("ERR CONFIG SET failed (possibly related to argument 'maxmemory') - see the log"),
+        }
+    }
+
+    fn memory_bytes_max(&self) -> u64 {
+        self.coordinator.memory().stats().capacity_bytes.unwrap_or_default()
     }
 
     fn redis_settings(&self) -> Vec<(&'static str, String)> {
@@ -143,7 +201,7 @@ impl Commands {
             ("appendonly", text("no")),
             ("databases", text("1")),
             ("maxclients", (self.facts)().connections_max.to_string()),
-            ("maxmemory", self.settings.identity.memory_bytes_max.to_string()),
+            ("maxmemory", self.memory_bytes_max().to_string()),
             ("maxmemory-policy", text("allkeys-lru")),
             ("port", self.settings.identity.port.to_string()),
             ("proto-max-bulk-len", self.settings.value_bytes_max.to_string()),
@@ -153,6 +211,23 @@ impl Commands {
             ("timeout", text("0")),
         ]
     }
+}
+
+/// Bytes as Redis writes them: a number, or one with `k`, `kb`, `m`, `mb`, `g` or `gb`.
+fn bytes_of(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?.to_ascii_lowercase();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// Whether `name` fits a pattern of `*`, `?` and plain characters of any case. Takes at most pattern times name steps.
@@ -200,7 +275,6 @@ impl Commands {
     }
 
     fn section(&self, name: &str, facts: &ServerFacts) -> String {
-        let identity = &self.settings.identity;
         let fields: Vec<(&str, String)> = match name {
             "server" => self.server_fields(),
             "clients" => vec![
@@ -210,7 +284,7 @@ impl Commands {
             "memory" => vec![
                 ("used_memory", allocated_bytes().to_string()),
                 ("used_memory_rss", resident_bytes().to_string()),
-                ("maxmemory", identity.memory_bytes_max.to_string()),
+                ("maxmemory", self.memory_bytes_max().to_string()),
                 ("maxmemory_policy", "allkeys-lru".to_owned()),
             ],
             // What clients wait for before they send commands.

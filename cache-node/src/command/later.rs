@@ -48,6 +48,7 @@ enum Work {
     RemoveTagged(TagSet, Matching),
     Explain(Key),
     Flush,
+    Capacity(u64),
 }
 
 /// What running a command that needs I/O came to.
@@ -146,6 +147,10 @@ impl Later {
     pub(super) fn flush() -> Self {
         Self(Work::Flush)
     }
+
+    pub(super) fn capacity(bytes: u64) -> Self {
+        Self(Work::Capacity(bytes))
+    }
 }
 
 // === impl Commands ===
@@ -194,6 +199,7 @@ impl Commands {
             }
             Work::Explain(key) => self.explain_later(cx, &key, out).await,
             Work::Flush => acknowledge(self.coordinator.flush(cx).await, out),
+            Work::Capacity(bytes) => self.set_capacity(bytes, out).await,
         }
         ran
     }

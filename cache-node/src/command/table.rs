@@ -117,7 +117,7 @@ commands! {
     Reset "reset" 1 None Connection "noscript loading stale fast no_auth" "Brings the connection into its first state.";
     Client "client" -2 None Connection "noscript loading stale" "Names and describes the connection.";
     Command "command" -1 None Server "loading stale" "Describes the commands.";
-    Config "config" -2 None Server "admin noscript loading stale" "Returns settings under the names Redis gives them.";
+    Config "config" -2 None Server "admin noscript loading stale" "Returns settings under the names Redis gives them, and changes the capacity of memory.";
     Dbsize "dbsize" 1 None Server "readonly fast" "Estimates the number of keys.";
     Flushall "flushall" -1 None Server "write" "Removes all keys.";
     Flushdb "flushdb" -1 None Server "write" "Removes all keys.";
