@@ -66,7 +66,7 @@ async fn the_table_of_metrics_is_what_a_node_exports() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let yaml = format!(
-        "listen: {{resp: '127.0.0.1:0', admin: '127.0.0.1:0', threads: 1}}\ndisk: {{path: '{}'}}",
+        "listen: {{resp: '127.0.0.1:0', admin: '127.0.0.1:0', threads: 1}}\ndisk: {{path: '{}'}}\nredis: {{mode: External, endpoints: ['127.0.0.1:1']}}",
         data.display()
     );
     let node = Node::open(Config::from_yaml(&yaml, &Environment::read()).unwrap()).await.unwrap();

@@ -1,7 +1,14 @@
 //! What is summed at each scrape: the parts' own counters, under the names that the README documents.
 
+mod redis;
+mod tags;
+
 use std::sync::{Arc, Weak};
 
+use self::{
+    redis::{REDIS, redis},
+    tags::{TAGS, tags},
+};
 use super::Board;
 use crate::{
     command::Answer,
@@ -193,11 +200,20 @@ pub fn register_coordinator(metrics: &Metrics, coordinator: &Arc<Coordinator>) {
         });
     };
     register(coordinator.memory().name(), MEMORY, memory);
-    let Some(part) = disk_of(coordinator) else { return };
-    register(coordinator.write_queue().name(), QUEUE, write_queue);
-    register(part.name(), DISK, |coordinator, samples| {
-        disk_of(coordinator).iter().for_each(|part| disk(*part, samples))
-    });
+    register(coordinator.tags().name(), TAGS, tags);
+    if coordinator.cold().next().is_some() {
+        register(coordinator.write_queue().name(), QUEUE, write_queue);
+    }
+    if layer_of(coordinator, LayerId::Redis).is_some() {
+        register(LayerId::Redis.label(), REDIS, |coordinator, samples| {
+            layer_of(coordinator, LayerId::Redis).iter().for_each(|part| redis(*part, samples));
+        });
+    }
+    if layer_of(coordinator, LayerId::Disk).is_some() {
+        register(LayerId::Disk.label(), DISK, |coordinator, samples| {
+            layer_of(coordinator, LayerId::Disk).iter().for_each(|part| disk(*part, samples));
+        });
+    }
 }
 
 /// The RESP server.
@@ -232,8 +248,8 @@ pub fn register_resp(metrics: &Metrics, server: &Server) {
     });
 }
 
-fn disk_of(coordinator: &Coordinator) -> Option<&dyn Component> {
-    coordinator.cold().find(|layer| layer.id() == LayerId::Disk).map(|layer| layer.as_ref() as &dyn Component)
+fn layer_of(coordinator: &Coordinator, id: LayerId) -> Option<&dyn Component> {
+    coordinator.cold().find(|layer| layer.id() == id).map(|layer| layer.as_ref() as &dyn Component)
 }
 
 fn memory(coordinator: &Coordinator, samples: &mut Samples) {
@@ -266,10 +282,7 @@ fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
 fn disk(disk: &dyn Component, samples: &mut Samples) {
     let stats = disk.stats();
     common(samples, disk, &stats);
-    for kind in ErrorKind::ALL {
-        let count = stats.errors.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
-        samples.put(&ERRORS, &[kind.label()], count as f64);
-    }
+    errors(samples, &stats);
     samples.put(&NOT_WRITTEN, &["short_lived"], extra(&stats, "notWrittenShortLived"));
     samples.put(&NOT_WRITTEN, &["disk_pressure"], extra(&stats, "notWrittenDiskPressure"));
     samples.put(&NOT_WRITTEN, &["admission"], extra(&stats, "notWrittenFirstSeen"));
@@ -287,6 +300,14 @@ fn disk(disk: &dyn Component, samples: &mut Samples) {
     samples.put(&COMPACTION_READ, &[], extra(&stats, "compactionReadBytes"));
     samples.put(&STALLED, &[], extra(&stats, "stalledMicros") / 1e6);
     samples.put(&AMPLIFICATION, &[], extra(&stats, "writeAmplificationPercent") / 100.0);
+}
+
+/// What every layer below memory has.
+fn errors(samples: &mut Samples, stats: &Stats) {
+    for kind in ErrorKind::ALL {
+        let count = stats.errors.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
+        samples.put(&ERRORS, &[kind.label()], count as f64);
+    }
 }
 
 /// What every part has.

@@ -1,0 +1,27 @@
+//! The tag index.
+
+use super::{ENTRIES, HEALTH, common, counter, extra};
+use crate::{
+    coordinator::Coordinator,
+    layer::Component,
+    metrics::{Definition, Samples},
+};
+
+const REMOVALS: Definition = counter("tieredcache_tag_removals_total", "Removals by tag that this node made.", &[]);
+const DEAD_READS: Definition =
+    counter("tieredcache_tag_dead_reads_total", "Copies that a read met and that were removed by a tag.", &[]);
+const FLOOR: Definition = counter(
+    "tieredcache_tag_floor_raised_total",
+    "Times that there were too many removals, so that all older tagged entries were given up.",
+    &[],
+);
+
+pub(super) const TAGS: &[Definition] = &[HEALTH, ENTRIES, REMOVALS, DEAD_READS, FLOOR];
+
+pub(super) fn tags(coordinator: &Coordinator, samples: &mut Samples) {
+    let stats = coordinator.tags().stats();
+    common(samples, coordinator.tags(), &stats);
+    samples.put(&REMOVALS, &[], extra(&stats, "removals"));
+    samples.put(&DEAD_READS, &[], extra(&stats, "deadReads"));
+    samples.put(&FLOOR, &[], extra(&stats, "floorRaised"));
+}
