@@ -15,47 +15,41 @@
 
 mod admission;
 mod counts;
+mod error;
 mod files;
+mod options;
 mod pool;
 mod reclaim;
 mod removals;
+mod shared;
 mod statistics;
 mod store;
 mod tuning;
 mod upkeep;
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 
-pub use self::admission::Admit;
+pub use self::{
+    admission::Admit,
+    options::{DiskOptions, FULL_PATIENCE, IsRemoved},
+};
 use self::{
-    admission::Admission,
-    counts::Counts,
     pool::Pool,
-    store::{Applied, Cached, Found, Store},
+    shared::Shared,
+    store::{Cached, Found, Store},
 };
 use crate::{
-    clock::{Clock, UnixMillis},
+    clock::Clock,
     context::OperationContext,
-    entry::{Entry, Key, Position, Tags, envelope::Codec},
-    layer::{
-        Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
-    },
+    entry::Key,
+    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
 };
-
-/// A full volume may be given room by a person, by expiry or by compaction for this long, before the layer gives up
-/// entries.
-pub const FULL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Threads for reads that go to the disk; more only lengthen the disk's own queue.
 const READ_THREADS: usize = 4;
@@ -66,94 +60,12 @@ const READS_WAITING_MAX: usize = 1024;
 /// Batches that may wait; there is one flusher.
 const WRITES_WAITING_MAX: usize = 16;
 
-/// Says whether an entry with these tags and this position was removed by one of them. Compaction asks it of every
-/// entry that has tags, from threads of RocksDB.
-pub type IsRemoved = Arc<dyn Fn(Tags<'_>, Position) -> bool + Send + Sync>;
-
-/// How L3 is opened. `config.rs` fills it.
-#[derive(Clone)]
-pub struct DiskOptions {
-    /// Folder of the layer, created if missing. The layer owns everything in it.
-    pub path: PathBuf,
-    /// Block cache and memtables together, in bytes.
-    pub memory_bytes: u64,
-    /// How long after it was written an entry is served from disk.
-    pub max_ttl: Duration,
-    /// An entry with less life than this is not worth a write: it would be dead before a restart could use it. An older
-    /// copy on disk is removed instead.
-    pub min_ttl: Duration,
-    /// Which entries are written.
-    pub admit: Admit,
-    /// Bytes of entries that may be written a day; none is any number.
-    pub daily_write_bytes: Option<u64>,
-    /// How values are compressed.
-    pub codec: Codec,
-    /// Lets compaction drop entries that were removed by a tag. Reads do not ask it: that is for the caller.
-    pub is_removed: IsRemoved,
-    /// For how long the volume may be full before the layer gives up entries to make room: [`FULL_PATIENCE`], except in
-    /// tests.
-    pub full_patience: Duration,
-    /// Identity of the cache; a volume of another cache starts cold.
-    pub cache_uid: String,
-    /// Identity of the node; a volume of another node starts cold.
-    pub node: String,
-}
-
 /// L3.
 pub struct Disk {
     shared: Arc<Shared>,
     reads: Pool,
     writes: Pool,
     upkeep: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What the layer's threads share.
-struct Shared {
-    options: DiskOptions,
-    clock: Clock,
-    /// None while the database is being reopened, and after the shutdown.
-    store: ArcSwapOption<Store>,
-    counts: Arc<Counts>,
-    admission: Admission,
-    /// Above the last threshold of the volume: sets are not written, old copies are removed.
-    brake: AtomicBool,
-    /// Since when, or since when entries were last given up.
-    braked_since: Mutex<Option<Instant>>,
-    /// Why what is on disk must not be trusted, although it may look intact.
-    distrust: Mutex<Option<String>>,
-    stopping: AtomicBool,
-    /// The failure of the last write, and since when writes have failed; none after a success.
-    failing: Mutex<Option<Failing>>,
-    observed: Observed,
-    started_cold: Mutex<Option<String>>,
-}
-
-#[derive(Clone)]
-struct Failing {
-    since: Instant,
-    kind: ErrorKind,
-    message: String,
-}
-
-// === impl DiskOptions ===
-
-impl DiskOptions {
-    /// The defaults of the settings, in this folder, for a cache and a node without names and without tags.
-    pub fn at(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            memory_bytes: 64 << 20,
-            max_ttl: Duration::from_secs(168 * 3600),
-            min_ttl: Duration::from_secs(60),
-            admit: Admit::default(),
-            daily_write_bytes: None,
-            codec: Codec::default(),
-            is_removed: Arc::new(|_, _| false),
-            full_patience: FULL_PATIENCE,
-            cache_uid: String::new(),
-            node: String::new(),
-        }
-    }
 }
 
 // === impl Disk ===
@@ -292,107 +204,6 @@ impl Layer for Disk {
         let read = move || shared.store()?.tag_removals(now);
         let found = self.reads.run(Some(cx.deadline), read).await.and_then(|found| found);
         found.inspect_err(|error| self.shared.counts.failed_read(error))
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    fn new(options: DiskOptions, clock: Clock) -> Self {
-        Self {
-            admission: Admission::new(&options, clock.clone()),
-            options,
-            store: ArcSwapOption::empty(),
-            counts: Arc::default(),
-            brake: AtomicBool::new(false),
-            braked_since: Mutex::new(None),
-            distrust: Mutex::new(None),
-            stopping: AtomicBool::new(false),
-            failing: Mutex::new(None),
-            observed: Observed::new(clock.clone()),
-            clock,
-            started_cold: Mutex::new(None),
-        }
-    }
-
-    /// Opens the database in place of none.
-    fn open(&self) -> Result<(), LayerError> {
-        let distrust = self.distrust.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let opened = Store::open(&self.options, &self.clock, &self.counts, distrust);
-        let (store, cold) = opened.inspect_err(|error| {
-            self.counts.error(error.kind);
-        })?;
-        *self.distrust.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(why) = cold {
-            tracing::warn!(why, path = %self.options.path.display(), "the disk layer starts cold");
-            self.counts.cold_starts.fetch_add(1, Ordering::Relaxed);
-            *self.started_cold.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-        }
-        self.store.store(Some(Arc::new(store)));
-        self.refresh();
-        Ok(())
-    }
-
-    fn store(&self) -> Result<Arc<Store>, LayerError> {
-        self.store.load_full().ok_or_else(|| LayerError {
-            layer: LayerId::Disk,
-            kind: ErrorKind::Unreachable,
-            message: "the database is not open".to_owned(),
-        })
-    }
-
-    fn apply(&self, now: UnixMillis, changes: &[Change]) -> Result<(), LayerError> {
-        // A small volume fills within the second until the next look.
-        if !self.brake.load(Ordering::Relaxed) {
-            self.measure();
-        }
-        let braked = self.brake.load(Ordering::Relaxed);
-        let admit = |entry: &Entry| {
-            let verdict = self.admission.admit(now, entry, braked);
-            verdict.map_err(|refusal| self.counts.refused(refusal)).is_ok()
-        };
-        let Applied { written, bytes, removed } = self.write(|store| store.apply(now, changes, admit))?;
-        self.admission.spend(bytes);
-        self.counts.written.fetch_add(written, Ordering::Relaxed);
-        self.counts.bytes_written.fetch_add(bytes, Ordering::Relaxed);
-        self.counts.removed.fetch_add(removed, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Writes, and keeps account of failures for the upkeep.
-    fn write<T>(&self, write: impl FnOnce(&Store) -> Result<T, LayerError>) -> Result<T, LayerError> {
-        let outcome = self.store().and_then(|store| write(&store));
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        match &outcome {
-            Ok(_) => *failing = None,
-            Err(error) => {
-                self.counts.error(error.kind);
-                let since = failing.as_ref().map_or_else(|| self.clock.monotonic(), |failing| failing.since);
-                *failing = Some(Failing { since, kind: error.kind, message: error.message.clone() });
-            }
-        }
-        outcome
-    }
-
-    /// Takes the database out of use and waits for its last reader.
-    fn take_store(&self) -> Option<Store> {
-        let mut store = self.store.swap(None)?;
-        loop {
-            match Arc::try_unwrap(store) {
-                Ok(store) => return Some(store),
-                // A reader is inside RocksDB, where it is not for long.
-                Err(shared) => store = shared,
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn close(&self) {
-        if let Some(store) = self.take_store()
-            && let Err(error) = store.close()
-        {
-            tracing::warn!(%error, "the database was not closed cleanly; it is recovered from its log at the next start");
-        }
     }
 }
 

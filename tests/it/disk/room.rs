@@ -121,3 +121,33 @@ fn memory_of_the_disk_layer_stays_within_its_setting() {
     // 19 MiB are settings; the rest is what the program needs to work at all, whatever the settings.
     assert!(grown < 19.0 + 32.0, "grown by {grown:.0} MiB");
 }
+
+#[test]
+fn settings_decide_what_is_written_to_disk_and_how() {
+    let folder = tempdir().unwrap();
+    let disk = "minTtl: 2m, admission: SecondHit, dailyWriteBudget: 1Mi";
+    let more = "compression: {algorithm: Zstd, threshold: 100}";
+    let node = Node::start(&config_of_disk(&folder, disk, more));
+    let number = |name: &str| node.metric(name).expect("always there");
+    let not_written =
+        |reason| number(&format!("tieredcache_disk_not_written_total{{layer=\"disk\",reason=\"{reason}\"}}"));
+    let written = || number("tieredcache_disk_entry_bytes_total{layer=\"disk\"}");
+    let mut client = Client::connect(node.resp);
+    let mut set = |words: &[&[u8]]| {
+        assert_eq!(client.call_args(words), Reply::ok());
+        flushed(&node);
+    };
+    set(&[b"SET", b"brief", b"v", b"EX", b"60"]);
+    assert_eq!((not_written("short_lived"), written()), (1.0, 0.0));
+    let text = "compressible ".repeat(1000);
+    set(&[b"SET", b"k", text.as_bytes()]);
+    assert_eq!((not_written("admission"), written()), (1.0, 0.0));
+    set(&[b"SET", b"k", text.as_bytes()]);
+    assert!(written() > 0.0 && written() < 1000.0, "{} bytes of {}", written(), text.len());
+    // An hour's share of the budget is 43 kB.
+    let large = [value(1, 1), value(2, 1), value(3, 1)].concat();
+    (0..2).for_each(|_| set(&[b"SET", b"large", &large]));
+    assert_eq!(not_written("budget"), 0.0);
+    set(&[b"SET", b"large", &large]);
+    assert_eq!((not_written("admission"), not_written("budget")), (2.0, 1.0));
+}

@@ -1,8 +1,10 @@
 //! One open database. All calls block, except those that only ask the block cache.
 
 mod changes;
+#[cfg(test)]
+mod inspect;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rocksdb::{
     CStrLike, ColumnFamily, DB, DBPinnableSlice, FlushOptions, IteratorMode, ReadOptions, ReadTier, WriteOptions,
@@ -13,6 +15,7 @@ pub(super) use self::changes::Applied;
 use super::{
     DiskOptions,
     counts::Counts,
+    error::{damaged_removal, from_io, from_rocksdb},
     files::{Files, Mark, boot_id},
     reclaim::is_over,
     removals,
@@ -264,36 +267,6 @@ impl Store {
     }
 }
 
-#[cfg(test)]
-impl Store {
-    /// Compacts everything.
-    pub(super) fn compact(&self) {
-        let mut all = rocksdb::CompactOptions::default();
-        all.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-        for family in [entries(&self.db), tags(&self.db)] {
-            self.db.flush_cf(family).unwrap();
-            self.db.compact_range_cf_opt(family, None::<&[u8]>, None::<&[u8]>, &all);
-        }
-    }
-
-    /// How many records the family has, dead or alive.
-    pub(super) fn records(&self, family: &str) -> usize {
-        self.db.iterator_cf(self.db.cf_handle(family).unwrap(), IteratorMode::Start).count()
-    }
-
-    /// Gives all removals by tag this value.
-    pub(super) fn overwrite_removals(&self, value: &[u8]) {
-        for record in self.db.iterator_cf(tags(&self.db), IteratorMode::Start) {
-            self.db.put_cf(tags(&self.db), record.unwrap().0, value).unwrap();
-        }
-    }
-
-    /// Memory of block cache and memtables. The memtables are charged to the cache.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.number(rocksdb::properties::BLOCK_CACHE_USAGE)
-    }
-}
-
 fn open_db(
     options: &DiskOptions,
     clock: &Clock,
@@ -317,11 +290,6 @@ fn tag_removals(db: &DB, max_ttl: Duration, now: UnixMillis) -> Result<Vec<TagRe
         }
     }
     Ok(found)
-}
-
-fn damaged_removal() -> LayerError {
-    let message = "a removal by tag is damaged".to_owned();
-    LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
 }
 
 fn entries(db: &DB) -> &ColumnFamily {
@@ -352,23 +320,4 @@ fn cached<'a>(
         Ok(Some(bytes)) if bytes.is_empty() => Cached::Unknown,
         found => Cached::Known(read(found)),
     }
-}
-
-fn from_rocksdb(doing: &str, error: &rocksdb::Error) -> LayerError {
-    let text = error.as_ref();
-    let kind = match error.kind() {
-        rocksdb::ErrorKind::Corruption => ErrorKind::Corrupt,
-        _ if text.contains("No space left") || text.contains("Out of space") => ErrorKind::Full,
-        // The device itself, not RocksDB, gave the error.
-        rocksdb::ErrorKind::IOError => ErrorKind::Unreachable,
-        rocksdb::ErrorKind::TimedOut => ErrorKind::Timeout,
-        rocksdb::ErrorKind::ShutdownInProgress => ErrorKind::Unreachable,
-        _ => ErrorKind::Refused,
-    };
-    LayerError { layer: LayerId::Disk, kind, message: format!("{doing}: {text}") }
-}
-
-fn from_io(doing: &str, error: &io::Error) -> LayerError {
-    let kind = if error.kind() == io::ErrorKind::StorageFull { ErrorKind::Full } else { ErrorKind::Unreachable };
-    LayerError { layer: LayerId::Disk, kind, message: format!("{doing}: {error}") }
 }

@@ -1,6 +1,6 @@
 mod dead;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use tempfile::{TempDir, tempdir};
 
@@ -10,7 +10,11 @@ use super::{
     *,
 };
 use crate::{
-    entry::{EntryMeta, envelope::Compression},
+    entry::{
+        Entry, EntryMeta,
+        envelope::{Codec, Compression},
+    },
+    layer::ErrorKind,
     testing::{START, cx, entry, entry_until, key, text},
 };
 

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::statvfs;
 
-use super::{Failing, Shared};
+use super::shared::{Failing, Shared};
 use crate::layer::{ErrorKind, LayerError, LayerId, Verdict};
 
 const EVERY: Duration = Duration::from_secs(1);

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use rocksdb::WriteBatch;
 
-use super::{Found, Store, damaged_removal, entries, from_rocksdb, tags};
+use super::{Found, Store, entries, tags};
 use crate::{
     clock::UnixMillis,
     entry::{Entry, KEY_BYTES_MAX, Position},
     layer::{
         Change, LayerError,
-        disk::{removals, tuning::ENTRIES},
+        disk::{
+            error::{damaged_removal, from_rocksdb},
+            removals,
+            tuning::ENTRIES,
+        },
     },
 };
 

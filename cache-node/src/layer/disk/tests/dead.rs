@@ -4,7 +4,7 @@ use rocksdb::{CompactionDecision, DB, Options, compaction_filter::CompactionFilt
 
 use super::*;
 use crate::{
-    entry::TagSet,
+    entry::{Position, TagSet},
     layer::{
         Matching,
         disk::{
