@@ -1,8 +1,9 @@
 //! L1: entries in memory, read synchronously. No await, no allocation and no shared counter on a hit.
 //!
-//! Two engines behind one enum, because the set is closed and the call is hot: S3-FIFO (ours) and TinyLFU (moka).
-//! Neither knows of expiry: it is checked on every read, and [`Memory::sweep`] reclaims what nobody reads any more.
+//! Two engines: S3-FIFO (ours) and TinyLFU (moka). Neither knows of expiry: it is checked on every read, and
+//! [`Memory::sweep`] reclaims what nobody reads any more.
 
+mod engine;
 mod limit;
 mod s3_fifo;
 mod tiny_lfu;
@@ -15,9 +16,8 @@ use async_trait::async_trait;
 
 pub use self::weight::ENTRY_OVERHEAD_BYTES;
 use self::{
+    engine::Engine,
     limit::Limit,
-    s3_fifo::S3Fifo,
-    tiny_lfu::TinyLfu,
     usage::{Judge, Usage},
 };
 use crate::{
@@ -56,11 +56,6 @@ pub struct Memory {
     observed: Observed,
 }
 
-enum Engine {
-    S3Fifo(S3Fifo),
-    TinyLfu(TinyLfu),
-}
-
 /// The engine can not change its capacity while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the capacity of TinyLFU is fixed when the node starts; restart the node to change it")]
@@ -74,14 +69,9 @@ enum Count {}
 impl Memory {
     /// Empty memory.
     pub fn open(options: MemoryOptions, clock: Clock) -> Self {
-        let MemoryOptions { capacity_bytes, policy, max_ttl } = options;
-        let engine = match policy {
-            Policy::S3Fifo => Engine::S3Fifo(S3Fifo::new(capacity_bytes)),
-            Policy::TinyLfu => Engine::TinyLfu(TinyLfu::new(capacity_bytes)),
-        };
         Self {
-            engine,
-            limit: Limit::new(max_ttl),
+            engine: Engine::new(options),
+            limit: Limit::new(options.max_ttl),
             tally: Tally::new(),
             judge: Judge::default(),
             observed: Observed::new(clock),
@@ -107,40 +97,25 @@ impl Memory {
     /// As [`Memory::get`], for writers that look before they write: counts nothing.
     #[inline]
     pub fn peek(&self, now: UnixMillis, key: &[u8]) -> Option<Entry> {
-        let keeps = |copy: &Entry| self.limit.keeps(now, copy);
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.get(key, keeps),
-            Engine::TinyLfu(engine) => engine.get(key, keeps),
-        }
+        self.engine.get(key, |copy| self.limit.keeps(now, copy))
     }
 
     /// Holds `entry` in place of any older copy of its key. An entry too large for the capacity is refused and counted,
     /// and the older copy goes all the same.
     pub fn set(&self, now: UnixMillis, entry: &Entry) {
-        let until = self.limit.end(now);
-        let admission = match &self.engine {
-            Engine::S3Fifo(engine) => engine.set(entry, until),
-            Engine::TinyLfu(engine) => engine.set(entry, until),
-        };
         self.tally.add(Count::WRITES, 1);
-        self.count(admission);
+        self.count(self.engine.set(entry, self.limit.end(now)));
     }
 
     /// Forgets `key`.
     pub fn remove(&self, key: &[u8]) {
         self.tally.add(Count::WRITES, 1);
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.remove(key),
-            Engine::TinyLfu(engine) => engine.remove(key),
-        }
+        self.engine.remove(key);
     }
 
     /// Forgets everything.
     pub fn clear(&self) {
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.clear(),
-            Engine::TinyLfu(engine) => engine.clear(),
-        }
+        self.engine.clear();
     }
 
     /// Reclaims copies that are of no more use at `now`, and those that `is_dead` says can not be served any more;
@@ -154,10 +129,7 @@ impl Memory {
             let which = if self.limit.keeps(now, copy) { &mut dead } else { &mut expired };
             *which += 1;
         };
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.sweep(&gone, swept),
-            Engine::TinyLfu(engine) => engine.sweep(&gone, swept),
-        }
+        self.engine.sweep(&gone, swept);
         self.tally.add(Count::EXPIRED, expired);
         dead
     }
@@ -168,29 +140,19 @@ impl Memory {
     /// # Errors
     /// [`FixedCapacity`], if the engine is TinyLFU and the capacity another.
     pub fn set_capacity(&self, bytes: u64) -> Result<(), FixedCapacity> {
-        match &self.engine {
-            Engine::S3Fifo(engine) => self.count(engine.set_capacity(bytes)),
-            Engine::TinyLfu(engine) if engine.capacity() == bytes => {}
-            Engine::TinyLfu(_) => return Err(FixedCapacity),
-        }
+        self.count(self.engine.set_capacity(bytes)?);
         Ok(())
     }
 
     /// Does the engine's postponed work, and observes health. To be called a few times a second.
     pub fn tick(&self) {
-        if let Engine::TinyLfu(engine) = &self.engine {
-            let evicted = engine.tick();
-            self.tally.add(Count::EVICTIONS, evicted);
-        }
+        self.tally.add(Count::EVICTIONS, self.engine.tick());
         self.observed.observe(self.verdict());
     }
 
     /// Entries held, expired ones included.
     pub fn entries(&self) -> u64 {
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.entries(),
-            Engine::TinyLfu(engine) => engine.entries(),
-        }
+        self.engine.entries()
     }
 
     /// Entries given up for want of room since the node was opened.
@@ -205,20 +167,6 @@ impl Memory {
         if evicted > 0 {
             self.tally.add(Count::EVICTIONS, evicted);
             self.tally.add(Count::EVICTIONS_UNREAD, evicted_unread);
-        }
-    }
-
-    fn capacity_bytes(&self) -> u64 {
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.capacity(),
-            Engine::TinyLfu(engine) => engine.capacity(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match &self.engine {
-            Engine::S3Fifo(engine) => engine.bytes(),
-            Engine::TinyLfu(engine) => engine.bytes(),
         }
     }
 
@@ -257,8 +205,8 @@ impl Component for Memory {
             stale_hits: count(Count::STALE),
             operations: count(Count::HITS) + count(Count::MISSES) + count(Count::WRITES),
             entries: Some(self.entries()),
-            bytes: Some(self.bytes()),
-            capacity_bytes: Some(self.capacity_bytes()),
+            bytes: Some(self.engine.bytes()),
+            capacity_bytes: Some(self.engine.capacity()),
             extras: vec![
                 ("evictions", count(Count::EVICTIONS)),
                 ("evictionsUnread", count(Count::EVICTIONS_UNREAD)),
