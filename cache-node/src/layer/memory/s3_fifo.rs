@@ -11,7 +11,6 @@ mod ghosts;
 mod levy;
 mod room;
 mod shard;
-mod slab;
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicUsize};
 

@@ -13,15 +13,14 @@ pub(super) struct Ghosts {
 // === impl Ghosts ===
 
 impl Ghosts {
-    /// Remembers the key of this hash. About as many are remembered as there are `entries`, at least half as many.
-    pub(super) fn remember(&mut self, hash: u64, entries: usize) {
+    /// Remembers the key of this fingerprint, which is not zero. About as many are remembered as there are `entries`, at least half as many.
+    pub(super) fn remember(&mut self, fingerprint: u32, entries: usize) {
         self.fit(entries);
-        self.insert(fingerprint(hash));
+        self.insert(fingerprint);
     }
 
-    /// Whether the key of this hash was remembered; it is not any more.
-    pub(super) fn recall(&mut self, hash: u64) -> bool {
-        let fingerprint = fingerprint(hash);
+    /// Whether the key of this fingerprint was remembered; it is not any more.
+    pub(super) fn recall(&mut self, fingerprint: u32) -> bool {
         let Some(bucket) = self.bucket(fingerprint) else { return false };
         let Some(place) = bucket.iter().position(|&known| known == fingerprint) else { return false };
         bucket[place..].rotate_left(1);
@@ -56,51 +55,46 @@ impl Ghosts {
     }
 }
 
-/// The lower half; the upper one has chosen the shard.
-fn fingerprint(hash: u64) -> u32 {
-    (hash as u32).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Spreads small numbers over all bits.
-    fn hash(number: u64) -> u64 {
-        number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
+    fn spread(number: u32) -> u32 {
+        (number + 1).wrapping_mul(0x9E37_79B9)
     }
 
     #[test]
     fn remembered_key_is_recalled_once() {
         let mut ghosts = Ghosts::default();
-        assert!(!ghosts.recall(hash(1)));
-        ghosts.remember(hash(1), 100);
-        assert!(!ghosts.recall(hash(2)));
-        assert!(ghosts.recall(hash(1)));
-        assert!(!ghosts.recall(hash(1)));
+        assert!(!ghosts.recall(spread(1)));
+        ghosts.remember(spread(1), 100);
+        assert!(!ghosts.recall(spread(2)));
+        assert!(ghosts.recall(spread(1)));
+        assert!(!ghosts.recall(spread(1)));
     }
 
     #[test]
     fn the_newest_are_remembered_and_about_as_many_as_there_are_entries() {
         let mut ghosts = Ghosts::default();
         for number in 0..10_000 {
-            ghosts.remember(hash(number), 1000);
+            ghosts.remember(spread(number), 1000);
         }
-        let recalled = (0..10_000).filter(|&number| ghosts.recall(hash(number))).count();
+        let recalled = (0..10_000).filter(|&number| ghosts.recall(spread(number))).count();
         assert!((500..=1024).contains(&recalled), "{recalled}");
         for number in 0..10_000 {
-            ghosts.remember(hash(number), 1000);
+            ghosts.remember(spread(number), 1000);
         }
-        assert!((9_900..10_000).filter(|&number| ghosts.recall(hash(number))).count() > 95);
+        assert!((9_900..10_000).filter(|&number| ghosts.recall(spread(number))).count() > 95);
     }
 
     #[test]
     fn memory_survives_growth() {
         let mut ghosts = Ghosts::default();
         for number in 0..20 {
-            ghosts.remember(hash(number), 100);
+            ghosts.remember(spread(number), 100);
         }
-        ghosts.remember(hash(20), 10_000);
-        assert_eq!((0..=20).filter(|&number| ghosts.recall(hash(number))).count(), 21);
+        ghosts.remember(spread(20), 10_000);
+        assert_eq!((0..=20).filter(|&number| ghosts.recall(spread(number))).count(), 21);
     }
 }

@@ -1,38 +1,45 @@
-//! One shard: a table of the keys, their entries in two queues, and the memory of evicted keys. Knows no lock.
+//! One shard: a table of the entries, two queues, and the memory of evicted keys. Knows no lock.
+//!
+//! The table holds one pointer an entry. The queues hold fingerprints, 32 bits of the key's hash, by which the entry is
+//! found again when its turn comes: 4 bytes instead of two links. A removed entry leaves its fingerprint behind, which
+//! is skipped then; when half of all are left behind, the queues are tidied.
+
+use std::collections::{HashSet, VecDeque};
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-use super::{
-    ghosts::Ghosts,
-    slab::{Queue, Slab},
-};
+use super::ghosts::Ghosts;
 use crate::{entry::Entry, layer::memory::weight::weight};
 
 /// An entry read this often since it came is moved to the main queue instead of being evicted.
 const VISITS_TO_STAY: u32 = 2;
 
-/// The small queue is to have one part in so many of the bytes.
-const SMALL_PART: u64 = 10;
+/// The small queue is to have one part in so many of the entries.
+const SMALL_PART: usize = 10;
 
 /// Entries that one eviction may spare, so that it holds the lock only for so long. The next one then goes, read or not.
 const SPARED_MAX: usize = 64;
 
-/// A shard with less than one entry in so many slots is packed anew by the sweep.
+/// What would hold so many times the entries there are gives memory back at the next sweep.
 const SPARSE: usize = 4;
 
-/// Fewer slots than this are not worth packing.
-const SLOTS_KEPT: usize = 64;
+/// Fewer places than this are not worth giving back.
+const PLACES_KEPT: usize = 64;
 
 /// Part of the engine that one lock guards.
 pub(super) struct Shard {
-    /// Bytes that its entries may weigh together. Between two calls they do not weigh more.
+    /// By the fingerprint of their key.
+    table: HashTable<Entry>,
+    bytes: u64,
+    /// Bytes that the entries may weigh together. Between two calls they do not weigh more.
     pub(super) allowance: u64,
-    hasher: RandomState,
-    /// Numbers of slots, by the hash of their entry's key.
-    table: HashTable<u32>,
-    slab: Slab,
+    /// New entries, oldest first. Most leave from here.
+    small: VecDeque<u32>,
+    /// Entries that were asked for again.
+    main: VecDeque<u32>,
     ghosts: Ghosts,
+    hasher: RandomState,
 }
 
 /// An entry given up for want of room.
@@ -42,11 +49,25 @@ pub(super) struct Evicted {
     pub(super) unread: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Small,
+    Main,
+}
+
 // === impl Shard ===
 
 impl Shard {
     pub(super) fn new(hasher: RandomState) -> Self {
-        Self { allowance: 0, hasher, table: HashTable::new(), slab: Slab::default(), ghosts: Ghosts::default() }
+        Self {
+            table: HashTable::new(),
+            bytes: 0,
+            allowance: 0,
+            small: VecDeque::new(),
+            main: VecDeque::new(),
+            ghosts: Ghosts::default(),
+            hasher,
+        }
     }
 
     pub(super) fn entries(&self) -> usize {
@@ -54,68 +75,79 @@ impl Shard {
     }
 
     pub(super) const fn bytes(&self) -> u64 {
-        self.slab.bytes()
+        self.bytes
     }
 
     /// Bytes of the allowance that no entry takes.
     pub(super) const fn spare(&self) -> u64 {
-        self.allowance.saturating_sub(self.slab.bytes())
+        self.allowance.saturating_sub(self.bytes)
     }
 
     #[inline]
     pub(super) fn get(&self, hash: u64, key: &[u8]) -> Option<&Entry> {
-        self.find(hash, key).map(|id| self.slab.entry(id))
+        self.table.find(place(fingerprint(hash)), |entry| entry.key() == key)
     }
 
     /// By how many bytes the allowance is too small to put `entry` in.
     pub(super) fn short_of(&self, hash: u64, entry: &Entry) -> u64 {
         let old = self.get(hash, entry.key()).map_or(0, weight);
-        (self.slab.bytes() - old + weight(entry)).saturating_sub(self.allowance)
+        (self.bytes - old + weight(entry)).saturating_sub(self.allowance)
     }
 
     /// Puts the entry in; answers the one of the same key that was there. A replaced entry hands on its place and its
     /// visits.
     pub(super) fn put(&mut self, hash: u64, entry: Entry) -> Option<Entry> {
         debug_assert_eq!(self.short_of(hash, &entry), 0, "room is made first");
-        if let Some(id) = self.find(hash, entry.key()) {
-            entry.marks().set_visits(self.slab.entry(id).marks().visits());
-            return Some(self.slab.replace(id, entry));
+        let fingerprint = fingerprint(hash);
+        self.bytes += weight(&entry);
+        if let Some(held) = self.table.find_mut(place(fingerprint), |held| held.key() == entry.key()) {
+            entry.marks().set_visits(held.marks().visits());
+            let old = std::mem::replace(held, entry);
+            self.bytes -= weight(&old);
+            return Some(old);
         }
         entry.marks().set_visits(0);
-        let queue = if self.ghosts.recall(hash) { Queue::Main } else { Queue::Small };
-        let id = self.slab.push(entry, queue);
-        let Self { hasher, table, slab, .. } = self;
-        table.insert_unique(hash, id, |&id| hasher.hash_one(slab.entry(id).key()));
+        let hasher = &self.hasher;
+        self.table.insert_unique(place(fingerprint), entry, |entry| place(fingerprint_of(hasher, entry)));
+        let queue = if self.ghosts.recall(fingerprint) { &mut self.main } else { &mut self.small };
+        queue.push_back(fingerprint);
+        if self.small.len() + self.main.len() > 2 * self.table.len() + PLACES_KEPT {
+            self.tidy();
+        }
         None
     }
 
     /// Takes the entry out, if it is one that may go.
     pub(super) fn remove_if(&mut self, hash: u64, key: &[u8], may_go: impl Fn(&Entry) -> bool) -> Option<Entry> {
-        let id = self.find(hash, key).filter(|&id| may_go(self.slab.entry(id)))?;
-        Some(self.take(hash, id))
+        self.take(fingerprint(hash), |entry| entry.key() == key && may_go(entry))
     }
 
     /// Gives up one entry, as S3-FIFO chooses: from the small queue while that has more than its part, else from the
     /// main one; entries that were read meanwhile are spared.
     pub(super) fn evict(&mut self) -> Option<Evicted> {
-        for spared in 0.. {
+        let mut spared = 0;
+        while !self.table.is_empty() {
             let queue = self.queue_to_shrink();
-            let id = self.slab.oldest(queue)?;
-            let marks = self.slab.entry(id).marks();
-            let visits = marks.visits();
+            let Some(fingerprint) = self.queue(queue).pop_front() else {
+                // Two keys of one fingerprint, and tidying kept it once.
+                self.small.extend(self.table.iter().map(|entry| fingerprint_of(&self.hasher, entry)));
+                continue;
+            };
+            let Some(entry) = self.find(fingerprint) else { continue };
+            let visits = entry.marks().visits();
             match queue {
-                Queue::Small if visits >= VISITS_TO_STAY && spared < SPARED_MAX => marks.set_visits(0),
-                Queue::Main if visits > 0 && spared < SPARED_MAX => marks.set_visits(visits - 1),
+                Queue::Small if visits >= VISITS_TO_STAY && spared < SPARED_MAX => entry.marks().set_visits(0),
+                Queue::Main if visits > 0 && spared < SPARED_MAX => entry.marks().set_visits(visits - 1),
                 Queue::Small | Queue::Main => {
-                    let hash = self.hasher.hash_one(self.slab.entry(id).key());
                     if queue == Queue::Small {
-                        self.ghosts.remember(hash, self.table.len());
+                        self.ghosts.remember(fingerprint, self.table.len());
                     }
-                    let unread = queue == Queue::Small && visits == 0;
-                    return Some(Evicted { entry: self.take(hash, id), unread });
+                    let entry = self.take_any(fingerprint)?;
+                    return Some(Evicted { entry, unread: queue == Queue::Small && visits == 0 });
                 }
             }
-            self.slab.requeue(id, Queue::Main);
+            spared += 1;
+            self.main.push_back(fingerprint);
         }
         None
     }
@@ -124,7 +156,7 @@ impl Shard {
     /// on. Whoever writes meanwhile may move entries, so that one is missed until the next time.
     pub(super) fn scan(&self, from: usize, count: usize, gone: &dyn Fn(&Entry) -> bool) -> (Vec<Entry>, Option<usize>) {
         let end = (from + count).min(self.table.num_buckets());
-        let entries = (from..end).filter_map(|place| self.table.get_bucket(place)).map(|&id| self.slab.entry(id));
+        let entries = (from..end).filter_map(|place| self.table.get_bucket(place));
         let found = entries.filter(|entry| gone(entry)).cloned().collect();
         (found, (end < self.table.num_buckets()).then_some(end))
     }
@@ -132,20 +164,15 @@ impl Shard {
     /// Gives memory back after most entries have gone.
     pub(super) fn pack(&mut self) {
         let entries = self.table.len();
-        if self.slab.slots() < SLOTS_KEPT || entries * SPARSE > self.slab.slots() {
-            return;
+        if self.table.capacity() > PLACES_KEPT.max(entries * SPARSE) {
+            self.tidy();
+            self.table.shrink_to(0, |entry| place(fingerprint_of(&self.hasher, entry)));
         }
-        let mut slab = Slab::with_capacity(entries);
-        let mut table = HashTable::with_capacity(entries);
-        for queue in [Queue::Small, Queue::Main] {
-            while let Some(oldest) = self.slab.oldest(queue) {
-                let id = slab.push(self.slab.take(oldest), queue);
-                let hash = |&id: &u32| self.hasher.hash_one(slab.entry(id).key());
-                table.insert_unique(hash(&id), id, hash);
+        for queue in [&mut self.small, &mut self.main] {
+            if queue.capacity() > PLACES_KEPT.max(queue.len() * SPARSE) {
+                queue.shrink_to(2 * queue.len());
             }
         }
-        self.slab = slab;
-        self.table = table;
     }
 
     /// A shard with nothing in it, and the allowance of this one.
@@ -153,24 +180,60 @@ impl Shard {
         Self { allowance: self.allowance, ..Self::new(self.hasher.clone()) }
     }
 
-    #[inline]
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.table.find(hash, |&id| self.slab.entry(id).key() == key).copied()
+    /// Drops fingerprints of entries that are gone, and all but the youngest of those that are there again. The main
+    /// queue is asked first: in doubt an entry stays longer.
+    fn tidy(&mut self) {
+        let mut seen = HashSet::with_capacity_and_hasher(self.table.len(), self.hasher.clone());
+        for queue in [Queue::Main, Queue::Small] {
+            let old = std::mem::take(self.queue(queue));
+            let youngest_first =
+                old.into_iter().rev().filter(|&known| self.find(known).is_some() && seen.insert(known));
+            let mut kept: VecDeque<u32> = youngest_first.collect();
+            kept.make_contiguous().reverse();
+            *self.queue(queue) = kept;
+        }
     }
 
     fn queue_to_shrink(&self) -> Queue {
-        let small = self.slab.bytes_of(Queue::Small);
-        let whole = small * SMALL_PART >= self.slab.bytes() && small > 0;
-        if whole { Queue::Small } else { Queue::Main }
+        let whole = self.small.len() + self.main.len();
+        if self.small.len() * SMALL_PART >= whole { Queue::Small } else { Queue::Main }
     }
 
-    fn take(&mut self, hash: u64, id: u32) -> Entry {
-        match self.table.find_entry(hash, |&known| known == id) {
-            Ok(place) => drop(place.remove()),
-            Err(_) => debug_assert!(false, "every occupied slot is in the table"),
+    fn queue(&mut self, queue: Queue) -> &mut VecDeque<u32> {
+        match queue {
+            Queue::Small => &mut self.small,
+            Queue::Main => &mut self.main,
         }
-        self.slab.take(id)
     }
+
+    fn find(&self, fingerprint: u32) -> Option<&Entry> {
+        self.table.find(place(fingerprint), |entry| fingerprint_of(&self.hasher, entry) == fingerprint)
+    }
+
+    fn take_any(&mut self, fingerprint: u32) -> Option<Entry> {
+        let hasher = self.hasher.clone();
+        self.take(fingerprint, |entry| fingerprint_of(&hasher, entry) == fingerprint)
+    }
+
+    fn take(&mut self, fingerprint: u32, is_it: impl Fn(&Entry) -> bool) -> Option<Entry> {
+        let (entry, _) = self.table.find_entry(place(fingerprint), is_it).ok()?.remove();
+        self.bytes -= weight(&entry);
+        Some(entry)
+    }
+}
+
+fn fingerprint_of(hasher: &RandomState, entry: &Entry) -> u32 {
+    fingerprint(hasher.hash_one(entry.key()))
+}
+
+/// The lower half, never zero; the upper one has chosen the shard.
+fn fingerprint(hash: u64) -> u32 {
+    (hash as u32).max(1)
+}
+
+/// Where the table has it: hashbrown takes the place from the lower bits and a tag from the upper ones.
+fn place(fingerprint: u32) -> u64 {
+    u64::from(fingerprint).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]

@@ -65,9 +65,9 @@ fn entry_that_was_read_twice_stays() {
 fn key_that_comes_back_soon_goes_to_the_main_queue() {
     let mut shard = full();
     set(&mut shard, entry("f00", "v"));
-    let small = shard.slab.bytes_of(Queue::Small);
+    assert_eq!((shard.small.len(), shard.main.len()), (20, 0));
     assert_eq!(set(&mut shard, entry("e00", "v")), ["e01"]);
-    assert_eq!(small - shard.slab.bytes_of(Queue::Small), weight(&entry("e00", "v")));
+    assert_eq!((shard.small.len(), shard.main.len()), (19, 1));
 }
 
 #[test]
@@ -123,11 +123,35 @@ fn packing_keeps_entries_and_their_order_and_gives_memory_back() {
     }
     let (bytes, places) = (shard.bytes(), shard.table.num_buckets());
     shard.pack();
-    assert_eq!((shard.entries(), shard.bytes(), shard.slab.slots()), (200, bytes, 200));
-    assert!(shard.table.num_buckets() < places / 4);
+    assert_eq!((shard.entries(), shard.bytes(), shard.small.len()), (200, bytes, 200));
+    assert!(shard.table.num_buckets() < places / 4 && shard.small.capacity() <= 400);
     assert!(read(&shard, "e1990"));
     let order: Vec<_> = (0..3).map(|_| shard.evict().unwrap().entry).collect();
     assert_eq!(order.iter().map(Entry::key).collect::<Vec<_>>(), [b"e0000", b"e0010", b"e0020"]);
+}
+
+#[test]
+fn keys_set_and_removed_in_turn_leave_no_trail() {
+    let mut shard = shard(u64::MAX);
+    for number in 0..100 {
+        set(&mut shard, entry(&format!("e{number:02}"), "v"));
+    }
+    for number in 0..10_000 {
+        let key = format!("e{:02}", number % 7);
+        shard.remove_if(hash(&shard, &key), key.as_bytes(), |_| true).unwrap();
+        set(&mut shard, entry(&key, "v"));
+    }
+    assert!(shard.small.len() + shard.main.len() <= 2 * 100 + PLACES_KEPT);
+    let order: Vec<_> = (0..100).map(|_| shard.evict().unwrap().entry).collect();
+    assert_eq!((order[0].key(), order[92].key()), (&b"e07"[..], &b"e99"[..]), "set anew is young again");
+}
+
+#[test]
+fn entry_that_no_queue_knows_is_evicted_all_the_same() {
+    let mut shard = full();
+    shard.small.truncate(19);
+    let gone: HashMap<Vec<u8>, ()> = (0..20).map(|_| (shard.evict().unwrap().entry.key().to_vec(), ())).collect();
+    assert!(gone.len() == 20 && shard.evict().is_none() && shard.bytes() == 0);
 }
 
 #[derive(Clone, Debug)]
