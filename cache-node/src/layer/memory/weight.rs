@@ -7,7 +7,7 @@ use crate::entry::Entry;
 pub const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
 /// What moka takes for an entry besides its block and the copy of its key. Measured likewise.
-const TINY_LFU_OVERHEAD_BYTES: u64 = 176;
+const TINY_LFU_OVERHEAD_BYTES: u64 = 240;
 
 /// What an entry weighs in S3-FIFO.
 pub(super) fn weight(entry: &Entry) -> u64 {
