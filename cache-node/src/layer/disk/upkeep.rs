@@ -79,7 +79,8 @@ impl Shared {
         Some(volume)
     }
 
-    fn verdict(&self, volume: Option<Volume>) -> Verdict {
+    /// What is to be said of the layer, on such a volume; on none in particular, of the database alone.
+    pub(super) fn verdict(&self, volume: Option<Volume>) -> Verdict {
         if self.store.load().is_none() {
             return Verdict::unavailable("NotOpen", "the database is not open".to_owned());
         }

@@ -86,7 +86,8 @@ async fn database_with_a_damaged_removal_by_tag_starts_cold() {
     close(disk).await;
     let disk = f.open().await;
     assert_eq!((f.value(&disk, "k").await, cold_starts(&disk)), (None, 1));
-    assert!(disk.health().message.contains("removal by tag"), "{:?}", disk.health());
+    let message = disk.shared.verdict(None).message;
+    assert!(message.contains("removal by tag"), "{message}");
 }
 
 #[tokio::test]
