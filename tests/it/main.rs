@@ -11,6 +11,7 @@ mod disk;
 mod durability;
 mod node;
 mod operator;
+mod pipeline;
 mod program;
 mod resp;
 mod telemetry;

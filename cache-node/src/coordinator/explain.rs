@@ -44,14 +44,20 @@ impl Coordinator {
         }
         for cold in &stores.cold {
             let begun = self.clock.monotonic();
-            let answer = within(cx, cold.layer.get(cx, key)).await;
+            let answer = if stores.may_ask(cold) {
+                within(cx, cold.layer.get(cx, key)).await
+            } else {
+                Some(Ok(LayerResult::NotHandled))
+            };
             let took = self.clock.monotonic().saturating_duration_since(begun);
             let (outcome, note, entry) = match answer {
                 None => (Outcome::Failed, "no answer within the deadline".to_owned(), None),
                 Some(Err(error)) => (Outcome::Failed, error.to_string(), None),
                 Some(Ok(LayerResult::Hit(entry))) => stores.verdict(cx, entry),
                 Some(Ok(LayerResult::Miss)) => (Outcome::Miss, String::new(), None),
-                Some(Ok(LayerResult::NotHandled)) => (Outcome::NotHandled, "takes no part now".to_owned(), None),
+                Some(Ok(LayerResult::NotHandled)) => {
+                    (Outcome::NotHandled, "is away, or what it holds can not be trusted yet".to_owned(), None)
+                }
                 Some(Ok(LayerResult::StopWithoutValue)) => (Outcome::Stopped, "known to be gone".to_owned(), None),
             };
             let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);

@@ -238,7 +238,7 @@ impl Stores {
     }
 
     /// Whether what a layer holds can be trusted.
-    fn may_ask(&self, cold: &Cold) -> bool {
+    pub(super) fn may_ask(&self, cold: &Cold) -> bool {
         cold.tags_known.load(Ordering::Acquire) && self.write_queue.is_trusted(cold.layer.id())
     }
 
@@ -253,7 +253,7 @@ impl Stores {
         match answer {
             Ok(LayerResult::Hit(entry)) => match self.freshness(cx, &entry) {
                 Freshness::Fresh => {
-                    self.promote(cx, search.ticket, &entry, search.missed);
+                    self.promote(cx, search.ticket, &entry, search.missed.with(self.after(cold)));
                     return Some(Found::Fresh(entry));
                 }
                 Freshness::Negative => return Some(Found::Absent),
@@ -270,17 +270,23 @@ impl Stores {
         None
     }
 
-    /// Puts an entry that was read from below into memory and into the layers that missed it, unless its key was
+    /// The layers that are not asked once this one has the value. They may have it or not: a fill finds out.
+    fn after(&self, cold: &Cold) -> Lanes {
+        let later = self.cold.iter().skip_while(|other| other.layer.id() != cold.layer.id()).skip(1);
+        later.fold(Lanes::NONE, |lanes, other| lanes.with(Lanes::of(other.layer.id())))
+    }
+
+    /// Puts an entry that was read from below into memory and into the layers that may lack it, unless its key was
     /// written since the ticket was issued. The entry keeps the expiry it was stored with.
-    fn promote(&self, cx: &OperationContext, ticket: Ticket, entry: &Entry, missed: Lanes) {
+    fn promote(&self, cx: &OperationContext, ticket: Ticket, entry: &Entry, lacking: Lanes) {
         let mut turn = self.write_queue.turn(entry.key());
         if !turn.is_current(ticket) {
             self.promotions_refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.memory.set(cx.now, entry);
-        if missed != Lanes::NONE {
-            turn.fill(cx.now, entry.clone(), missed);
+        if lacking != Lanes::NONE {
+            turn.fill(cx.now, entry.clone(), lacking);
         }
         self.promotions.fetch_add(1, Ordering::Relaxed);
     }

@@ -138,6 +138,13 @@ impl Reply {
         Self::Error(text.as_bytes().to_vec())
     }
 
+    /// The value under a name of a map.
+    pub(crate) fn field(&self, name: &str) -> Self {
+        let Self::Map(pairs) = self else { panic!("a map: {self:?}") };
+        let found = pairs.iter().find(|(key, _)| *key == Self::bulk(name));
+        found.unwrap_or_else(|| panic!("{name} in {self:?}")).1.clone()
+    }
+
     /// The text of a bulk or verbatim string.
     pub(crate) fn text(&self) -> String {
         match self {

@@ -15,12 +15,6 @@ fn values(client: &mut Client, keys: &str) -> Vec<Option<String>> {
     values.into_iter().map(|value| if value == Reply::Null { None } else { Some(value.text()) }).collect()
 }
 
-fn field(map: &Reply, name: &str) -> Reply {
-    let Reply::Map(pairs) = map else { panic!("a map: {map:?}") };
-    let found = pairs.iter().find(|(key, _)| *key == Reply::bulk(name));
-    found.unwrap_or_else(|| panic!("{name} in {map:?}")).1.clone()
-}
-
 #[test]
 fn entries_are_removed_by_any_or_by_all_of_their_tags() {
     let (_folder, _node, mut client) = node();
@@ -89,18 +83,17 @@ fn explanation_tells_who_answers_and_what_each_layer_has() {
     client.call("TC.SET k value PX 60000 TAGS 1 red STALE 1000");
     client.call("TC.FLUSH");
     let told = client.call("TC.EXPLAIN k");
-    assert_eq!((field(&told, "key"), field(&told, "answeredBy")), (Reply::bulk("k"), Reply::bulk("memory")));
-    let Reply::Array(layers) = field(&told, "layers") else { panic!("an array: {told:?}") };
-    let said: Vec<(Reply, Reply)> =
-        layers.iter().map(|layer| (field(layer, "layer"), field(layer, "outcome"))).collect();
+    assert_eq!((told.field("key"), told.field("answeredBy")), (Reply::bulk("k"), Reply::bulk("memory")));
+    let Reply::Array(layers) = told.field("layers") else { panic!("an array: {told:?}") };
+    let said: Vec<(Reply, Reply)> = layers.iter().map(|layer| (layer.field("layer"), layer.field("outcome"))).collect();
     let bulks = |name, outcome| (Reply::bulk(name), Reply::bulk(outcome));
     assert_eq!(said, [bulks("memory", "hit"), bulks("writeQueue", "miss"), bulks("disk", "hit")]);
     let disk = &layers[2];
-    assert_eq!(field(disk, "tags"), Reply::Array(vec![Reply::bulk("red")]));
-    assert_eq!(field(disk, "bytes"), Reply::Integer(5));
-    assert!(matches!(field(disk, "ttlMs"), Reply::Integer(50_000..=60_000)), "{disk:?}");
-    assert!(matches!(field(disk, "staleMs"), Reply::Integer(51_000..=61_000)), "{disk:?}");
-    assert_eq!(field(&client.call("TC.EXPLAIN none"), "answeredBy"), Reply::bulk("none"));
+    assert_eq!(disk.field("tags"), Reply::Array(vec![Reply::bulk("red")]));
+    assert_eq!(disk.field("bytes"), Reply::Integer(5));
+    assert!(matches!(disk.field("ttlMs"), Reply::Integer(50_000..=60_000)), "{disk:?}");
+    assert!(matches!(disk.field("staleMs"), Reply::Integer(51_000..=61_000)), "{disk:?}");
+    assert_eq!(client.call("TC.EXPLAIN none").field("answeredBy"), Reply::bulk("none"));
 }
 
 #[test]
@@ -110,10 +103,10 @@ fn layers_tell_their_health_and_counters() {
     client.call("SET k v");
     client.call("GET k");
     let Reply::Array(layers) = client.call("TC.LAYERS") else { panic!("an array") };
-    let names: Vec<String> = layers.iter().map(|layer| field(layer, "layer").text()).collect();
+    let names: Vec<String> = layers.iter().map(|layer| layer.field("layer").text()).collect();
     assert_eq!(names, ["memory", "tagIndex", "writeQueue", "disk"]);
-    assert!(layers.iter().all(|layer| field(layer, "health") == Reply::bulk("Healthy")));
-    assert_eq!(field(&layers[0], "hits"), Reply::Integer(1));
+    assert!(layers.iter().all(|layer| layer.field("health") == Reply::bulk("Healthy")));
+    assert_eq!(layers[0].field("hits"), Reply::Integer(1));
 }
 
 #[test]

@@ -1,0 +1,219 @@
+//! A whole node with L1, the write queue, a real Redis as L2 and RocksDB as L3, and what happens when one of them is gone.
+
+pub(crate) mod redis_server;
+
+use std::{
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tempfile::{TempDir, tempdir};
+
+use self::redis_server::RedisServer;
+use crate::{
+    program::{Node, PATIENCE, config_of_disk},
+    resp::client::{Client, Reply},
+};
+
+struct Pipeline {
+    folder: TempDir,
+    redis: RedisServer,
+    node: Node,
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    fn start(more: &str) -> Self {
+        let (folder, redis) = (tempdir().unwrap(), RedisServer::start());
+        let node = start(&folder, &redis, more);
+        Self { folder, redis, node }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.node.resp)
+    }
+
+    /// Restarts the node after a kill -9; with an empty volume if asked for.
+    fn restart(&mut self, empty: bool, more: &str) {
+        self.node.signal(Signal::KILL);
+        self.node.wait();
+        if empty {
+            fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+        }
+        self.node = start(&self.folder, &self.redis, more);
+    }
+
+    /// Which parts said what about the key, in read order.
+    fn outcomes(&self, key: &str) -> Vec<(String, String)> {
+        let mut client = self.client();
+        client.call("HELLO 3");
+        let told = client.call(&format!("TC.EXPLAIN {key}"));
+        let Reply::Array(layers) = told.field("layers") else { panic!("an array: {told:?}") };
+        layers.iter().map(|layer| (layer.field("layer").text(), layer.field("outcome").text())).collect()
+    }
+
+    /// Waits until Redis can be used.
+    fn redis_is_used(&self) {
+        eventually("Redis takes part", || {
+            self.outcomes("probe")
+                .iter()
+                .any(|(layer, outcome)| layer == "redis" && outcome != "not_handled" && outcome != "failed")
+        });
+    }
+}
+
+fn start(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
+    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address);
+    Node::start(&config_of_disk(folder, "minTtl: 1s", &redis))
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_write_reaches_both_cold_layers_and_a_restart_with_an_empty_volume_reads_it_from_redis() {
+    let mut pipeline = Pipeline::start("");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    client.call("TC.SET k v PX 600000 TAGS 1 red");
+    client.call("SET forever x");
+    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    let hits = |outcomes: &[(String, String)]| -> Vec<String> {
+        outcomes.iter().filter(|(_, outcome)| outcome == "hit").map(|(layer, _)| layer.clone()).collect()
+    };
+    assert_eq!(hits(&pipeline.outcomes("k")), ["memory", "redis", "disk"]);
+    pipeline.restart(true, "");
+    pipeline.redis_is_used();
+    assert_eq!(hits(&pipeline.outcomes("k")), ["redis"]);
+    let mut client = pipeline.client();
+    assert_eq!(client.call("GET k"), Reply::bulk("v"));
+    let Reply::Integer(life) = client.call("PTTL k") else { panic!("a life") };
+    assert!((540_000..600_000).contains(&life), "the remaining life, not a fresh one: {life}");
+    eventually("it is promoted into the layers that missed it", || {
+        hits(&pipeline.outcomes("k")) == ["memory", "redis", "disk"]
+    });
+    assert_eq!(client.call("TC.INVALIDATE red"), Reply::ok());
+    pipeline.restart(true, "");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    assert_eq!(client.call("GET k"), Reply::Null, "Redis remembers the removal by tag");
+    assert_eq!(client.call("GET forever"), Reply::bulk("x"));
+}
+
+#[test]
+fn a_removal_is_gone_from_every_layer() {
+    let mut pipeline = Pipeline::start("");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    client.call("SET k v");
+    client.call("TC.FLUSH");
+    assert_eq!(client.call("DEL k"), Reply::Integer(1));
+    let mut redis = pipeline.redis.client();
+    assert_eq!(redis.call("KEYS *:e:*"), Reply::Array(vec![]), "acknowledged only once Redis has it");
+    client.call("SET a 1");
+    client.call("TC.FLUSH");
+    assert_eq!(client.call("FLUSHALL"), Reply::ok());
+    client.call("SET b 2");
+    client.call("TC.FLUSH");
+    pipeline.restart(true, "");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    assert_eq!((client.call("GET k"), client.call("GET a")), (Reply::Null, Reply::Null));
+    assert_eq!(client.call("GET b"), Reply::bulk("2"));
+}
+
+#[test]
+fn a_dead_redis_is_a_miss_that_costs_nothing_and_it_is_used_again_when_it_is_back() {
+    let mut pipeline = Pipeline::start("");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    for number in 0..200 {
+        client.call(&format!("SET k{number} v"));
+    }
+    client.call("TC.FLUSH");
+    pipeline.redis.kill();
+    pipeline.restart(false, "");
+    let mut client = pipeline.client();
+    client.call("GET k0");
+    let begun = Instant::now();
+    for number in 0..200 {
+        assert_eq!(client.call(&format!("GET k{number}")), Reply::bulk("v"), "from disk");
+        assert_eq!(client.call(&format!("SET n{number} v")), Reply::ok());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(client.call("DEL k1"), Reply::Integer(1), "a removal does not wait for what is away");
+    pipeline.redis.start_again();
+    pipeline.redis_is_used();
+    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    assert_eq!((client.call("GET k1"), client.call("GET n1")), (Reply::Null, Reply::bulk("v")));
+    eventually("Redis has what was written while it was away", || {
+        pipeline.outcomes("n1").iter().any(|(layer, outcome)| layer == "redis" && outcome == "hit")
+    });
+}
+
+#[test]
+fn a_frozen_redis_never_brings_an_overwritten_or_removed_value_back() {
+    let pipeline = Pipeline::start("");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    for number in 0..100 {
+        client.call(&format!("SET k{number} old"));
+    }
+    client.call("TC.FLUSH");
+    pipeline.redis.signal(Signal::STOP);
+    for number in 0..100 {
+        let change = if number % 2 == 0 { format!("SET k{number} new") } else { format!("DEL k{number}") };
+        let reply = client.call(&change);
+        assert!(!matches!(reply, Reply::Error(_)), "{change}: {reply:?}");
+    }
+    pipeline.redis.signal(Signal::CONT);
+    pipeline.redis_is_used();
+    client.call("TC.FLUSH");
+    for number in 0..100 {
+        let expected = if number % 2 == 0 { Reply::bulk("new") } else { Reply::Null };
+        assert_eq!(client.call(&format!("GET k{number}")), expected, "k{number}");
+    }
+    eventually(
+        "the removed are gone from Redis, too",
+        || matches!(pipeline.redis.client().call("KEYS *:e:*"), Reply::Array(keys) if keys.len() == 50),
+    );
+}
+
+#[test]
+fn an_emptied_redis_is_filled_again_by_promotion() {
+    let mut pipeline = Pipeline::start("");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    client.call("SET k v");
+    client.call("TC.FLUSH");
+    pipeline.redis.start_again();
+    pipeline.restart(false, "");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    assert_eq!(client.call("GET k"), Reply::bulk("v"));
+    eventually("Redis has it", || {
+        pipeline.outcomes("k").iter().any(|(layer, outcome)| layer == "redis" && outcome == "hit")
+    });
+}
+
+#[test]
+fn a_write_through_is_in_redis_when_it_is_acknowledged() {
+    let pipeline = Pipeline::start(", writeMode: WriteThrough");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    let mut redis = pipeline.redis.client();
+    for number in 0..50 {
+        assert_eq!(client.call(&format!("SET k{number} v")), Reply::ok());
+        assert_eq!(redis.call("DBSIZE"), Reply::Integer(number + 1));
+    }
+    assert_eq!(client.call("INCR n"), Reply::Integer(1));
+    assert_eq!(redis.call("DBSIZE"), Reply::Integer(51));
+}

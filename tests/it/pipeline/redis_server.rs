@@ -1,0 +1,73 @@
+//! A real `redis-server` on loopback that a test can stop, freeze, empty and start again.
+
+use std::{
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{program::PATIENCE, resp::client::Client};
+
+/// The server.
+pub(crate) struct RedisServer {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+// === impl RedisServer ===
+
+impl RedisServer {
+    /// An empty server on a free port.
+    pub(crate) fn start() -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { child: spawn(free), address: free }
+    }
+
+    /// Ends it without a chance to say goodbye.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, empty, on the same port.
+    pub(crate) fn start_again(&mut self) {
+        self.kill();
+        self.child = spawn(self.address);
+    }
+
+    /// Stops it from running, or lets it go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a child has a pid");
+        kill_process(pid, signal).expect("the child is not reaped yet");
+    }
+
+    /// A connection to it.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(address: SocketAddr) -> Child {
+    let port = address.port().to_string();
+    let child = Command::new("redis-server")
+        .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed");
+    let begun = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        assert!(begun.elapsed() < PATIENCE, "redis-server does not listen");
+        sleep(Duration::from_millis(10));
+    }
+    child
+}
