@@ -17,6 +17,15 @@ fn extra(memory: &Memory, name: &str) -> u64 {
     memory.stats().extras.into_iter().find(|(known, _)| *known == name).unwrap().1
 }
 
+/// Whether only the test holds the entry. moka lets go once no thread of the process is amid a call any more.
+fn is_let_go(memory: &Memory, entry: &Entry) -> bool {
+    (0..100_000).any(|_| {
+        memory.tick();
+        std::thread::yield_now();
+        entry.holders() == 1
+    })
+}
+
 #[test]
 fn entry_is_served_until_the_millisecond_of_its_expiry() {
     for policy in POLICIES {
@@ -50,13 +59,11 @@ fn overwritten_and_removed_blocks_are_freed() {
         memory.set(START, &first);
         assert!(first.holders() > 1);
         memory.set(START, &entry("k", "second"));
-        memory.tick();
-        assert_eq!(first.holders(), 1, "{policy:?}: neither key slot nor value slot holds the old block");
+        assert!(is_let_go(&memory, &first), "{policy:?}: an overwritten block is held");
         let second = memory.get(START, b"k").unwrap();
         assert_eq!(text(&second), "second");
         memory.remove(b"k");
-        memory.tick();
-        assert_eq!(second.holders(), 1, "{policy:?}");
+        assert!(is_let_go(&memory, &second), "{policy:?}: a removed block is held");
     }
 }
 
