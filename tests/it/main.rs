@@ -12,5 +12,6 @@ mod durability;
 mod node;
 mod operator;
 mod program;
+mod redis;
 mod resp;
 mod telemetry;
