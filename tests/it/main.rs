@@ -13,5 +13,6 @@ mod node;
 mod operator;
 mod pipeline;
 mod program;
+mod redis;
 mod resp;
 mod telemetry;

@@ -1,0 +1,223 @@
+//! What is written comes back as it was, for as long as it may, and what is removed does not.
+
+use cache_node::layer::{Matching, TagRemoval};
+
+use super::{server::Server, *};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn pttl(server: &Server, key: &str) -> Duration {
+    let text = server.cli(&["PTTL", &format!("{{tc:u-1}}:e:{key}")]);
+    Duration::from_millis(text.parse().unwrap_or_else(|_| panic!("{key} has the life {text}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_come_back_with_everything_they_carry() {
+    let server = Server::start(&[]);
+    let compressed = Codec { compression: cache_node::entry::envelope::Compression::Zstd, threshold_bytes: 100 };
+    let redis = opened(RedisOptions { codec: compressed, ..options(&[server.port]) }).await;
+    let now = Clock::system().now();
+    let tags = tags(&["red", "round"]);
+    let meta = EntryMeta {
+        expires_at: Some(now.after(HOUR)),
+        stale_until: Some(now.after(2 * HOUR)),
+        position: Position::from_parts(now.0, 7),
+        tags: tags.tags(),
+        negative: false,
+    };
+    let large = vec![b'x'; 3 << 20];
+    let entries = [
+        Entry::new(b"full", &large, meta),
+        Entry::new(b"empty", b"", EntryMeta::default()),
+        Entry::new(b"negative", b"", EntryMeta { negative: true, ..EntryMeta::default() }),
+        Entry::new(b"\0\r\n\xff", b"\r\n\0", EntryMeta::default()),
+    ];
+    let changes: Vec<Change> = entries.iter().cloned().map(Change::Set).collect();
+    redis.apply(&cx(), &changes).await.unwrap();
+    let mut keys: Vec<Key> = entries.iter().map(|entry| Key::new(entry.key().to_vec()).unwrap()).collect();
+    keys.insert(1, key("absent"));
+    let mut read = redis.get_many(&cx(), &keys).await.unwrap();
+    assert!(matches!(read.remove(1), LayerResult::Miss), "answers are in the order asked");
+    for (entry, read) in entries.iter().zip(read) {
+        let LayerResult::Hit(read) = read else { panic!("{entry:?}: {read:?}") };
+        assert_eq!((read.key(), read.value(), read.meta()), (entry.key(), entry.value(), entry.meta()));
+    }
+    assert!(extra(&redis, "bytesWritten") < 100_000, "values are compressed");
+    let stats = redis.stats();
+    assert_eq!((stats.hits, stats.misses, stats.operations, stats.errors), (4, 1, 9, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn life_in_redis_is_what_is_left_of_the_useful_life_and_never_more_than_the_limit() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    let now = Clock::system().now();
+    let stale =
+        EntryMeta { expires_at: Some(now.after(HOUR)), stale_until: Some(now.after(2 * HOUR)), ..EntryMeta::default() };
+    let changes = [
+        Change::Set(entry_for("short", "v", HOUR)),
+        Change::Set(Entry::new(b"stale", b"v", stale)),
+        Change::Set(entry_for("long", "v", 24 * HOUR)),
+        Change::Set(entry("endless", "v")),
+        Change::Fill(entry("filled", "v")),
+    ];
+    redis.apply(&cx(), &changes).await.unwrap();
+    for (key, hours) in [("short", 1), ("stale", 2), ("long", 4), ("endless", 4), ("filled", 4)] {
+        let life = pttl(&server, key);
+        assert!(life <= hours * HOUR && life + PATIENCE > hours * HOUR, "{key}: {life:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_life_left_is_not_stored_and_its_older_copy_goes() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "a", "old").await;
+    set(&redis, "b", "old").await;
+    let dead = |key: &str| {
+        Entry::new(key.as_bytes(), b"new", EntryMeta { expires_at: Some(UnixMillis(1)), ..EntryMeta::default() })
+    };
+    redis.apply(&cx(), &[Change::Set(dead("a")), Change::Fill(dead("b"))]).await.unwrap();
+    assert_eq!((got(&redis, "a").await.as_str(), got(&redis, "b").await.as_str()), ("Miss", "old"));
+    assert_eq!(server.cli(&["DBSIZE"]), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still_has_it() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    redis.apply(&cx(), &[Change::Set(entry_for("a", "v", HOUR)), Change::Set(entry("b", "v"))]).await.unwrap();
+    for key in ["a", "b"] {
+        server.cli(&["PERSIST", &format!("{{tc:u-1}}:e:{key}")]);
+    }
+    let later = |span| OperationContext { now: Clock::system().now().after(span), ..cx() };
+    let read = async |key_text, span| redis.get(&later(span), &key(key_text)).await.unwrap();
+    assert!(matches!(read("a", HOUR / 2).await, LayerResult::Hit(_)));
+    assert!(matches!(read("a", HOUR).await, LayerResult::Miss));
+    assert!(matches!(read("b", 3 * HOUR).await, LayerResult::Hit(_)));
+    assert!(matches!(read("b", 4 * HOUR).await, LayerResult::Miss));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_batch_take_effect_in_their_order_and_a_fill_never_replaces() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    let changes = [
+        Change::Set(entry("a", "1")),
+        Change::Remove(key("a")),
+        Change::Set(entry("a", "2")),
+        Change::Fill(entry("a", "older")),
+        Change::Set(entry("b", "1")),
+        Change::Remove(key("b")),
+        Change::Fill(entry("c", "filled")),
+    ];
+    redis.apply(&cx(), &changes).await.unwrap();
+    for (key, answer) in [("a", "2"), ("b", "Miss"), ("c", "filled")] {
+        assert_eq!(got(&redis, key).await, answer, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix() {
+    let server = Server::start(&[]);
+    let one = opened(options(&[server.port])).await;
+    let other = opened(RedisOptions { cache_uid: "u-2".to_owned(), ..options(&[server.port]) }).await;
+    let prefixed = "{tc:u-1}:e:a";
+    set(&one, "a", "plain").await;
+    set(&one, prefixed, "prefixed").await;
+    set(&other, "a", "other").await;
+    assert_eq!((got(&one, "a").await.as_str(), got(&one, prefixed).await.as_str()), ("plain", "prefixed"));
+    one.apply(&cx(), &[Change::Remove(key(prefixed))]).await.unwrap();
+    assert_eq!((got(&one, "a").await.as_str(), got(&one, prefixed).await.as_str()), ("plain", "Miss"));
+    other.clear(&cx()).await.unwrap();
+    assert_eq!((got(&one, "a").await.as_str(), got(&other, "a").await.as_str()), ("plain", "Miss"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back() {
+    let server = Server::start(&[]);
+    let node = opened(options(&[server.port])).await;
+    let other_node = opened(options(&[server.port])).await;
+    let old: Vec<Change> = (0..3000).map(|number| Change::Set(entry(&format!("k{number}"), "old"))).collect();
+    node.apply(&cx(), &old).await.unwrap();
+    server.cli(&["SET", "{tc:u-1}:elsewhere", "kept"]);
+    other_node.clear(&cx()).await.unwrap();
+    let keys: Vec<Key> = (0..3000).map(|number| key(&format!("k{number}"))).collect();
+    for reader in [&node, &other_node] {
+        let read = reader.get_many(&cx(), &keys).await.unwrap();
+        assert!(read.iter().all(|answer| matches!(answer, LayerResult::Miss)));
+    }
+    set(&other_node, "k1", "new").await;
+    assert_eq!(got(&node, "k1").await, "new", "what comes after the clear stays");
+    // The floor, the new entry, and what is none of ours.
+    eventually("memory is given back", async || server.cli(&["DBSIZE"]) == "3").await;
+    assert_eq!(got(&node, "k1").await, "new");
+    let after_restart = opened(options(&[server.port])).await;
+    assert_eq!(got(&after_restart, "k1").await, "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does() {
+    let server = Server::start(&[]);
+    let clock = Clock::manual(Clock::system().now());
+    let redis = Redis::open(options(&[server.port]), clock.clone());
+    available(&redis).await;
+    let at = |now: UnixMillis| OperationContext { now, ..cx() };
+    let now = clock.now();
+    // A batch with a later date than the clear: the clock has stepped back between them.
+    redis.apply(&at(now.after(HOUR)), &[Change::Set(entry("a", "1"))]).await.unwrap();
+    redis.clear(&at(now)).await.unwrap();
+    assert_eq!(got(&redis, "a").await, "Miss");
+    redis.apply(&at(now), &[Change::Set(entry("a", "2"))]).await.unwrap();
+    assert_eq!(got(&redis, "a").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_of_tags_are_kept_by_their_greatest_position_while_they_matter() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    let now = Clock::system().now().0;
+    let removal = |words: &[&str], matching, millis| TagRemoval {
+        tags: tags(words),
+        matching,
+        position: Position::from_parts(millis, 3),
+    };
+    let outdated = now - 200 * 3_600_000;
+    let changes = [
+        removal(&["a"], Matching::Any, now),
+        removal(&["a", "b"], Matching::Any, now - 5),
+        removal(&["b", "a"], Matching::All, now - 1),
+        removal(&["a", "b"], Matching::All, now - 2),
+        removal(&["outdated"], Matching::Any, outdated),
+    ];
+    redis.apply(&cx(), &changes.map(Change::RemoveTagged)).await.unwrap();
+    let mut kept = redis.tag_removals(&cx()).await.unwrap();
+    kept.sort_by_key(|removal| removal.position);
+    let expected = [
+        removal(&["b"], Matching::Any, now - 5),
+        removal(&["a", "b"], Matching::All, now - 1),
+        removal(&["a"], Matching::Any, now),
+    ];
+    assert_eq!(kept, expected);
+    assert_eq!(server.cli(&["HLEN", "{tc:u-1}:tags"]), "3", "what no longer matters is forgotten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_redis_gives_misses_and_goes_on() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "a", "1").await;
+    server.cli(&["FLUSHALL"]);
+    server.cli(&["SCRIPT", "FLUSH"]);
+    assert_eq!(got(&redis, "a").await, "Miss");
+    set(&redis, "a", "2").await;
+    assert_eq!(got(&redis, "a").await, "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_database_is_used_as_configured() {
+    let server = Server::start(&[]);
+    let redis = opened(RedisOptions { database: 3, ..options(&[server.port]) }).await;
+    set(&redis, "a", "1").await;
+    assert_eq!((server.cli(&["DBSIZE"]).as_str(), server.cli(&["-n", "3", "DBSIZE"]).as_str()), ("0", "1"));
+}

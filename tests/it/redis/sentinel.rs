@@ -1,0 +1,85 @@
+//! Sentinels know the master; the layer follows them.
+
+use std::fs;
+
+use super::{
+    server::{Server, free_port},
+    *,
+};
+
+/// A Sentinel that watches the server under the name `main` and needs nobody else to decide.
+fn sentinel(master: u16) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let file = folder.keep().join("sentinel.conf");
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n\
+         sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+    );
+    fs::write(&file, text).unwrap();
+    Server::start_as(port, vec![&file.display().to_string(), "--sentinel"])
+}
+
+/// A master and a replica of it, in step.
+fn pair() -> (Server, Server) {
+    let master = Server::start(&[]);
+    let replica =
+        Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string(), "--repl-diskless-sync-delay", "0"]);
+    (master, replica)
+}
+
+fn sentinel_options(ports: &[u16]) -> RedisOptions {
+    RedisOptions { topology: Topology::Sentinel { master_name: "main".to_owned() }, ..options(ports) }
+}
+
+async fn in_step(sentinel: &Server, replica: &Server) {
+    eventually("in step", async || replica.cli(&["INFO", "replication"]).contains("master_link_status:up")).await;
+    eventually("the replica is known", async || {
+        sentinel.cli(&["SENTINEL", "REPLICAS", "main"]).contains(&replica.port.to_string())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_master_is_followed_by_the_one_that_the_sentinels_elect() {
+    let (mut master, replica) = pair();
+    let sentinel = sentinel(master.port);
+    // The first Sentinel of the list is away.
+    let redis = opened(sentinel_options(&[free_port(), sentinel.port])).await;
+    in_step(&sentinel, &replica).await;
+    set(&redis, "a", "v").await;
+    eventually("replicated", async || replica.cli(&["EXISTS", "{tc:u-1}:e:a"]) == "1").await;
+    master.kill();
+    eventually("the new master takes writes", async || {
+        redis.apply(&cx(), &[Change::Set(entry("b", "w"))]).await.is_ok()
+    })
+    .await;
+    assert_eq!(replica.cli(&["EXISTS", "{tc:u-1}:e:b"]), "1");
+    assert_eq!(got(&redis, "a").await, "v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_gave_its_place_up_is_left_though_it_still_answers() {
+    let (master, replica) = pair();
+    let sentinel = sentinel(master.port);
+    let redis = opened(sentinel_options(&[sentinel.port])).await;
+    in_step(&sentinel, &replica).await;
+    eventually("failover begins", async || sentinel.cli(&["SENTINEL", "FAILOVER", "main"]) == "OK").await;
+    eventually("the new master is written to", async || {
+        let _ = redis.apply(&cx(), &[Change::Set(entry("b", "w"))]).await;
+        let is_master = replica.cli(&["ROLE"]).starts_with("master");
+        is_master && replica.cli(&["EXISTS", "{tc:u-1}:e:b"]) == "1"
+    })
+    .await;
+    eventually("read from there", async || got(&redis, "b").await == "w").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_that_do_not_know_the_master_are_named() {
+    let master = Server::start(&[]);
+    let sentinel = sentinel(master.port);
+    let topology = Topology::Sentinel { master_name: "other".to_owned() };
+    let redis = Redis::open(RedisOptions { topology, ..options(&[sentinel.port]) }, Clock::system());
+    let health = healthy_as(&redis, HealthState::Unavailable, "UnknownMaster").await;
+    assert!(health.message.contains("\"other\""), "{}", health.message);
+}

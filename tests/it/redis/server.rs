@@ -1,0 +1,106 @@
+//! A real `redis-server`, and a person at `redis-cli`.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::program::PATIENCE;
+
+/// A server with a folder of its own. Killed when dropped.
+pub(super) struct Server {
+    child: Child,
+    pub(super) port: u16,
+    args: Vec<String>,
+    /// How `redis-cli` gets in.
+    pub(super) cli_args: Vec<String>,
+    pub(super) folder: TempDir,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts a server that keeps nothing on disk, with more options.
+    pub(super) fn start(more: &[&str]) -> Self {
+        let port = free_port();
+        let text = port.to_string();
+        let plain = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"];
+        Self::start_as(port, [&plain[..], more].concat())
+    }
+
+    /// Starts a server with these options alone, of which one must be the port.
+    pub(super) fn start_as(port: u16, args: Vec<&str>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+        let child = run(&args, folder.path());
+        let cli_args = vec!["-h".to_owned(), "127.0.0.1".to_owned(), "-p".to_owned(), port.to_string()];
+        let server = Self { child, port, args, cli_args, folder };
+        server.wait();
+        server
+    }
+
+    /// Kills it as an out-of-memory killer would.
+    pub(super) fn kill(&mut self) {
+        // A stopped process dies, too.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port, empty.
+    pub(super) fn restart(&mut self) {
+        self.child = run(&self.args, self.folder.path());
+        self.wait();
+    }
+
+    /// Stops it in the middle of whatever it does: it neither answers nor closes its connections.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Runs one command, given word by word, and gives back what `redis-cli` prints.
+    pub(super) fn cli(&self, words: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").args(&self.cli_args).args(words).output().expect("redis-cli is installed");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn wait(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not accept connections");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Free the moment before; Redis can not take port 0.
+pub(super) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
+}
+
+fn run(args: &[String], folder: &Path) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("redis-server is installed")
+}

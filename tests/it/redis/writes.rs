@@ -1,0 +1,149 @@
+//! What Redis has no room for, does not take, or holds in a state that nobody wrote.
+
+use cache_node::layer::{ErrorKind, Matching, TagRemoval};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use super::{server::Server, *};
+
+/// Fills the server to its limit, so that it takes nothing more that needs room.
+fn fill(server: &Server) {
+    for number in 0..64 {
+        server.cli(&["SET", &format!("ballast{number}"), &"x".repeat(100_000)]);
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory", "2mb"]);
+    assert!(server.cli(&["SET", "one more", "x"]).starts_with("OOM"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_sets_give_way_and_never_leave_an_older_value() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "a", "old").await;
+    set(&redis, "b", "old").await;
+    fill(&server);
+    // The batch succeeds as a whole: one removal behind a set without room must not be held up.
+    redis.apply(&cx(), &[Change::Set(entry("a", "new")), Change::Remove(key("b"))]).await.unwrap();
+    assert_eq!((got(&redis, "a").await.as_str(), got(&redis, "b").await.as_str()), ("Miss", "Miss"));
+    assert_eq!(extra(&redis, "notWrittenOutOfMemory"), 1);
+    assert_eq!(redis.stats().errors, [(ErrorKind::Full, 1)]);
+    let removal = TagRemoval {
+        tags: tags(&["t"]),
+        matching: Matching::Any,
+        position: Position::from_parts(Clock::system().now().0, 0),
+    };
+    redis.apply(&cx(), &[Change::RemoveTagged(removal.clone())]).await.unwrap();
+    assert_eq!(redis.tag_removals(&cx()).await.unwrap(), [removal]);
+    redis.clear(&cx()).await.unwrap();
+    assert!(redis.is_available(), "it works, but for room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_memory_a_fill_leaves_what_is_there() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "a", "newer").await;
+    fill(&server);
+    redis.apply(&cx(), &[Change::Fill(entry("a", "older"))]).await.unwrap();
+    assert_eq!(got(&redis, "a").await, "newer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_memory_is_degraded_while_that_lasts() {
+    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+    let redis = opened(options(&[server.port])).await;
+    fill(&server);
+    eventually("degraded", async || {
+        set(&redis, "a", "v").await;
+        let health = redis.health();
+        health.state == HealthState::Degraded && health.reason == "OutOfMemory"
+    })
+    .await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    healthy_as(&redis, HealthState::Healthy, "AsExpected").await;
+    set(&redis, "a", "v").await;
+    assert_eq!(got(&redis, "a").await, "v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_read_and_refuses_writes_until_it_is_a_master() {
+    let master = Server::start(&[]);
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    let writer = opened(options(&[master.port])).await;
+    set(&writer, "a", "v").await;
+    let redis = opened(options(&[replica.port])).await;
+    eventually("replicated", async || got(&redis, "a").await == "v").await;
+    let error = redis.apply(&cx(), &[Change::Set(entry("a", "w"))]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(redis.is_available(), "reads go on");
+    healthy_as(&redis, HealthState::Degraded, "ReadOnly").await;
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually("writes are taken", async || redis.apply(&cx(), &[Change::Set(entry("a", "w"))]).await.is_ok()).await;
+    assert_eq!(got(&redis, "a").await, "w");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_becomes_a_replica_is_noticed_by_the_refused_write() {
+    let (one, other) = (Server::start(&[]), Server::start(&[]));
+    let redis = opened(options(&[one.port, other.port])).await;
+    set(&redis, "a", "v").await;
+    assert_eq!(one.cli(&["DBSIZE"]), "1", "the first master of the list is used");
+    one.cli(&["REPLICAOF", "127.0.0.1", &other.port.to_string()]);
+    eventually("the other takes writes", async || redis.apply(&cx(), &[Change::Set(entry("b", "w"))]).await.is_ok())
+        .await;
+    assert_eq!(other.cli(&["EXISTS", "{tc:u-1}:e:b"]), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    let seed = rand::rng().next_u64();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for round in 0..60 {
+        redis.apply(&cx(), &[Change::Set(entry("bad", "value")), Change::Set(entry("good", "value"))]).await.unwrap();
+        let stored = "{tc:u-1}:e:bad";
+        match random.random_range(0..4) {
+            0 => server.cli(&["SETRANGE", stored, "60", "!"]),
+            1 => {
+                let bit = random.random_range(0..80 * 8).to_string();
+                let flipped = if server.cli(&["GETBIT", stored, &bit]) == "1" { "0" } else { "1" };
+                server.cli(&["SETBIT", stored, &bit, flipped])
+            }
+            2 => server.cli(&["COPY", "{tc:u-1}:e:good", stored, "REPLACE"]),
+            _ => server.cli(&["SET", stored, &"TC".repeat(random.random_range(0..60))]),
+        };
+        let many = redis.get_many(&cx(), &[key("good"), key("bad"), key("good")]).await.unwrap();
+        assert!(
+            matches!(&many[..], [LayerResult::Hit(_), LayerResult::Miss, LayerResult::Hit(_)]),
+            "round {round}, seed {seed}: {many:?}"
+        );
+        eventually("it goes", async || server.cli(&["EXISTS", stored]) == "0").await;
+    }
+    let errors = redis.stats().errors;
+    assert!(errors.iter().any(|(kind, count)| *kind == ErrorKind::Corrupt && *count >= 60), "{errors:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_value_is_told_to_who_asked_for_it_alone_and_one_of_another_type_is_a_miss() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    server.cli(&["SET", "{tc:u-1}:e:foreign", "no envelope"]);
+    server.cli(&["RPUSH", "{tc:u-1}:e:list", "x"]);
+    assert_eq!(got(&redis, "foreign").await, "error corrupt");
+    assert_eq!(got(&redis, "list").await, "Miss");
+    set(&redis, "list", "v").await;
+    assert_eq!(got(&redis, "list").await, "v");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_floor_serves_nothing_rather_than_what_was_cleared() {
+    let server = Server::start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "a", "v").await;
+    server.cli(&["SET", "{tc:u-1}:floor", "soon"]);
+    assert_eq!(got(&redis, "a").await, "error corrupt");
+    redis.clear(&cx()).await.unwrap();
+    set(&redis, "a", "w").await;
+    assert_eq!(got(&redis, "a").await, "w");
+}
