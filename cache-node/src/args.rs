@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 const ABOUT: &str =
-    "A layered cache server that speaks Redis' protocol: values live in memory (L1) and in RocksDB (L3).";
+    "A layered cache server that speaks Redis' protocol: values live in memory (L1), Redis (L2) and RocksDB (L3).";
 
 const AFTER_HELP: &str = "\
 Without arguments: one node on this machine, for Redis clients on 127.0.0.1:6379, health and metrics on
@@ -13,7 +13,8 @@ Without arguments: one node on this machine, for Redis clients on 127.0.0.1:6379
 
 Environment:
   NODE_NAME        name of the node, if the configuration does not name it
-  RUST_LOG         overrides log.filter, such as debug or info,cache_node::layer=debug
+  RUST_LOG         overrides log.filter, such as debug or info,cache_node::layer=debug;
+                   warn makes a node silent while all is well
   TERMINATION_LOG  file for the last words of a node that fails [default: /dev/termination-log]
 
 Exit codes:

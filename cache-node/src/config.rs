@@ -21,7 +21,7 @@ use crds::{
     },
     quantity::ByteSize,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::entry::{
     KEY_BYTES_MAX,
@@ -190,6 +190,12 @@ impl Config {
             CompressionAlgorithm::Zstd => envelope::Compression::Zstd,
         };
         Codec { compression, threshold_bytes: usize::try_from(threshold.0).unwrap_or(usize::MAX) }
+    }
+
+    /// Whether ordinary messages are wanted: a filter such as `warn` asks for silence while all is well.
+    pub fn tells(&self) -> bool {
+        let filter = EnvFilter::try_new(&self.effective.log.filter).ok();
+        filter.and_then(|filter| filter.max_level_hint()).is_none_or(|most| most >= LevelFilter::INFO)
     }
 
     /// What a person who starts a node by hand wants to know.

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         print!("{}", config.to_yaml());
         return ExitCode::SUCCESS;
     }
-    if file.is_none() {
+    if file.is_none() && config.tells() {
         eprint!("{}", config.welcome());
     }
     telemetry::start(&config.effective().log);

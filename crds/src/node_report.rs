@@ -102,6 +102,8 @@ pub struct StatsReport {
     pub hits: u64,
     /// Reads answered without one.
     pub misses: u64,
+    /// Misses that had a value past its expiry which may still be served.
+    pub stale_hits: u64,
     /// Reads, writes and removals in all.
     pub operations: u64,
     /// Failures by kind: `timeout`, `unreachable`, `corrupt`, `full`, `refused`.

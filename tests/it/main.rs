@@ -9,6 +9,7 @@ mod clients;
 mod crds;
 mod disk;
 mod durability;
+mod embedded;
 mod node;
 mod operator;
 mod pipeline;

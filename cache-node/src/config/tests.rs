@@ -148,6 +148,14 @@ fn the_environment_overrides_the_log_filter() {
 }
 
 #[test]
+fn a_filter_that_asks_for_silence_quiets_the_welcome_too() {
+    for (filter, tells) in [("info", true), ("debug", true), ("warn", false), ("error", false), ("off", false)] {
+        let config = Config::from_yaml(&format!("log: {{filter: '{filter}'}}"), &environment()).unwrap();
+        assert_eq!(config.tells(), tells, "{filter}");
+    }
+}
+
+#[test]
 fn last_words_are_written_only_where_a_file_waits_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let pod = Environment { termination_log: folder.path().join("log"), ..environment() };

@@ -162,10 +162,11 @@ fn health(Health { state, reason, message, since }: Health) -> HealthReport {
 }
 
 fn stats(stats: Stats) -> StatsReport {
-    let Stats { hits, misses, stale_hits: _, operations, errors, entries, bytes, capacity_bytes, extras } = stats;
+    let Stats { hits, misses, stale_hits, operations, errors, entries, bytes, capacity_bytes, extras } = stats;
     StatsReport {
         hits,
         misses,
+        stale_hits,
         operations,
         errors: errors.into_iter().map(|(kind, count)| (kind.label().to_owned(), count)).collect(),
         entries,
