@@ -304,7 +304,7 @@ impl Checks {
     }
 
     fn write_queue(&mut self, queue: &WriteQueue, mode: DiskMode, value_bytes_max: ByteSize) {
-        let WriteQueue { capacity, items_max } = queue;
+        let WriteQueue { capacity, items_max, overflow: _ } = queue;
         self.within("writeQueue.capacity", capacity, &limits::QUEUE_CAPACITY);
         self.within("writeQueue.itemsMax", items_max, &limits::QUEUE_ITEMS);
         // Otherwise the largest value that a client may send could never be written, however long it waits.

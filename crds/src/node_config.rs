@@ -177,6 +177,21 @@ pub struct WriteQueue {
     pub capacity: ByteSize,
     /// Number of queued writes. Default 100000, at least 100, at most 10000000.
     pub items_max: u32,
+    /// What happens to a value that finds the queue full. Default `Block`.
+    pub overflow: Overflow,
+}
+
+/// What happens to a value that finds the write queue full. Removals always wait for room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
+pub enum Overflow {
+    /// It waits until its deadline, and is refused then.
+    #[default]
+    Block,
+    /// It is refused at once.
+    Reject,
+    /// The oldest queued values give way, and their keys are removed from all layers.
+    DropOldest,
 }
 
 /// A layer below memory.
@@ -445,7 +460,7 @@ impl Default for Compression {
 
 impl Default for WriteQueue {
     fn default() -> Self {
-        Self { capacity: ByteSize::mebibytes(64), items_max: 100_000 }
+        Self { capacity: ByteSize::mebibytes(64), items_max: 100_000, overflow: Overflow::default() }
     }
 }
 

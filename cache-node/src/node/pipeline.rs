@@ -239,7 +239,11 @@ fn queue_options(file: &NodeConfig) -> QueueOptions {
     QueueOptions {
         capacity_bytes: file.write_queue.capacity.0,
         items_max: u64::from(file.write_queue.items_max),
-        overflow: Overflow::Block,
+        overflow: match file.write_queue.overflow {
+            node_config::Overflow::Block => Overflow::Block,
+            node_config::Overflow::Reject => Overflow::Reject,
+            node_config::Overflow::DropOldest => Overflow::DropOldest,
+        },
     }
 }
 

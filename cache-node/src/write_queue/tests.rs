@@ -1,3 +1,5 @@
+mod lanes;
+
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::*;

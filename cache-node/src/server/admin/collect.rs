@@ -105,8 +105,15 @@ const AMPLIFICATION: Definition = gauge(
     &[],
 );
 
+const DROPPED: Definition = counter(
+    "tieredcache_write_queue_dropped_total",
+    "Queued values given up: for newer ones in a full queue, for a layer that was away for too long, or mere promotions.",
+    &["reason"],
+);
+
 const MEMORY: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, EVICTIONS, EXPIRED, PROMOTIONS];
-const QUEUE: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED];
+const QUEUE: &[Definition] =
+    &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED, DROPPED];
 const DISK: &[Definition] = &[
     HEALTH,
     ERRORS,
@@ -277,6 +284,9 @@ fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
     samples.put(&BATCHES, &[], extra(&stats, "batches"));
     samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
     samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
+    samples.put(&DROPPED, &["overflow"], extra(&stats, "droppedOverflow"));
+    samples.put(&DROPPED, &["unreachable"], extra(&stats, "droppedUnreachable"));
+    samples.put(&DROPPED, &["fill"], extra(&stats, "droppedFills"));
 }
 
 fn disk(disk: &dyn Component, samples: &mut Samples) {
