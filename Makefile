@@ -1,6 +1,6 @@
 # Every recipe is one line; what it runs is a program or a script with its own help.
 .DEFAULT_GOAL := help
-.PHONY: help build test unit lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos crds run clean-cache
+.PHONY: help build test unit mutants lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos crds run clean-cache
 
 export CLUSTER ?= tieredcache
 export NODES ?= 3
@@ -29,6 +29,9 @@ test: ## Run every test: units, house rules, black box, fuzz, end to end on a re
 
 unit: ## Run only the fast tests (no servers, no cluster)
 	$(ROCKS) cargo test --locked --workspace --lib --bins --test tidy
+
+mutants: ## Plant known bugs one by one and see the unit tests catch them
+	@tests/mutants/run.sh
 
 lint: ## Check formatting and lints
 	cargo fmt --all --check && $(ROCKS) cargo clippy --locked --workspace --all-targets -- -D warnings

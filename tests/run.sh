@@ -53,7 +53,7 @@ cargo_test="$rocks cargo test --locked --workspace --no-fail-fast"
 for kind in $kinds; do
     case $kind in
     lint) run lint make --no-print-directory lint ;;
-    units) run units $cargo_test --lib --bins --test tidy ;;
+    units) MODEL_OPERATIONS=${MODEL_OPERATIONS:-1000000} run units $cargo_test --lib --bins --test tidy ;;
     build) run build make --no-print-directory build ;;
     fuzz) run fuzz $cargo_test --test fuzz ;;
     it) run it $cargo_test --test it ;;

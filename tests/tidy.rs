@@ -308,6 +308,48 @@ fn links_between_documents_lead_somewhere() {
     assert_none("these links are broken", &broken);
 }
 
+/// A word of so many parts between backticks is the name of a test.
+const TEST_NAME_PARTS_MIN: usize = 4;
+
+#[test]
+fn tests_that_the_readme_names_exist() {
+    let mut names = BTreeSet::new();
+    for (_, text) in files_ending(&[".rs"]) {
+        names.extend(text.split("fn ").skip(1).map(|rest| word(rest).to_owned()));
+    }
+    let readme = read(Path::new("tests/README.md"));
+    let named = readme.split('`').skip(1).step_by(2).filter(|name| word(name) == *name);
+    let missing: Vec<String> = named
+        .filter(|name| name.split('_').count() >= TEST_NAME_PARTS_MIN && !names.contains(*name))
+        .map(str::to_owned)
+        .collect();
+    assert_none("tests/README.md names tests that are not there", &missing);
+}
+
+/// What the text begins with, as far as it is a name of a function.
+fn word(text: &str) -> &str {
+    let end = text.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+#[test]
+fn every_mutant_fits_the_code_and_names_what_must_notice_it() {
+    let mut offences = Vec::new();
+    for (path, text) in files_ending(&[".patch"]) {
+        let fits = Command::new("git").args(["apply", "--check"]).arg(&path).current_dir(root()).output();
+        let fits = fits.expect("git is on the PATH");
+        if !fits.status.success() {
+            offences.push(format!("{}: {}", path.display(), String::from_utf8_lossy(&fits.stderr).trim()));
+        }
+        for head in ["What: ", "Filter: "] {
+            if !text.lines().any(|line| line.strip_prefix(head).is_some_and(|rest| !rest.is_empty())) {
+                offences.push(format!("{} lacks its line `{head}`", path.display()));
+            }
+        }
+    }
+    assert_none("make the same bug in the code as it is now", &offences);
+}
+
 #[test]
 fn every_room_has_a_readme() {
     let missing: Vec<String> = ["", "cache-node", "charts/tieredcache-operator", "crds", "operator", "tests"]

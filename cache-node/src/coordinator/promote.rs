@@ -173,12 +173,12 @@ impl Stores {
     pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, Found)>) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
         let fresh = |entry: &Entry| self.freshness(cx, entry) == Freshness::Fresh;
-        let live = if self.memory.peek(cx.now, key.as_bytes()).is_some_and(|entry| fresh(&entry)) {
-            true
-        } else if self.cold.is_empty() {
-            false
-        } else {
-            match (turn.pending(key.as_bytes()), seen) {
+        let live = match self.memory.peek(cx.now, key.as_bytes()).map(|entry| self.freshness(cx, &entry)) {
+            Some(Freshness::Fresh) => true,
+            // Known without a look below, as to a reader.
+            Some(Freshness::Negative) => false,
+            _ if self.cold.is_empty() => false,
+            _ => match (turn.pending(key.as_bytes()), seen) {
                 (Pending::Value(entry), _) => fresh(&entry),
                 // Somebody else is removing it. This caller, too, is told only once that is certain.
                 (Pending::Removed, _) => false,
@@ -186,7 +186,7 @@ impl Stores {
                     matches!(found, Found::Fresh(_))
                 }
                 (Pending::Unknown, _) => return Removal::Changed,
-            }
+            },
         };
         // Also if nothing was found: an expired copy must not come back should the clock step back.
         match self.remove(cx, &mut turn, key) {

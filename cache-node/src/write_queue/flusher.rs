@@ -135,6 +135,11 @@ impl Flusher {
     /// Sleeps until there is work. False if there is none and none will come.
     async fn idle(&self) -> bool {
         if self.queue.drain.is_cancelled() {
+            if self.lane.is_void() && !self.leads() && !self.queue.give_up.is_cancelled() {
+                // What is queued here may be written only after the clear, which the first of the lane carries out.
+                sleep(LINGER).await;
+                return true;
+            }
             return self.has_work();
         }
         // Announced before the last look: a writer that this look misses sees the announcement, because both go

@@ -87,3 +87,17 @@ async fn explanation_names_what_every_layer_holds_and_changes_nothing() {
     );
     assert!(matches!(f.coordinator.peek(&cx(&f.clock), b"k"), Peek::Cold), "not promoted");
 }
+
+#[tokio::test]
+async fn shutdown_writes_also_what_waits_for_a_clear() {
+    let f = Pair::open(WriteMode::Behind).await;
+    f.redis.failing.store(true, Ordering::SeqCst);
+    f.coordinator.clear(&cx(&f.clock)).await.unwrap();
+    // Enough for both flushers of Redis.
+    for number in 0..100 {
+        f.coordinator.set(&cx(&f.clock), entry(&format!("k{number}"), "v")).await.unwrap();
+    }
+    f.redis.failing.store(false, Ordering::SeqCst);
+    f.coordinator.shutdown(f.clock.monotonic() + Duration::from_secs(60)).await;
+    assert_eq!(f.redis.stats().entries, Some(100));
+}

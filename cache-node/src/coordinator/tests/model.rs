@@ -1,172 +1,444 @@
-//! One node against a map with expiries: any order of operations, evictions, passing time and restarts.
+//! One whole node against a map: any order of operations, evictions, faults of the layers below, passing time,
+//! restarts and crashes. What a read may find is in `known.rs`, what can go wrong below in `layers.rs`.
+//!
+//! `SEED` repeats the operations of a run; what the flushers do meanwhile is up to the machine. `MODEL_OPERATIONS` is
+//! how many there are in all.
 
-use std::collections::HashMap;
+mod known;
+mod layers;
 
-use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tempfile::{TempDir, tempdir};
+use tokio::time::timeout;
 
+use self::{
+    known::{Answering, Model, TAGS, Version},
+    layers::{Mood, Moody, Reads, Remote, Writes},
+};
 use super::*;
-use crate::{
-    clock::UnixMillis,
-    layer::disk::{Disk, DiskOptions},
+use crate::layer::{
+    ErrorKind,
+    disk::{Disk, DiskOptions},
 };
 
-const OPERATIONS: u64 = 100_000;
+/// In a plain `cargo test`; the gate runs five times as many.
+const OPERATIONS: u64 = 200_000;
 const KEYS: u32 = 200;
+/// What is shorter-lived is not written to disk.
 const LIFE_MIN: Duration = Duration::from_secs(5);
+/// No operation takes so long, whatever else the machine does.
+const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+/// How long a write waits that the disk does not confirm.
+const PATIENCE: Duration = Duration::from_millis(2);
 
-/// What the map knows of a live key.
-#[derive(Clone, Debug)]
-struct Known {
-    value: String,
-    expires_at: Option<UnixMillis>,
-    /// Too short-lived for the disk: may be gone once memory has given it up.
-    may_be_gone: bool,
+const READ_FAULTS: [Reads; 4] = [
+    Reads::NotHandled,
+    Reads::Failing(ErrorKind::Timeout),
+    Reads::Failing(ErrorKind::Unreachable),
+    Reads::Failing(ErrorKind::Corrupt),
+];
+
+/// What is different from run to run.
+#[derive(Clone)]
+struct Setup {
+    policy: Policy,
+    queue: QueueOptions,
+    disk_first: bool,
 }
 
 struct Run {
+    setup: Setup,
     folder: TempDir,
-    policy: Policy,
     clock: Clock,
     node: Arc<Coordinator>,
-    model: HashMap<String, Known>,
+    remote: Arc<Remote>,
+    redis: Arc<Mood>,
+    disk: Arc<Mood>,
+    /// Redis has everything that the node has told it, as of the last flush that it took part in, and has not failed since.
+    redis_is_whole: bool,
+    model: Model,
+    /// Which operation is under way, as in [`Run::step`].
+    kind: u32,
     random: StdRng,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_behaves_like_a_map_with_expiries() {
-    let seed = std::env::var("SEED").ok().map_or_else(|| rand::rng().next_u64(), |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
-    for policy in [Policy::S3Fifo, Policy::TinyLfu] {
-        let mut run = Run::begin(policy, seed).await;
-        for number in 0..OPERATIONS / 2 {
-            run.step(number).await;
-        }
-        run.restart().await;
-        for number in 0..KEYS {
-            run.get(&format!("k{number}")).await;
-        }
+    let setup = Setup { policy: Policy::S3Fifo, queue: roomy(), disk_first: false };
+    run(setup, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_reads_the_disk_first_behaves_like_a_map_with_expiries() {
+    let setup = Setup { policy: Policy::TinyLfu, queue: roomy(), disk_first: true };
+    run(setup, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_whose_queue_drops_values_serves_no_older_ones() {
+    let queue = QueueOptions { capacity_bytes: 8 << 10, items_max: 30, overflow: Overflow::DropOldest };
+    run(Setup { policy: Policy::S3Fifo, queue, disk_first: false }, 20).await;
+}
+
+/// So much that values are never dropped.
+const fn roomy() -> QueueOptions {
+    QueueOptions { capacity_bytes: 32 << 20, items_max: 10_000, overflow: Overflow::Block }
+}
+
+async fn run(setup: Setup, percent: u64) {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
+    let seed = number("SEED").unwrap_or_else(|| rand::rng().next_u64());
+    let operations = number("MODEL_OPERATIONS").unwrap_or(OPERATIONS) * percent / 100;
+    println!("SEED={seed} MODEL_OPERATIONS={}", operations * 100 / percent);
+    let mut run = Run::begin(setup, seed).await;
+    for number in 0..operations {
+        let step = timeout(OPERATION_LIMIT, run.step(number)).await;
+        assert!(step.is_ok(), "operation {number} hangs: {}", run.state());
     }
+    run.restart().await;
+    for number in 0..KEYS {
+        run.get(&format!("k{number}")).await;
+    }
+    stop(&run.node).await;
 }
 
 // === impl Run ===
 
 impl Run {
-    async fn begin(policy: Policy, seed: u64) -> Self {
-        let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
-        let node = open(&folder, policy, &clock).await;
-        Self { folder, policy, clock, node, model: HashMap::new(), random: StdRng::seed_from_u64(seed) }
+    async fn begin(setup: Setup, seed: u64) -> Self {
+        let (folder, clock, remote) = (tempdir().unwrap(), Clock::manual(START), Arc::new(Remote::default()));
+        let (redis, disk) = (Mood::good(), Mood::good());
+        let node = open(&setup, &folder, &clock, (&remote, &redis, &disk)).await;
+        let model = Model::new(setup.queue.overflow == Overflow::DropOldest);
+        let random = StdRng::seed_from_u64(seed);
+        Self { setup, folder, clock, node, remote, redis, disk, redis_is_whole: true, model, kind: 0, random }
     }
 
     async fn step(&mut self, number: u64) {
-        let name = format!("k{}", self.random.random_range(0..KEYS));
-        match self.random.random_range(0..1000_u32) {
-            0..400 => self.get(&name).await,
-            400..650 => self.set(&name, number).await,
-            650..720 => self.append(&name).await,
-            720..790 => self.remove(&name).await,
-            790..830 => self.get_some().await,
-            830..930 => self.node.memory().remove(name.as_bytes()),
-            930..990 => self.pass_time(),
-            990..998 => {
-                self.node.memory().sweep(self.clock.now(), |_| false);
+        let name = self.any_name();
+        self.kind = self.below(20_000);
+        match self.kind {
+            0..8000 => self.get(&name).await,
+            8000..13_000 => self.set(&name, number).await,
+            13_000..14_000 => self.append(&name).await,
+            14_000..14_100 => self.take(&name).await,
+            14_100..14_600 => self.remove(&name).await,
+            14_600..14_800 => self.remove_tagged().await,
+            14_800..15_600 => self.get_some().await,
+            15_600..18_600 => self.node.memory().remove(name.as_bytes()),
+            18_600..18_620 => self.node.memory().clear(),
+            18_620..19_220 => self.pass_time(),
+            19_220..19_280 => self.node.stores.sweep(self.clock.now()),
+            19_280..19_330 => self.flush().await,
+            19_330..19_370 => self.read_slowly(&name, number).await,
+            19_370..19_770 => {
+                self.remote.evict(&name);
+                self.model.redis_evicted(&name);
             }
-            998 => {
-                self.node.clear(&self.cx()).await.unwrap();
-                self.model.clear();
+            19_770..19_780 => {
+                self.remote.empty();
+                self.model.redis_emptied();
             }
-            _ => self.restart().await,
+            19_780..19_800 => self.change_moods(),
+            19_800..19_806 => self.clear().await,
+            19_806 => self.restart().await,
+            19_807 => self.crash().await,
+            _ => self.get(&name).await,
         }
     }
 
+    fn state(&self) -> String {
+        let Self { kind, redis, disk, node, .. } = self;
+        format!("{kind}, redis {redis:?}, disk {disk:?}, {:?}", node.write_queue().lanes())
+    }
+
     fn pass_time(&mut self) {
-        self.clock.advance(Duration::from_millis(self.random.random_range(0..2000)));
-        let now = self.clock.now();
-        self.model.retain(|_, known| known.expires_at.is_none_or(|at| at > now));
+        let ms = self.below(2000);
+        self.clock.advance(Duration::from_millis(u64::from(ms)));
     }
 
-    async fn set(&mut self, name: &str, number: u64) {
-        let life = match self.random.random_range(0..3_u32) {
-            0 => None,
-            1 => Some(Duration::from_millis(self.random.random_range(1..10_000))),
-            _ => Some(Duration::from_secs(self.random.random_range(10..1000))),
+    fn below(&mut self, end: u32) -> u32 {
+        self.random.random_range(0..end)
+    }
+
+    fn any_name(&mut self) -> String {
+        format!("k{}", self.below(KEYS))
+    }
+
+    fn any_tags(&mut self, max: u32) -> u8 {
+        (0..=self.below(max)).fold(0, |tags, _| tags | 1 << self.below(8))
+    }
+}
+
+// === impl Run: read ===
+
+impl Run {
+    async fn get(&mut self, name: &str) {
+        let (cx, wants) = (self.cx(), self.wants());
+        let found = match self.node.peek(&cx, name.as_bytes()) {
+            Peek::Hit(entry) => Some(entry),
+            Peek::Absent => None,
+            Peek::Cold => self.node.get(&cx, &key(name), wants).await.entry,
         };
-        let expires_at = life.map(|life| self.clock.now().after(life));
-        let length = if self.random.random_range(0..50_u32) == 0 { 8000 } else { 20 };
-        let value = format!("{number}{}", "x".repeat(length));
-        let entry = Entry::new(name.as_bytes(), value.as_bytes(), EntryMeta { expires_at, ..EntryMeta::default() });
-        self.node.set(&self.cx(), entry).await.unwrap();
-        self.know(name, value, expires_at);
+        self.check(name, found.as_ref(), wants);
     }
 
-    fn know(&mut self, name: &str, value: String, expires_at: Option<UnixMillis>) {
+    async fn get_some(&mut self) {
+        let names: Vec<String> = (0..10).map(|_| self.any_name()).collect();
+        let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
+        let wants = self.wants();
+        let (found, _) = self.node.get_many(&self.cx(), &keys, wants).await;
+        for (name, found) in names.iter().zip(found) {
+            self.check(name, found.as_ref(), wants);
+        }
+    }
+
+    /// A read that has looked below and answers only after other changes of its key.
+    async fn read_slowly(&mut self, name: &str, number: u64) {
+        let slow = if self.below(2) == 0 { Arc::clone(&self.redis) } else { Arc::clone(&self.disk) };
+        let mut legal = self.model.versions(name);
+        self.node.memory().remove(name.as_bytes());
+        slow.hold(name);
+        let (node, cx, asked) = (Arc::clone(&self.node), self.cx(), key(name));
+        let read = tokio::spawn(async move { node.get(&cx, &asked, Wants::Value).await.entry });
+        eventually("the read waits below, or is over", || slow.holding.load(Ordering::SeqCst) || read.is_finished())
+            .await;
+        // It may be over although it never came so far, and nobody else is to wait in its place.
+        slow.expect_no_more();
+        for _ in 0..=self.below(2) {
+            match self.below(8) {
+                0..4 => self.set(name, number).await,
+                4..6 => self.remove(name).await,
+                6 => self.remove_tagged().await,
+                _ => self.clear().await,
+            }
+            legal.extend(self.model.versions(name));
+        }
+        slow.release();
+        if let Some(found) = read.await.unwrap() {
+            assert!(legal.contains(&Version::of(&found)), "{name} has {found:?}: {legal:?}");
+        }
+        self.get(name).await;
+        self.node.memory().remove(name.as_bytes());
+        self.get(name).await;
+    }
+
+    fn check(&self, name: &str, found: Option<&Entry>, wants: Wants) {
+        self.model.check(name, found, wants == Wants::Value, (self.clock.now(), self.answering()));
+    }
+
+    fn wants(&mut self) -> Wants {
+        if self.below(5) == 0 { Wants::Facts } else { Wants::Value }
+    }
+
+    fn answering(&self) -> Answering {
+        Answering { redis: self.redis.reads() == Reads::Answered, disk: self.disk.reads() == Reads::Answered }
+    }
+
+    fn cx(&self) -> OperationContext {
+        cx(&self.clock)
+    }
+}
+
+// === impl Run: write ===
+
+impl Run {
+    async fn set(&mut self, name: &str, number: u64) {
+        let cx = self.write_cx();
+        let entry = self.any_entry(name, number);
+        let version = Version::of(&entry);
+        let stored = match self.node.try_set(&cx, entry) {
+            Ok(()) => Ok(()),
+            Err(entry) => self.node.set(&cx, entry).await,
+        };
+        match stored {
+            Ok(()) => self.model.written(name, version),
+            Err(error) => assert_eq!((error, self.is_impatient()), (WriteError::QueueFull, true)),
+        }
+    }
+
+    fn any_entry(&mut self, name: &str, number: u64) -> Entry {
         let now = self.clock.now();
-        // The write reaches the disk some time later, with less life left.
-        let may_be_gone = expires_at.is_some_and(|at| at.since(now) < LIFE_MIN + Duration::from_secs(10));
-        self.model.insert(name.to_owned(), Known { value, expires_at, may_be_gone });
+        let life = match self.below(3) {
+            0 => None,
+            1 => Some(1 + self.below(10_000)),
+            _ => Some(10_000 + self.below(1_000_000)),
+        };
+        let after = |ms: u32| now.after(Duration::from_millis(u64::from(ms)));
+        let stale = life.filter(|_| self.below(4) == 0).map(|life| life + self.below(20_000));
+        let mut tags = TagSet::default();
+        if self.below(4) == 0 {
+            let bits = self.any_tags(3);
+            TAGS.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0).for_each(|(_, tag)| {
+                tags.add(tag.as_bytes()).unwrap();
+            });
+        }
+        let negative = self.below(30) == 0;
+        let meta = EntryMeta {
+            expires_at: life.map(after),
+            stale_until: stale.map(after),
+            position: if tags.tags().is_empty() { Position::NONE } else { self.node.position(&self.cx()) },
+            tags: tags.tags(),
+            negative,
+        };
+        let length = if self.below(50) == 0 { 4000 } else { 20 };
+        let value = if negative { String::new() } else { format!("{number}{}", "x".repeat(length)) };
+        Entry::new(name.as_bytes(), value.as_bytes(), meta)
     }
 
     async fn append(&mut self, name: &str) {
         let grown = |current: Option<&Entry>| {
             let value = current.map(text).unwrap_or_default() + "+";
-            let meta = current.map(Entry::meta).unwrap_or_default();
-            (Update::Set(Entry::new(name.as_bytes(), value.as_bytes(), meta)), (value, meta.expires_at))
+            let entry = Entry::new(name.as_bytes(), value.as_bytes(), current.map(Entry::meta).unwrap_or_default());
+            (Update::Set(entry.clone()), (current.cloned(), Version::of(&entry)))
         };
-        let (value, expires_at) = match self.node.try_update(&self.cx(), name.as_bytes(), grown) {
-            TryUpdate::Done(done) => done,
-            TryUpdate::Cold => self.node.update(&self.cx(), &key(name), grown).await.unwrap(),
+        let cx = self.write_cx();
+        let outcome = match self.node.try_update(&cx, name.as_bytes(), grown) {
+            TryUpdate::Done(done) => Ok(done),
+            TryUpdate::Cold => self.node.update(&cx, &key(name), grown).await,
         };
-        let before = value.strip_suffix('+').unwrap();
-        self.check(name, (!before.is_empty()).then_some(before));
-        self.know(name, value, expires_at);
+        match outcome {
+            Ok((before, after)) => {
+                self.check(name, before.as_ref(), Wants::Facts);
+                self.model.written(name, after);
+            }
+            Err(error) => self.expect_unreadable(error),
+        }
+    }
+
+    async fn take(&mut self, name: &str) {
+        let taken =
+            |current: Option<&Entry>| (if current.is_some() { Update::Remove } else { Update::Keep }, current.cloned());
+        let cx = self.write_cx();
+        match self.node.update(&cx, &key(name), taken).await {
+            Ok(before) => {
+                self.check(name, before.as_ref(), Wants::Facts);
+                if before.is_some() {
+                    self.model.removed(name, true);
+                }
+            }
+            Err(WriteError::Unconfirmed) if self.is_impatient() => self.model.removed(name, false),
+            Err(error) => self.expect_unreadable(error),
+        }
     }
 
     async fn remove(&mut self, name: &str) {
-        let removed = self.node.remove_many(&self.cx(), &[key(name)]).await.unwrap();
-        match self.model.remove(name) {
-            Some(Known { may_be_gone: true, .. }) => assert!(removed <= 1),
-            known => assert_eq!(removed, u64::from(known.is_some()), "removal of {name}"),
+        let there = self.model.is_there(name, self.clock.now(), self.answering());
+        match self.node.remove_many(&self.write_cx(), &[key(name)]).await {
+            Ok(removed) => {
+                let must = there.filter(|_| !self.is_impatient()).map(u64::from);
+                assert!(removed <= 1 && must.is_none_or(|must| must == removed), "{removed} of {name}: {there:?}");
+                self.model.removed(name, true);
+            }
+            Err(error) => {
+                assert!(self.is_impatient(), "{error}");
+                if error == WriteError::Unconfirmed {
+                    self.model.removed(name, false);
+                }
+            }
         }
     }
 
-    async fn get(&mut self, name: &str) {
-        let cx = self.cx();
-        let found = match self.node.peek(&cx, name.as_bytes()) {
-            Peek::Hit(entry) => Some(entry),
-            Peek::Absent => None,
-            Peek::Cold => self.node.get(&cx, &key(name), Wants::Value).await.entry,
+    async fn remove_tagged(&mut self) {
+        let bits = self.any_tags(2);
+        let matching = if self.below(2) == 0 { Matching::Any } else { Matching::All };
+        let mut tags = TagSet::default();
+        for (_, tag) in TAGS.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0) {
+            tags.add(tag.as_bytes()).unwrap();
+        }
+        let outcome = self.node.remove_tagged(&self.write_cx(), tags, matching).await;
+        self.model.removed_tagged(bits, matching, self.is_confirmed(outcome));
+    }
+
+    async fn clear(&mut self) {
+        let outcome = self.node.clear(&self.write_cx()).await;
+        let confirmed = self.is_confirmed(outcome);
+        self.model.cleared(confirmed);
+    }
+
+    async fn flush(&mut self) {
+        let lanes = self.node.write_queue().lanes();
+        let whole = self.redis.writes() == Writes::Taken && lanes.iter().all(|lane| lane.is_reachable);
+        let outcome = self.node.flush(&self.write_cx()).await;
+        if outcome.is_ok() {
+            self.redis_is_whole |= whole;
+            self.model.flushed(self.clock.now());
+        } else {
+            assert!(self.is_impatient(), "{outcome:?}");
+        }
+    }
+
+    fn is_confirmed(&self, outcome: Result<(), WriteError>) -> bool {
+        assert!(outcome.is_ok() || self.is_impatient(), "{outcome:?}");
+        outcome.is_ok()
+    }
+
+    fn expect_unreadable(&self, error: WriteError) {
+        let unreadable = error == WriteError::Unreadable && !(self.answering().redis && self.answering().disk);
+        assert!(unreadable || self.is_impatient(), "{error}");
+    }
+
+    /// Nothing is confirmed while the disk takes no writes, and a small queue may stay full while Redis takes none.
+    fn is_impatient(&self) -> bool {
+        let is_small = self.setup.queue.overflow == Overflow::DropOldest;
+        self.disk.writes() != Writes::Taken || (is_small && self.redis.writes() != Writes::Taken)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the flushers take real time, whatever the test's clock says")]
+    fn write_cx(&self) -> OperationContext {
+        let deadline = if self.is_impatient() { Instant::now() + PATIENCE } else { self.cx().deadline };
+        OperationContext { deadline, ..self.cx() }
+    }
+}
+
+// === impl Run: faults and restarts ===
+
+impl Run {
+    fn change_moods(&mut self) {
+        let random = &mut self.random;
+        let mut reads = |percent| {
+            let fault = random.random_range(0..100_u32) < percent;
+            if fault { *READ_FAULTS.choose(random).expect("there are some") } else { Reads::Answered }
         };
-        if let (Some(found), Some(known)) = (&found, self.model.get(name)) {
-            assert_eq!(found.expires_at(), known.expires_at, "{name}");
-        }
-        self.check(name, found.as_ref().map(text).as_deref());
-    }
-
-    async fn get_some(&mut self) {
-        let names: Vec<String> = (0..10).map(|_| format!("k{}", self.random.random_range(0..KEYS))).collect();
-        let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
-        let (found, _) = self.node.get_many(&self.cx(), &keys, Wants::Value).await;
-        for (name, found) in names.iter().zip(found) {
-            self.check(name, found.as_ref().map(text).as_deref());
-        }
-    }
-
-    fn check(&mut self, name: &str, found: Option<&str>) {
-        let known = self.model.get(name);
-        if found.is_none() && known.is_some_and(|known| known.may_be_gone) {
-            self.model.remove(name);
-            return;
-        }
-        assert_eq!(found, known.map(|known| known.value.as_str()), "{name}: {known:?}");
+        *self.redis.reads.lock().unwrap() = reads(40);
+        *self.disk.reads.lock().unwrap() = reads(20);
+        let mut writes = |percent| match random.random_range(0..100_u32) {
+            number if number >= percent => Writes::Taken,
+            number if number % 2 == 0 => Writes::Refused,
+            _ => Writes::TakenInSilence,
+        };
+        *self.redis.writes.lock().unwrap() = writes(40);
+        *self.disk.writes.lock().unwrap() = writes(6);
+        self.redis_is_whole &= self.redis.writes() == Writes::Taken;
     }
 
     async fn restart(&mut self) {
+        self.redis.heal();
+        self.disk.heal();
         stop(&self.node).await;
-        self.node = open(&self.folder, self.policy, &self.clock).await;
+        self.redis_is_whole = true;
+        self.model.flushed(self.clock.now());
+        self.reopen().await;
     }
 
-    fn cx(&self) -> OperationContext {
-        cx(&self.clock)
+    /// What is queued is lost. A Redis that was away dies with the node: what it was not told nobody else knows.
+    async fn crash(&mut self) {
+        self.redis.heal();
+        self.disk.heal();
+        abandon(&self.node).await;
+        if !self.redis_is_whole {
+            self.remote.empty();
+            self.model.redis_emptied();
+            self.redis_is_whole = true;
+        }
+        self.model.crashed();
+        self.reopen().await;
+    }
+
+    async fn reopen(&mut self) {
+        // No restart is over within the millisecond in which it began.
+        self.clock.advance(Duration::from_millis(1));
+        self.node = open(&self.setup, &self.folder, &self.clock, (&self.remote, &self.redis, &self.disk)).await;
     }
 }
 
@@ -175,13 +447,34 @@ async fn stop(node: &Coordinator) {
     node.shutdown(Instant::now() + Duration::from_secs(60)).await;
 }
 
-async fn open(folder: &TempDir, policy: Policy, clock: &Clock) -> Arc<Coordinator> {
+/// Stops the node without its queue being written.
+#[allow(clippy::disallowed_methods, reason = "closing takes real time, whatever the test's clock says")]
+async fn abandon(node: &Coordinator) {
+    node.write_queue().shutdown(Instant::now()).await;
+    stop(node).await;
+}
+
+async fn open(
+    setup: &Setup,
+    folder: &TempDir,
+    clock: &Clock,
+    (remote, redis, disk): (&Arc<Remote>, &Arc<Mood>, &Arc<Mood>),
+) -> Arc<Coordinator> {
     let options = DiskOptions {
         memory_bytes: 16 << 20,
         max_ttl: Duration::from_secs(24 * 3600),
         min_ttl: LIFE_MIN,
         ..DiskOptions::at(folder.path())
     };
-    let disk = Disk::open(options, clock.clone()).await.unwrap();
-    Coordinator::open(parts(clock, policy, vec![Arc::new(disk)]), clock.clone()).await
+    let rocksdb = Disk::open(options, clock.clone()).await.unwrap();
+    let moody = |layer, mood: &Arc<Mood>| Arc::new(Moody { layer, mood: Arc::clone(mood) }) as Arc<dyn Layer>;
+    let mut cold = vec![moody(Arc::clone(remote) as Arc<dyn Layer>, redis), moody(Arc::new(rocksdb), disk)];
+    if setup.disk_first {
+        cold.reverse();
+    }
+    // Small and short, so that copies leave memory all the time.
+    let memory = MemoryOptions { capacity_bytes: 16 << 10, policy: setup.policy, max_ttl: Duration::from_secs(60) };
+    let memory = Memory::open(memory, clock.clone());
+    let parts = Parts { memory, queue: setup.queue.clone(), ..parts(clock, setup.policy, cold) };
+    Coordinator::open(parts, clock.clone()).await
 }

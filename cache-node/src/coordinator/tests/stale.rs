@@ -102,3 +102,13 @@ async fn negative_entry_is_absent_and_stops_the_search() {
     f.clock.advance(Duration::from_secs(5));
     assert_eq!(f.get("k").await.as_deref(), Some("new"));
 }
+
+#[tokio::test]
+async fn negative_entry_is_removed_at_once_and_counts_as_none() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let meta = EntryMeta { negative: true, ..EntryMeta::default() };
+    f.coordinator.try_set(&f.cx(), Entry::new(b"k", b"", meta)).unwrap();
+    f.flushed().await;
+    assert_eq!(f.remove("k").await, 0);
+    assert_eq!(f.layer.value("k"), None);
+}

@@ -38,6 +38,15 @@ async fn removal_by_tag_takes_effect_in_every_layer_whether_or_not_anybody_knew_
 }
 
 #[tokio::test]
+async fn removal_by_tag_concerns_only_who_carries_it() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    f.set("plain", "1").await;
+    f.coordinator.try_set(&f.cx(), tagged(&f, "red", "2", &tag_set(&["red"]))).unwrap();
+    f.coordinator.remove_tagged(&f.cx(), tag_set(&["nobody's"]), Matching::Any).await.unwrap();
+    assert_eq!((f.get("plain").await.as_deref(), f.get("red").await.as_deref()), (Some("1"), Some("2")));
+}
+
+#[tokio::test]
 async fn removal_by_tag_is_acknowledged_only_once_the_layer_has_it_and_holds_after_a_restart() {
     let layer = Scripted::gated(1000, 1000);
     let f = Fixture::over(Arc::clone(&layer), QUEUE).await;

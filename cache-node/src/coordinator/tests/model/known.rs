@@ -1,0 +1,213 @@
+//! What may be read: the newest value of each key, what a lost write may uncover, and which of it must not be missing.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::LIFE_MIN;
+use crate::{clock::UnixMillis, entry::Entry, layer::Matching};
+
+/// Tags in use.
+pub(super) const TAGS: [&str; 8] = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7"];
+
+/// What was written to a key once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) value: Vec<u8>,
+    pub(super) expires_at: Option<UnixMillis>,
+    pub(super) stale_until: Option<UnixMillis>,
+    /// One bit for each of [`TAGS`].
+    pub(super) tags: u8,
+    pub(super) negative: bool,
+}
+
+/// What is known of one key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// What a read may find. More than one only after a crash.
+    now: Vec<Version>,
+    /// Older versions, which come back if the writes after them are lost.
+    past: Vec<Version>,
+    /// There may be nothing, whatever the layers do.
+    may_be_absent: bool,
+    /// Some write of it is perhaps not in the layers.
+    unflushed: bool,
+    /// The disk has it for sure, whatever life it has left by now.
+    on_disk: bool,
+    /// Redis has it, or the queue on its behalf.
+    in_redis: bool,
+}
+
+/// Which layers answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answering {
+    pub(super) redis: bool,
+    pub(super) disk: bool,
+}
+
+/// All keys.
+#[derive(Debug)]
+pub(super) struct Model {
+    keys: HashMap<String, Known>,
+    /// The queue may drop values: whatever is not in memory may be missing.
+    drops: bool,
+}
+
+// === impl Version ===
+
+impl Version {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let bit = |tag: &[u8]| 1 << TAGS.iter().position(|known| known.as_bytes() == tag).expect("a tag of the test");
+        Self {
+            value: entry.value().to_vec(),
+            expires_at: entry.expires_at(),
+            stale_until: entry.stale_until(),
+            tags: entry.tags().iter().map(bit).sum(),
+            negative: entry.is_negative(),
+        }
+    }
+
+    fn is_fresh(&self, now: UnixMillis) -> bool {
+        !self.negative && self.expires_at.is_none_or(|at| now < at)
+    }
+
+    fn is_stale(&self, now: UnixMillis) -> bool {
+        !self.negative && !self.is_fresh(now) && self.stale_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether the disk is to write it now, or wrote it before.
+    fn is_worth_a_write(&self, now: UnixMillis) -> bool {
+        let until = self.expires_at.map(|at| self.stale_until.map_or(at, |stale| stale.max(at)));
+        until.is_none_or(|until| until.since(now) >= LIFE_MIN + Duration::from_secs(1))
+    }
+
+    fn matches(&self, tags: u8, matching: Matching) -> bool {
+        match matching {
+            Matching::Any => self.tags & tags != 0,
+            Matching::All => self.tags & tags == tags,
+        }
+    }
+}
+
+// === impl Model: what happens ===
+
+impl Model {
+    pub(super) fn new(drops: bool) -> Self {
+        Self { keys: HashMap::new(), drops }
+    }
+
+    pub(super) fn written(&mut self, name: &str, version: Version) {
+        let known = self.keys.entry(name.to_owned()).or_default();
+        known.past.append(&mut known.now);
+        *known = Known {
+            now: vec![version],
+            past: std::mem::take(&mut known.past),
+            unflushed: true,
+            in_redis: true,
+            ..Known::default()
+        };
+    }
+
+    /// With `confirmed`, not even a crash brings it back.
+    pub(super) fn removed(&mut self, name: &str, confirmed: bool) {
+        if let Some(known) = self.keys.get_mut(name) {
+            known.removed(confirmed);
+        }
+    }
+
+    pub(super) fn removed_tagged(&mut self, tags: u8, matching: Matching, confirmed: bool) {
+        for known in self.keys.values_mut() {
+            let before = known.now.len();
+            let mut gone: Vec<Version> = known.now.extract_if(.., |known| known.matches(tags, matching)).collect();
+            known.may_be_absent |= known.now.len() < before;
+            if confirmed {
+                known.past.retain(|known| !known.matches(tags, matching));
+            } else {
+                known.past.append(&mut gone);
+                known.unflushed = true;
+            }
+        }
+    }
+
+    pub(super) fn cleared(&mut self, confirmed: bool) {
+        self.keys.values_mut().for_each(|known| known.removed(confirmed));
+    }
+
+    /// All writes so far are in the layers that matter after a crash.
+    pub(super) fn flushed(&mut self, now: UnixMillis) {
+        for known in self.keys.values_mut() {
+            known.past.clear();
+            known.unflushed = false;
+            known.on_disk |= known.now.iter().all(|version| version.is_worth_a_write(now));
+        }
+    }
+
+    /// What was queued is lost.
+    pub(super) fn crashed(&mut self) {
+        for known in self.keys.values_mut().filter(|known| known.unflushed) {
+            known.now.append(&mut known.past);
+            known.may_be_absent = true;
+        }
+    }
+
+    pub(super) fn redis_evicted(&mut self, name: &str) {
+        if let Some(known) = self.keys.get_mut(name) {
+            known.in_redis = false;
+        }
+    }
+
+    pub(super) fn redis_emptied(&mut self) {
+        self.keys.values_mut().for_each(|known| known.in_redis = false);
+    }
+}
+
+// === impl Model: what may be read ===
+
+impl Model {
+    /// What a read that began now may find, also if it ends later.
+    pub(super) fn versions(&self, name: &str) -> Vec<Version> {
+        self.keys.get(name).map(|known| known.now.clone()).unwrap_or_default()
+    }
+
+    /// Whether a fresh value must be there, must not, or may.
+    pub(super) fn is_there(&self, name: &str, now: UnixMillis, answering: Answering) -> Option<bool> {
+        let Some(known) = self.keys.get(name) else { return Some(false) };
+        match known.now.as_slice() {
+            [version] if !known.may_be_absent && version.is_fresh(now) && self.is_kept(known, now, answering) => {
+                Some(true)
+            }
+            versions if versions.iter().any(|version| version.is_fresh(now)) => None,
+            _ => Some(false),
+        }
+    }
+
+    /// Panics if a read now must not have had this answer. Whoever does not want stale values must not get one.
+    pub(super) fn check(&self, name: &str, found: Option<&Entry>, stale: bool, at: (UnixMillis, Answering)) {
+        let (now, answering) = at;
+        let Some(found) = found else {
+            let there = self.is_there(name, now, answering);
+            assert_ne!(there, Some(true), "{name} is missing at {now:?}, {answering:?}: {:?}", self.keys.get(name));
+            return;
+        };
+        let version = Version::of(found);
+        let known = self.keys.get(name).is_some_and(|known| known.now.contains(&version));
+        let serves = version.is_fresh(now) || (stale && version.is_stale(now));
+        assert!(known && serves, "{name} has {version:?} at {now:?}: {:?}", self.keys.get(name));
+    }
+
+    fn is_kept(&self, known: &Known, now: UnixMillis, answering: Answering) -> bool {
+        let on_disk = known.on_disk || known.now.iter().all(|version| version.is_worth_a_write(now));
+        !self.drops && ((answering.redis && known.in_redis) || (answering.disk && on_disk))
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    fn removed(&mut self, confirmed: bool) {
+        if confirmed {
+            *self = Self::default();
+        } else {
+            self.past.append(&mut self.now);
+            self.unflushed = true;
+        }
+    }
+}
