@@ -7,6 +7,7 @@ mod chaos;
 mod chart;
 mod cluster;
 mod fleet;
+mod layers;
 mod steady;
 mod story;
 mod trouble;

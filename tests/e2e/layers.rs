@@ -1,0 +1,67 @@
+//! Layers that fail on a real Kubernetes: what the status says, how soon, and that it heals.
+
+use std::{process::Command, time::Duration};
+
+use crate::fleet::{Fleet, equal, eventually};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Until the status says that a volume is full, and that it is not any more: the node's own patience of 2 s and 10 s,
+/// and the operator's look every 5 to 8 s.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+/// The storage driver and the kubelet grow a volume within this.
+const GROWS_WITHIN: Duration = Duration::from_secs(90);
+const WHOLE_DISK: &str = "{memory: {capacity: 64Mi}, disk: {size: 512Mi, retention: {whenDeleted: Delete}}}";
+
+/// Waits until the condition of this layer has the status, and gives reason and message.
+fn await_layer(fleet: &Fleet, kind: &str, wanted: &str, limit: Duration) -> (String, String) {
+    eventually(&format!("{kind} is {wanted}"), limit, || {
+        let (status, reason, message) = fleet.condition("cache", kind)?;
+        equal(status.as_str(), wanted).map_err(|seen| format!("{seen}: {reason}: {message}"))?;
+        Ok((reason, message))
+    })
+}
+
+/// Fills the volume of the only node from outside, all but a hundredth of it, by a file of this name.
+fn fill(fleet: &Fleet, name: &str) -> String {
+    let folder = format!("/proc/{}/root/var/lib/tieredcache", fleet.node_process("cache-0"));
+    let volume = rustix::fs::statvfs(folder.as_str()).expect("the volume is mounted in the pod");
+    let bytes = volume.f_frsize * volume.f_bavail.saturating_sub(volume.f_blocks / 100);
+    let file = format!("{folder}/{name}");
+    let filled = Command::new("fallocate").args(["-l", &bytes.to_string(), &file]).status().expect("fallocate runs");
+    assert!(filled.success(), "{bytes} bytes");
+    file
+}
+
+#[test]
+fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
+    let fleet = Fleet::new("layer-disk");
+    fleet.apply("cache", WHOLE_DISK);
+    fleet.await_ready("cache", 1, READY_WITHIN);
+    await_layer(&fleet, "DiskHealthy", "True", READY_WITHIN);
+    let host = "cache-0.cache-nodes";
+    assert_eq!(fleet.redis(host, &["set", "before", "value"]), "OK");
+    let uid = fleet.pod_uid("cache-0");
+
+    fill(&fleet, "ballast");
+    let (reason, message) = await_layer(&fleet, "DiskHealthy", "False", TOLD_WITHIN);
+    println!("{reason}: {message}");
+    assert_eq!(reason, "DiskFull");
+    assert_eq!(fleet.condition("cache", "Degraded").expect("a condition").1, "DiskDegraded");
+    assert_eq!(fleet.condition("cache", "Ready").expect("a condition").0, "True", "nodes go on serving");
+    assert_eq!(fleet.redis(host, &["get", "before"]), "value");
+    assert_eq!(fleet.redis(host, &["set", "meanwhile", "value"]), "OK");
+
+    fleet.apply("cache", &WHOLE_DISK.replace("512Mi", "1Gi"));
+    eventually("the volume has grown", GROWS_WITHIN, || {
+        let claim = fleet.get("pvc/data-cache-0")?;
+        equal(claim["status"]["capacity"]["storage"].as_str(), Some("1Gi"))
+    });
+    await_layer(&fleet, "DiskHealthy", "True", TOLD_WITHIN);
+    assert_eq!(fleet.pod_uid("cache-0"), uid, "growth restarts no node");
+
+    let ballast = fill(&fleet, "more-ballast");
+    assert_eq!(await_layer(&fleet, "DiskHealthy", "False", TOLD_WITHIN).0, "DiskFull");
+    std::fs::remove_file(ballast).expect("the file is there");
+    await_layer(&fleet, "DiskHealthy", "True", TOLD_WITHIN);
+    assert_eq!(fleet.redis(host, &["get", "meanwhile"]), "value");
+}
