@@ -11,12 +11,13 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node_config::{CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, limits},
+    node_config::{ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, limits},
     quantity::{ByteSize, HumanDuration},
 };
 
 pub use freshness::Freshness;
 pub use generate::{crd, yaml};
+pub use redis::{CredentialsSecret, ExternalRedis, Redis, RedisTls, TlsSecret};
 pub use resources::{ResourceLimits, ResourceRequests, Resources};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
 
@@ -25,6 +26,7 @@ mod checks;
 mod freshness;
 mod generate;
 pub mod memory_budget;
+mod redis;
 mod resources;
 mod rules;
 mod schema;
@@ -95,7 +97,8 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     validation = rules::cpu_request_within_limit(),
     validation = rules::disk_mode_is_fixed(),
     validation = rules::disk_size_only_grows(),
-    validation = rules::storage_class_is_fixed()
+    validation = rules::storage_class_is_fixed(),
+    validation = rules::read_order_names_each_once()
 )]
 pub struct TieredCacheSpec {
     /// How many cache nodes run, 0 to 100. Default 1. `kubectl scale` and a HorizontalPodAutoscaler set it too. A change
@@ -125,9 +128,20 @@ pub struct TieredCacheSpec {
     #[serde(default)]
     pub memory: Memory,
 
+    /// L2, the Redis layer: what one node has fetched or stored, the others find there.
+    #[serde(default)]
+    pub redis: Redis,
+
     /// L3, the disk layer: a database on a volume of each node's own, which makes a restarted node warm.
     #[serde(default)]
     pub disk: Disk,
+
+    /// In which order the layers below memory are read. Default `[Redis, Disk]`: the shared layer first, because it may be
+    /// newer. `[Disk, Redis]`: the shortest way first. A layer that is off takes no part. A change restarts the nodes one
+    /// at a time.
+    #[serde(default = "defaults::read_order")]
+    #[schemars(schema_with = "schema::read_order")]
+    pub read_order: Vec<ColdLayer>,
 
     /// The write queue: what was accepted and is not yet in the layers below memory.
     #[serde(default)]
@@ -304,7 +318,9 @@ impl Default for TieredCacheSpec {
             image: None,
             image_pull_policy: ImagePullPolicy::default(),
             memory: Memory::default(),
+            redis: Redis::default(),
             disk: Disk::default(),
+            read_order: defaults::read_order(),
             write_queue: WriteQueue::default(),
             compression: Compression::default(),
             freshness: Freshness::default(),
@@ -370,7 +386,7 @@ impl Default for Retention {
 mod defaults {
     use super::{RetentionPolicy, VERSION_DEFAULT};
     use crate::{
-        node_config,
+        node_config::{self, ColdLayer, NodeConfig},
         quantity::{ByteSize, HumanDuration},
     };
 
@@ -400,6 +416,10 @@ mod defaults {
 
     pub(super) fn disk_min_ttl() -> HumanDuration {
         node_config::Disk::default().min_ttl
+    }
+
+    pub(super) fn read_order() -> Vec<ColdLayer> {
+        NodeConfig::default().read_order
     }
 
     pub(super) fn write_queue_capacity() -> ByteSize {

@@ -1,6 +1,11 @@
 //! Layers that fail on a real Kubernetes: what the status says, how soon, and that it heals.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use tests::cluster::REDIS_IMAGE;
 
 use crate::fleet::{Fleet, equal, eventually};
 
@@ -64,4 +69,78 @@ fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
     std::fs::remove_file(ballast).expect("the file is there");
     await_layer(&fleet, "DiskHealthy", "True", TOLD_WITHIN);
     assert_eq!(fleet.redis(host, &["get", "meanwhile"]), "value");
+}
+
+/// A Redis of the cluster, without persistence, behind a Service.
+const REDIS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: redis, namespace: NAMESPACE}
+spec: {selector: {app: redis}, ports: [{port: 6379}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: redis, namespace: NAMESPACE, labels: {app: redis}}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: redis
+      image: IMAGE
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+";
+const SHARING: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}, redis: \
+                       {mode: External, external: {endpoints: ['redis:6379']}}}";
+/// From the death of Redis to the status that says so, and from its return to the status that says that.
+const ILL_WITHIN: Duration = Duration::from_secs(15);
+const WELL_WITHIN: Duration = Duration::from_secs(30);
+
+fn start_redis(fleet: &Fleet) {
+    let manifest = REDIS.replace("NAMESPACE", &fleet.namespace).replace("IMAGE", REDIS_IMAGE);
+    fleet.cluster.apply(&manifest).expect("Redis is made");
+    fleet.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=60s"]);
+}
+
+/// Since when the status has the Redis layer as it is, and how it is.
+fn redis_layer(fleet: &Fleet) -> (String, String) {
+    let object = fleet.get("tc/cache").expect("the cache is there");
+    let layers = object["status"]["layers"].as_array().cloned().unwrap_or_default();
+    let layer = layers.iter().find(|layer| layer["name"] == "Redis").cloned().unwrap_or_default();
+    let text = |field: &str| layer[field].as_str().unwrap_or_default().to_owned();
+    (text("health"), text("since"))
+}
+
+#[test]
+fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_back() {
+    let fleet = Fleet::new("layer-redis");
+    start_redis(&fleet);
+    fleet.apply("cache", SHARING);
+    fleet.await_ready("cache", 2, READY_WITHIN);
+    await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
+    assert_eq!(fleet.redis("cache-0.cache-nodes", &["set", "shared", "value"]), "OK");
+    eventually("the other node finds it in Redis", Duration::from_secs(10), || {
+        equal(fleet.redis("cache-1.cache-nodes", &["get", "shared"]).as_str(), "value")
+    });
+    let (_, well_since) = redis_layer(&fleet);
+
+    let died = Instant::now();
+    fleet.kubectl(&["delete", "pod", "redis", "--grace-period=0", "--force"]);
+    let (reason, message) = await_layer(&fleet, "RedisHealthy", "False", ILL_WITHIN);
+    println!("told after {:.1} s: {reason}: {message}", died.elapsed().as_secs_f64());
+    assert!(reason == "Unreachable" || reason == "Slow", "{reason}: {message}");
+    assert!(message.starts_with("cache-"), "the node is named: {message}");
+    let (health, ill_since) = redis_layer(&fleet);
+    assert!(health == "Unavailable" && ill_since > well_since, "{health} since {ill_since}, well since {well_since}");
+    assert_eq!(fleet.condition("cache", "Degraded").expect("a condition").1, "RedisUnavailable");
+    assert_eq!(fleet.condition("cache", "Ready").expect("a condition").0, "True", "nodes go on serving");
+    for node in ["cache-0.cache-nodes", "cache-1.cache-nodes"] {
+        assert_eq!(fleet.redis(node, &["get", "shared"]), "value");
+        assert_eq!(fleet.redis(node, &["set", "meanwhile", "value"]), "OK");
+    }
+
+    start_redis(&fleet);
+    let back = Instant::now();
+    await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
+    println!("well after {:.1} s", back.elapsed().as_secs_f64());
+    assert!(redis_layer(&fleet).1 > ill_since);
 }

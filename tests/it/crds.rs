@@ -7,6 +7,7 @@ use crate::api::{Answer, kubectl, namespace};
 
 mod changes;
 mod fields;
+mod redis;
 mod shown;
 mod sums;
 

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{LayerStatus, REPLICAS_MAX, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
-    node_config::{CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy},
+    node_config::{
+        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, RedisKind, RedisMode, WriteMode, limits,
+    },
     node_report::{HealthState, LayerName},
 };
 
@@ -133,6 +135,12 @@ fn words_of_the_schema_are_those_of_the_types() {
     let policies = [MemoryPolicy::S3Fifo, MemoryPolicy::TinyLfu];
     assert_eq!(words(&spec["memory"]["properties"]["policy"]), written(&policies));
     assert_eq!(words(&spec["disk"]["properties"]["mode"]), written(&[DiskMode::RocksDb, DiskMode::Disabled]));
+    let redis = &spec["redis"]["properties"];
+    assert_eq!(words(&redis["mode"]), written(&[RedisMode::Disabled, RedisMode::External]));
+    assert_eq!(words(&redis["writeMode"]), written(&[WriteMode::WriteBehind, WriteMode::WriteThrough]));
+    assert_eq!(words(&spec["readOrder"]["items"]), written(&[ColdLayer::Redis, ColdLayer::Disk]));
+    let kinds = [RedisKind::Standalone, RedisKind::Sentinel];
+    assert_eq!(words(&redis["external"]["properties"]["kind"]), written(&kinds));
     let admissions = [DiskAdmission::All, DiskAdmission::SecondHit];
     assert_eq!(words(&spec["disk"]["properties"]["admission"]), written(&admissions));
     let algorithms = [CompressionAlgorithm::None, CompressionAlgorithm::Lz4, CompressionAlgorithm::Zstd];
@@ -155,6 +163,8 @@ fn numbers_in_attributes_are_the_constants() {
     let schema = schema();
     assert_eq!(schema["properties"]["spec"]["properties"]["replicas"]["maximum"], f64::from(REPLICAS_MAX));
     assert_eq!(schema["properties"]["status"]["properties"]["nodes"]["maxItems"], REPLICAS_MAX);
+    let external = &schema["properties"]["spec"]["properties"]["redis"]["properties"]["external"]["properties"];
+    assert_eq!(external["database"]["maximum"], f64::from(*limits::REDIS_DATABASE.end()));
 }
 
 #[test]
@@ -184,7 +194,8 @@ fn the_readme_has_every_field_of_the_spec_with_its_default() {
     let schema = schema();
     let mut missing = Vec::new();
     walk("spec", &schema["properties"]["spec"], &mut |path, field| {
-        if field["type"] == "object" {
+        // Items of a list of words are described by the list.
+        if field["type"] == "object" || path.ends_with("[]") {
             return;
         }
         let row = readme.lines().find(|line| line.starts_with(&format!("| `{path}` |")));

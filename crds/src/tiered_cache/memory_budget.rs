@@ -1,7 +1,10 @@
 //! How much memory one node needs: the sum that the schema checks against the limit, and that the operator uses as the
 //! limit when none is given. One set of constants for both, so that the two agree.
 
-use crate::{node_config::DiskMode, quantity::ByteSize};
+use crate::{
+    node_config::{DiskMode, RedisMode},
+    quantity::ByteSize,
+};
 
 /// Program, threads, connection buffers and requests in flight.
 pub const PROCESS: ByteSize = ByteSize::mebibytes(128);
@@ -17,6 +20,8 @@ pub struct MemoryNeeds {
     pub capacity: ByteSize,
     /// `writeQueue.capacity`, which counts if there is a layer below memory.
     pub write_queue: ByteSize,
+    /// `redis.mode`.
+    pub redis: RedisMode,
     /// `disk.mode`.
     pub disk: DiskMode,
 }
@@ -26,9 +31,10 @@ pub struct MemoryNeeds {
 impl MemoryNeeds {
     /// The least memory limit that such a node can live in.
     pub fn limit(&self) -> ByteSize {
-        let below_memory = match self.disk {
-            DiskMode::RocksDb => ROCKSDB.0.saturating_add(self.write_queue.0),
-            DiskMode::Disabled => 0,
+        let below_memory = match (self.disk, self.redis) {
+            (DiskMode::RocksDb, _) => ROCKSDB.0.saturating_add(self.write_queue.0),
+            (DiskMode::Disabled, RedisMode::External) => self.write_queue.0,
+            (DiskMode::Disabled, RedisMode::Disabled) => 0,
         };
         let memory = self.capacity.0.saturating_add(self.capacity.0 / FRAGMENTATION_DIVISOR);
         ByteSize(memory.saturating_add(PROCESS.0).saturating_add(below_memory))
@@ -43,6 +49,7 @@ mod tests {
     const ORDINARY: MemoryNeeds = MemoryNeeds {
         capacity: ByteSize::mebibytes(256),
         write_queue: ByteSize::mebibytes(64),
+        redis: RedisMode::Disabled,
         disk: DiskMode::RocksDb,
     };
 
@@ -53,6 +60,8 @@ mod tests {
         assert_eq!(long_queue.limit(), ByteSize::mebibytes(256 + 32 + 128 + 64 + 100));
         let without_disk = MemoryNeeds { disk: DiskMode::Disabled, ..ORDINARY };
         assert_eq!(without_disk.limit(), ByteSize::mebibytes(256 + 32 + 128));
+        let with_redis = MemoryNeeds { redis: RedisMode::External, ..without_disk };
+        assert_eq!(with_redis.limit(), ByteSize::mebibytes(256 + 32 + 128 + 64));
     }
 
     #[test]

@@ -50,8 +50,8 @@ pub struct ResourceLimits {
     pub cpu: Option<Quantity>,
 
     /// Memory, such as `1Gi`; beyond it the kernel kills the node. At least `memory.capacity` and an eighth, 128Mi for the
-    /// process, and with a disk layer 64Mi for RocksDB and `writeQueue.capacity`. Default: exactly that. A change restarts
-    /// the nodes one at a time.
+    /// process, with a disk layer 64Mi for RocksDB, and with any layer below memory `writeQueue.capacity`. Default:
+    /// exactly that. A change restarts the nodes one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::quantity")]
     #[x_kube(validation = rules::is_positive_quantity("spec.resources.limits.memory"))]

@@ -57,8 +57,8 @@ pub(super) fn memory_fits_limit() -> Rule {
         "'spec.resources.limits.memory is %s; spec.memory.capacity %s and an eighth of it for the allocator, {process} for \
          the process%s need at least %dMi; raise the limit or lower the capacity'.format([\
          string(self.resources.limits.memory), self.memory.capacity, \
-         self.disk.mode == 'RocksDB' ? \
-         ', {rocksdb} for RocksDB, ' + self.writeQueue.capacity + ' for the write queue' : '', {needed}])",
+         (self.disk.mode == 'RocksDB' ? ', {rocksdb} for RocksDB' : '') + \
+         ({HAS_QUEUE} ? ', ' + self.writeQueue.capacity + ' for the write queue' : ''), {needed}])",
         process = memory_budget::PROCESS,
         rocksdb = memory_budget::ROCKSDB,
         needed = memory_needed_mebibytes(),
@@ -100,6 +100,46 @@ pub(super) fn cpu_request_within_limit() -> Rule {
     .field_path(".resources.requests.cpu")
 }
 
+/// Each layer below memory once.
+pub(super) fn read_order_names_each_once() -> Rule {
+    Rule::new("self.readOrder[0] != self.readOrder[1]")
+        .message(Message::Expression(
+            "'spec.readOrder is [' + self.readOrder.join(', ') + ']; it must name Redis and Disk once each'".to_owned(),
+        ))
+        .field_path(".readOrder")
+}
+
+/// Without endpoints there is nothing to connect to. Those of a Redis that is switched off may stay.
+pub(super) fn external_redis_is_named() -> Rule {
+    Rule::new("self.mode != 'External' || has(self.external)").message(Message::Expression(
+        "'spec.redis.mode is ' + self.mode + '; spec.redis.external must then say where Redis is, such as \
+         {endpoints: [\"redis:6379\"]}'"
+            .to_owned(),
+    ))
+}
+
+/// Sentinels know several masters; a server is its own.
+pub(super) fn sentinels_have_a_master() -> Rule {
+    Rule::new("(self.kind == 'Sentinel') == has(self.masterName)")
+        .message(Message::Expression(
+            "has(self.masterName) ? 'spec.redis.external.masterName is ' + self.masterName + \
+             '; it is for kind Sentinel only, and the kind is ' + self.kind : \
+             'spec.redis.external.kind is ' + self.kind + '; masterName must then say what the Sentinels call the master'"
+                .to_owned(),
+        ))
+        .field_path(".masterName")
+}
+
+/// A certificate is of no use without its key, nor a key without its certificate.
+pub(super) fn certificate_has_its_key() -> Rule {
+    Rule::new("has(self.certKey) == has(self.keyKey)").message(Message::Expression(
+        "has(self.certKey) ? 'spec.redis.external.tls.secretRef.certKey is ' + self.certKey + '; keyKey must then name the \
+         key of the certificate' : 'spec.redis.external.tls.secretRef.keyKey is ' + self.keyKey + '; certKey must then \
+         name the certificate'"
+            .to_owned(),
+    ))
+}
+
 /// A StatefulSet can not gain or lose its volumes.
 pub(super) fn disk_mode_is_fixed() -> Rule {
     fixed("mode", "self.disk.mode == oldSelf.disk.mode", "oldSelf.disk.mode", "self.disk.mode")
@@ -134,6 +174,9 @@ fn fixed(field: &str, unchanged: &str, old: &str, new: &str) -> Rule {
         .field_path(format!(".disk.{field}"))
 }
 
+/// Whether writes wait: there is a layer below memory.
+const HAS_QUEUE: &str = "(self.disk.mode == 'RocksDB' || self.redis.mode == 'External')";
+
 /// A size beyond what CEL can count with. Its own rule refuses it.
 fn uncountable() -> &'static str {
     "!quantity(self.memory.capacity).isInteger() || !quantity(self.writeQueue.capacity).isInteger()"
@@ -144,7 +187,8 @@ fn uncountable() -> &'static str {
 fn memory_needed() -> String {
     format!(
         "quantity(self.memory.capacity).add(quantity(self.memory.capacity).asInteger() / {divisor}).add({process})\
-         .add(self.disk.mode == 'RocksDB' ? {rocksdb} + quantity(self.writeQueue.capacity).asInteger() : 0)",
+         .add(self.disk.mode == 'RocksDB' ? {rocksdb} : 0)\
+         .add({HAS_QUEUE} ? quantity(self.writeQueue.capacity).asInteger() : 0)",
         divisor = memory_budget::FRAGMENTATION_DIVISOR,
         process = memory_budget::PROCESS.0,
         rocksdb = memory_budget::ROCKSDB.0,

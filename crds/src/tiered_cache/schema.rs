@@ -40,6 +40,67 @@ pub(super) fn memory_policy(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["S3Fifo", "TinyLfu"]})
 }
 
+pub(super) fn redis_mode(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Disabled", "External"]})
+}
+
+pub(super) fn write_mode(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["WriteBehind", "WriteThrough"]})
+}
+
+pub(super) fn redis_database(_: &mut SchemaGenerator) -> Schema {
+    number(&limits::REDIS_DATABASE)
+}
+
+/// The layers below memory, in the order in which they are read.
+pub(super) fn read_order(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": {"type": "string", "enum": ["Redis", "Disk"]},
+        "minItems": 2,
+        "maxItems": 2,
+        "x-kubernetes-list-type": "atomic",
+    })
+}
+
+pub(super) fn redis_kind(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Standalone", "Sentinel"]})
+}
+
+/// A host by name or address, and a port. In the order in which they are tried.
+pub(super) fn redis_endpoints(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": {
+            "description": "A host and its port.",
+            "type": "string",
+            "maxLength": 261,
+            "pattern": concat!(
+                r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):",
+                r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$",
+            ),
+        },
+        "minItems": limits::REDIS_ENDPOINTS.start(),
+        "maxItems": limits::REDIS_ENDPOINTS.end(),
+        "x-kubernetes-list-type": "atomic",
+    })
+}
+
+/// The name of an object of Kubernetes.
+pub(super) fn object_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 253,
+        "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+    })
+}
+
+/// A key of a Secret.
+pub(super) fn secret_key(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$"})
+}
+
 pub(super) fn disk_mode(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["RocksDB", "Disabled"]})
 }

@@ -2,6 +2,7 @@
 
 mod config_map;
 mod pdb;
+mod redis;
 mod service;
 mod service_account;
 mod stateful_set;

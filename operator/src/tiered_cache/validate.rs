@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    node_config::{DiskAdmission, DiskMode, MemoryPolicy},
+    node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, RedisMode, WriteMode},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
-        Compression, Disk, Freshness, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Resources, Retention,
-        TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
+        Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Redis, Resources,
+        Retention, TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
     },
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -33,7 +33,9 @@ pub(super) struct ValidCache {
     pub(super) image: String,
     pub(super) image_pull_policy: ImagePullPolicy,
     pub(super) memory: ValidMemory,
+    pub(super) redis: Option<ValidRedis>,
     pub(super) disk: Option<ValidDisk>,
+    pub(super) read_order: Vec<ColdLayer>,
     pub(super) write_queue: WriteQueue,
     pub(super) compression: Compression,
     pub(super) freshness: Freshness,
@@ -55,6 +57,15 @@ pub(super) struct ValidMemory {
     pub(super) capacity: ByteSize,
     pub(super) policy: MemoryPolicy,
     pub(super) max_ttl: HumanDuration,
+}
+
+/// L2.
+#[derive(Clone, Debug)]
+pub(super) struct ValidRedis {
+    pub(super) max_ttl: HumanDuration,
+    pub(super) timeout: HumanDuration,
+    pub(super) write_mode: WriteMode,
+    pub(super) external: ExternalRedis,
 }
 
 /// L3 and its volume.
@@ -86,6 +97,8 @@ pub(super) enum Rejection {
     Name(String),
     #[error("spec.replicas is {0}; it must be between 0 and {REPLICAS_MAX}")]
     Replicas(i32),
+    #[error("spec.redis.mode is External; spec.redis.external must then say where Redis is")]
+    RedisUnnamed,
     #[error("{field} is {value:?}, which is not an amount such as 500m or 1Gi")]
     NotAnAmount { field: &'static str, value: String },
     #[error(
@@ -112,7 +125,9 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         image,
         image_pull_policy,
         memory,
+        redis,
         disk,
+        read_order,
         write_queue,
         compression,
         freshness,
@@ -122,17 +137,24 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         return Err(Rejection::Replicas(replicas));
     }
     let image = image.unwrap_or_else(|| format!("{}:{version}", settings.image_repository));
-    let needs = MemoryNeeds { capacity: memory.capacity, write_queue: write_queue.capacity, disk: disk.mode };
+    let needs = MemoryNeeds {
+        capacity: memory.capacity,
+        write_queue: write_queue.capacity,
+        redis: redis.mode,
+        disk: disk.mode,
+    };
     let resources = resources_of(&resources, needs)?;
     let memory = ValidMemory { capacity: memory.capacity, policy: memory.policy, max_ttl: memory.max_ttl };
-    let disk = disk_of(disk);
+    let (redis, disk) = (redis_of(redis)?, disk_of(disk));
     Ok(ValidCache {
         identity,
         replicas,
         image,
         image_pull_policy,
         memory,
+        redis,
         disk,
+        read_order,
         write_queue,
         compression,
         freshness,
@@ -147,6 +169,14 @@ pub(super) fn identity(cache: &Watched) -> Identity {
         namespace: cache.namespace().unwrap_or_default(),
         uid: cache.uid().unwrap_or_default(),
         generation: cache.meta().generation.unwrap_or_default(),
+    }
+}
+
+fn redis_of(Redis { mode, max_ttl, timeout, write_mode, external }: Redis) -> Result<Option<ValidRedis>, Rejection> {
+    match (mode, external) {
+        (RedisMode::Disabled, _) => Ok(None),
+        (RedisMode::External, Some(external)) => Ok(Some(ValidRedis { max_ttl, timeout, write_mode, external })),
+        (RedisMode::External, None) => Err(Rejection::RedisUnnamed),
     }
 }
 
@@ -226,6 +256,13 @@ mod tests {
         assert!(text.contains("requests.cpu is 1500m") && text.contains("limit, which is 1"), "{text}");
         let text = rejection("{resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}}");
         assert!(text.contains("requests.memory is 2Gi"), "{text}");
+    }
+
+    #[test]
+    fn a_redis_without_endpoints_is_rejected_unless_it_is_switched_off() {
+        assert!(rejection("{redis: {mode: External}}").contains("spec.redis.external must then say where"));
+        let off = validate(&cache("{redis: {external: {endpoints: ['a:1']}}}"), &settings()).unwrap();
+        assert!(off.redis.is_none());
     }
 
     #[test]

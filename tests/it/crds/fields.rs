@@ -14,6 +14,8 @@ fn an_empty_spec_is_stored_with_every_default() {
             "version": env!("CARGO_PKG_VERSION"),
             "imagePullPolicy": "IfNotPresent",
             "memory": {"capacity": "256Mi", "policy": "S3Fifo", "maxTtl": "24h"},
+            "redis": {"mode": "Disabled", "maxTtl": "4h", "timeout": "50ms", "writeMode": "WriteBehind"},
+            "readOrder": ["Redis", "Disk"],
             "disk": {
                 "mode": "RocksDB",
                 "size": "10Gi",
@@ -125,7 +127,7 @@ fn memory_policy_is_one_of_two() {
 
 #[test]
 fn times_to_live_are_durations_from_1s_to_87600h() {
-    for layer in ["memory", "disk"] {
+    for layer in ["memory", "redis", "disk"] {
         for good in ["1s", "1000ms", "1h30m", "87600h", "30m", "0h1s"] {
             assert_accepted(&[&format!("{{{layer}: {{maxTtl: {good}}}}}")]);
         }

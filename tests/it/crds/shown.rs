@@ -13,7 +13,7 @@ fn every_example_is_accepted() {
     let mut names: Vec<_> =
         fs::read_dir(folder).expect("examples exist").map(|entry| entry.expect("readable").path()).collect();
     names.sort();
-    assert!(names.len() >= 4, "{names:?}");
+    assert!(names.len() >= 5, "{names:?}");
     let namespace = namespace("examples");
     for path in names {
         let answer = kubectl(&["-n", &namespace, "apply", "-f", &path.to_string_lossy()], "");
@@ -105,6 +105,8 @@ fn kubectl_explain_reads_like_documentation() {
             "tc.spec.disk",
             &["RocksDB", "may grow, not shrink", "Fixed when the cache is created", "Default 10Gi", "Default 168h"],
         ),
+        ("tc.spec.redis", &["External", "Default 4h", "Valkey 7.2"]),
+        ("tc.spec.redis.external.credentialsSecretRef", &["Default `password`"]),
         ("tc.spec.disk.retention", &["Delete", "Retain", "starts cold"]),
         ("tc.spec.resources.limits", &["128Mi for the process", "Default: no limit"]),
         ("tc.status", &["conditions", "`Ready` is `True` when"]),

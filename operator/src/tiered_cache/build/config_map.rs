@@ -12,7 +12,7 @@ use crds::{
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata};
+use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata, redis};
 
 /// Key of the file in the ConfigMap, and its name in the pod.
 pub(super) const FILE: &str = "config.yaml";
@@ -60,7 +60,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             policy: cache.memory.policy,
             max_ttl: cache.memory.max_ttl,
         },
-        redis: node_config::Redis::default(),
+        redis: redis::config(cache),
         disk,
         compression: node_config::Compression {
             algorithm: cache.compression.algorithm,
@@ -72,7 +72,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
         },
         tag_index: node_config::TagIndex::default(),
         freshness: freshness(&cache.freshness),
-        read_order: NodeConfig::default().read_order,
+        read_order: cache.read_order.clone(),
         limits: node_config::Limits::default(),
         slow_log: node_config::SlowLog::default(),
         shutdown: node_config::Shutdown::default(),

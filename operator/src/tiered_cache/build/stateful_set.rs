@@ -24,7 +24,7 @@ use k8s_openapi::{
 use super::{
     ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache,
     config_map::{DATA_DIR, FILE},
-    hash, label_selector, labels, metadata, service, service_account,
+    hash, label_selector, labels, metadata, redis, service, service_account,
 };
 
 /// Name of the volume with the database; claims are named after it.
@@ -113,6 +113,7 @@ fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
         config_map: Some(ConfigMapVolumeSource { name: config_map.to_owned(), ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
+    let secrets = redis::volumes(cache).into_iter().map(|(volume, _)| volume);
     let drain_seconds = i64::try_from(Shutdown::default().drain_timeout.0.as_secs()).unwrap_or(i64::MAX);
     PodSpec {
         service_account_name: Some(service_account::name(&cache.identity.name)),
@@ -134,7 +135,7 @@ fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
             spread(cache, "topology.kubernetes.io/zone"),
         ]),
         containers: vec![container(cache)],
-        volumes: Some(vec![config]),
+        volumes: Some([config].into_iter().chain(secrets).collect()),
         ..PodSpec::default()
     }
 }
@@ -201,7 +202,8 @@ fn volume_mounts(cache: &ValidCache) -> Vec<VolumeMount> {
         mount_path: DATA_DIR.to_owned(),
         ..VolumeMount::default()
     });
-    [Some(config), data].into_iter().flatten().collect()
+    let secrets = redis::volumes(cache).into_iter().map(|(_, mount)| mount);
+    [Some(config), data].into_iter().flatten().chain(secrets).collect()
 }
 
 fn pull_policy(policy: ImagePullPolicy) -> String {

@@ -91,6 +91,69 @@ fn the_node_is_told_how_fresh_values_are_to_be() {
     assert_eq!(durations.map(|duration| duration.to_string()), ["1ms", "3s", "4s"]);
 }
 
+const SECURED: &str = "{redis: {mode: External, maxTtl: 2h, timeout: 20ms, writeMode: WriteThrough, external: {kind: Sentinel, masterName: main, \
+    endpoints: ['s-0:26379', 's-1:26379'], database: 3, credentialsSecretRef: {name: users, usernameKey: user}, \
+    tls: {serverName: redis.local, secretRef: {name: certs, certKey: tls.crt, keyKey: tls.key}}}}}";
+
+#[test]
+fn the_node_is_told_where_its_redis_is_and_in_which_files_the_secrets_are() {
+    let redis = config(SECURED).redis;
+    assert_eq!(redis.mode, crds::node_config::RedisMode::External);
+    assert_eq!(redis.endpoints, ["s-0:26379", "s-1:26379"]);
+    assert_eq!(redis.write_mode, crds::node_config::WriteMode::WriteThrough);
+    assert_eq!((redis.master_name.as_deref(), redis.database), (Some("main"), 3));
+    assert_eq!((redis.max_ttl.to_string(), redis.timeout.to_string()), ("2h".to_owned(), "20ms".to_owned()));
+    let path = |file: Option<std::path::PathBuf>| file.unwrap().display().to_string();
+    assert_eq!(path(redis.username_file), "/etc/tieredcache-redis/credentials/username");
+    assert_eq!(path(redis.password_file), "/etc/tieredcache-redis/credentials/password");
+    let tls = redis.tls.unwrap();
+    assert_eq!(tls.server_name.as_deref(), Some("redis.local"));
+    assert_eq!(path(tls.ca_file), "/etc/tieredcache-redis/tls/ca.crt");
+    assert_eq!(path(tls.cert_file), "/etc/tieredcache-redis/tls/tls.crt");
+    assert_eq!(path(tls.key_file), "/etc/tieredcache-redis/tls/tls.key");
+}
+
+#[test]
+fn secrets_are_mounted_key_by_key_and_whole_folders_so_that_changes_arrive() {
+    let set = stateful_set(SECURED);
+    let pod = &set["spec"]["template"]["spec"];
+    let found = |volume: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        volumes.iter().find(|found| found["name"] == volume).unwrap()["secret"].clone()
+    };
+    let items = |keys: &[(&str, &str)]| {
+        let items = keys.iter().map(|(key, path)| serde_json::json!({"key": key, "path": path}));
+        serde_json::Value::from(items.collect::<Vec<_>>())
+    };
+    assert_eq!(found("redis-credentials")["secretName"], "users");
+    assert_eq!(found("redis-credentials")["items"], items(&[("user", "username"), ("password", "password")]));
+    assert_eq!(found("redis-tls")["secretName"], "certs");
+    let certificates = [("ca.crt", "ca.crt"), ("tls.crt", "tls.crt"), ("tls.key", "tls.key")];
+    assert_eq!(found("redis-tls")["items"], items(&certificates));
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    for mount in mounts.iter().filter(|mount| mount["name"].as_str().unwrap().starts_with("redis")) {
+        assert_eq!(mount["readOnly"], true);
+        assert_eq!(mount.get("subPath"), None);
+    }
+    assert_eq!(mounts.len(), 4);
+}
+
+#[test]
+fn the_node_is_told_in_which_order_to_read() {
+    use crds::node_config::ColdLayer;
+    assert_eq!(config("{}").read_order, [ColdLayer::Redis, ColdLayer::Disk]);
+    assert_eq!(config("{readOrder: [Disk, Redis]}").read_order, [ColdLayer::Disk, ColdLayer::Redis]);
+}
+
+#[test]
+fn a_redis_in_the_open_needs_no_secret() {
+    let spec = "{redis: {mode: External, external: {endpoints: ['redis:6379'], tls: {}}}}";
+    let redis = config(spec).redis;
+    assert_eq!((redis.username_file, redis.password_file), (None, None));
+    assert_eq!(redis.tls, Some(crds::node_config::RedisTls::default()));
+    assert_eq!(stateful_set(spec)["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn a_budget_exists_only_where_it_can_not_block_every_drain() {
     assert!(desired("{replicas: 0}").pdb.is_none());

@@ -1,0 +1,102 @@
+//! L2 in a node's configuration and in its pod: the Secrets are mounted, nobody but the kubelet reads them here.
+
+use std::path::PathBuf;
+
+use crds::{
+    node_config::{self, RedisMode},
+    tiered_cache::{CredentialsSecret, TlsSecret},
+};
+use k8s_openapi::api::core::v1::{KeyToPath, SecretVolumeSource, Volume, VolumeMount};
+
+use super::ValidCache;
+use crate::tiered_cache::validate::ValidRedis;
+
+const CREDENTIALS_VOLUME: &str = "redis-credentials";
+const CREDENTIALS_DIR: &str = "/etc/tieredcache-redis/credentials";
+const USERNAME: &str = "username";
+const PASSWORD: &str = "password";
+const TLS_VOLUME: &str = "redis-tls";
+const TLS_DIR: &str = "/etc/tieredcache-redis/tls";
+const AUTHORITIES: &str = "ca.crt";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+/// Readable by the pod's group alone, which the kubelet gives to the files.
+const MODE: i32 = 0o440;
+
+/// L2 as the node is told.
+pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
+    let Some(ValidRedis { max_ttl, timeout, write_mode, external }) = &cache.redis else {
+        return node_config::Redis::default();
+    };
+    let credentials = external.credentials_secret_ref.as_ref();
+    let file = |dir: &str, name: &str| PathBuf::from(dir).join(name);
+    node_config::Redis {
+        mode: RedisMode::External,
+        kind: external.kind,
+        endpoints: external.endpoints.clone(),
+        master_name: external.master_name.clone(),
+        username_file: credentials
+            .filter(|secret| secret.username_key.is_some())
+            .map(|_| file(CREDENTIALS_DIR, USERNAME)),
+        password_file: credentials.map(|_| file(CREDENTIALS_DIR, PASSWORD)),
+        tls: external.tls.as_ref().map(|tls| {
+            let secret = tls.secret_ref.as_ref();
+            let has_certificate = secret.is_some_and(|secret| secret.cert_key.is_some());
+            node_config::RedisTls {
+                ca_file: secret.map(|_| file(TLS_DIR, AUTHORITIES)),
+                cert_file: has_certificate.then(|| file(TLS_DIR, CERTIFICATE)),
+                key_file: has_certificate.then(|| file(TLS_DIR, KEY)),
+                server_name: tls.server_name.clone(),
+            }
+        }),
+        database: external.database,
+        max_ttl: *max_ttl,
+        timeout: *timeout,
+        write_mode: *write_mode,
+        ..node_config::Redis::default()
+    }
+}
+
+/// The Secrets as volumes of the pod, each with its mount.
+pub(super) fn volumes(cache: &ValidCache) -> Vec<(Volume, VolumeMount)> {
+    let Some(ValidRedis { external, .. }) = &cache.redis else { return Vec::new() };
+    let credentials = external.credentials_secret_ref.as_ref().map(credentials);
+    let tls = external.tls.as_ref().and_then(|tls| tls.secret_ref.as_ref()).map(certificates);
+    credentials.into_iter().chain(tls).collect()
+}
+
+fn credentials(secret: &CredentialsSecret) -> (Volume, VolumeMount) {
+    let username = secret.username_key.as_deref().map(|key| (key, USERNAME));
+    let items = username.into_iter().chain([(secret.password_key.as_str(), PASSWORD)]);
+    mounted(CREDENTIALS_VOLUME, &secret.name, items, CREDENTIALS_DIR)
+}
+
+fn certificates(secret: &TlsSecret) -> (Volume, VolumeMount) {
+    let pair = secret.cert_key.as_deref().zip(secret.key_key.as_deref());
+    let pair = pair.into_iter().flat_map(|(certificate, key)| [(certificate, CERTIFICATE), (key, KEY)]);
+    mounted(TLS_VOLUME, &secret.name, [(secret.ca_key.as_str(), AUTHORITIES)].into_iter().chain(pair), TLS_DIR)
+}
+
+fn mounted<'a>(
+    volume: &str,
+    secret: &str,
+    items: impl Iterator<Item = (&'a str, &'static str)>,
+    dir: &str,
+) -> (Volume, VolumeMount) {
+    let items =
+        items.map(|(key, path)| KeyToPath { key: key.to_owned(), path: path.to_owned(), ..KeyToPath::default() });
+    let source = SecretVolumeSource {
+        secret_name: Some(secret.to_owned()),
+        items: Some(items.collect()),
+        default_mode: Some(MODE),
+        ..SecretVolumeSource::default()
+    };
+    let mount = VolumeMount {
+        name: volume.to_owned(),
+        // The whole folder, not single files: those would stay as they were when the Secret changes.
+        mount_path: dir.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    (Volume { name: volume.to_owned(), secret: Some(source), ..Volume::default() }, mount)
+}

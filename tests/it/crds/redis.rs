@@ -1,0 +1,125 @@
+//! Rules of the Redis that nodes share.
+
+use serde_json::Value;
+
+use super::{assert_accepted, assert_refused, create};
+
+/// A spec with this in `redis.external` beside an endpoint.
+fn external(rest: &str) -> String {
+    format!("{{redis: {{mode: External, external: {{endpoints: ['redis:6379']{rest}}}}}}}")
+}
+
+fn assert_external_accepted(cases: &[&str]) {
+    for rest in cases {
+        assert_accepted(&[&external(rest)]);
+    }
+}
+
+fn assert_external_refused(cases: &[(&str, &[&str])]) {
+    for (rest, words) in cases {
+        assert_refused(&[(&external(rest), words)]);
+    }
+}
+
+#[test]
+fn redis_is_external_with_endpoints_or_disabled() {
+    assert_accepted(&["{redis: {mode: Disabled}}", "{redis: {external: {endpoints: ['a:1']}}}", &external("")]);
+    assert_refused(&[
+        ("{redis: {mode: External}}", &["spec.redis.mode is External", "spec.redis.external must then say where"]),
+        ("{redis: {mode: External, external: {}}}", &["spec.redis.external.endpoints", "Required"]),
+        ("{redis: {mode: Managed}}", &["spec.redis.mode", "Managed", "\"Disabled\", \"External\""]),
+    ]);
+}
+
+#[test]
+fn endpoints_are_1_to_16_hosts_with_ports() {
+    let endpoints = |list: &str| format!("{{redis: {{mode: External, external: {{endpoints: [{list}]}}}}}}");
+    let many = |count: usize| endpoints(&vec!["'a:1'"; count].join(","));
+    for good in ["'10.0.0.1:6379'", "'[::1]:1'", "'redis-0.redis.shop.svc.cluster.local:65535'"] {
+        assert_accepted(&[&endpoints(good)]);
+    }
+    assert_accepted(&[&many(16)]);
+    for bad in ["redis", "redis:0", "redis:65536", "redis:01", ":6379", "a b:1", "redis://a:1"] {
+        let spec = endpoints(&format!("'{bad}'"));
+        assert_refused(&[(&spec, &["spec.redis.external.endpoints[0]", bad, "should match"])]);
+    }
+    assert_refused(&[
+        (&endpoints(""), &["spec.redis.external.endpoints", "at least 1 items"]),
+        (&many(17), &["spec.redis.external.endpoints", "at most 16 items"]),
+    ]);
+}
+
+#[test]
+fn sentinels_need_the_name_of_the_master_and_servers_refuse_it() {
+    assert_external_accepted(&[", kind: Standalone", ", kind: Sentinel, masterName: main"]);
+    assert_external_refused(&[
+        (", kind: Sentinel", &["spec.redis.external.kind is Sentinel; masterName must then say"]),
+        (", masterName: main", &["spec.redis.external.masterName is main; it is for kind Sentinel only", "Standalone"]),
+        (", kind: Sentinel, masterName: ''", &["spec.redis.external.masterName", "at least 1 chars"]),
+        (", kind: Cluster", &["spec.redis.external.kind", "Cluster", "\"Standalone\", \"Sentinel\""]),
+    ]);
+}
+
+#[test]
+fn database_is_0_to_1023() {
+    assert_external_accepted(&[", database: 0", ", database: 1023"]);
+    assert_external_refused(&[
+        (", database: -1", &["spec.redis.external.database", "-1", "greater than or equal to 0"]),
+        (", database: 1024", &["spec.redis.external.database", "1024", "less than or equal to 1023"]),
+    ]);
+}
+
+#[test]
+fn timeout_is_1ms_to_10s() {
+    assert_accepted(&["{redis: {timeout: 1ms}}", "{redis: {timeout: 10s}}"]);
+    assert_refused(&[
+        ("{redis: {timeout: 0s}}", &["spec.redis.timeout is 0s; it must be between 1ms and 10s"]),
+        ("{redis: {timeout: 11s}}", &["spec.redis.timeout is 11s; it must be between 1ms and 10s"]),
+    ]);
+}
+
+#[test]
+fn secrets_are_named_with_their_keys() {
+    let made = create("cache", &external(", credentialsSecretRef: {name: users}, tls: {secretRef: {name: certs}}"));
+    assert!(made.ok, "{}", made.text);
+    let made: Value = serde_json::from_str(&made.text).expect("kubectl prints JSON");
+    let external = &made["spec"]["redis"]["external"];
+    assert_eq!(external["credentialsSecretRef"]["passwordKey"], "password");
+    assert_eq!(external["tls"]["secretRef"]["caKey"], "ca.crt");
+    assert_external_accepted(&[
+        ", credentialsSecretRef: {name: users, usernameKey: user.name, passwordKey: pass-word}",
+        ", tls: {}",
+        ", tls: {serverName: redis.local, secretRef: {name: certs, caKey: ca, certKey: tls.crt, keyKey: tls.key}}",
+    ]);
+    let credentials = "spec.redis.external.credentialsSecretRef";
+    let tls = "spec.redis.external.tls.secretRef";
+    assert_external_refused(&[
+        (", credentialsSecretRef: {}", &[credentials, "name", "Required"]),
+        (", credentialsSecretRef: {name: Users}", &[credentials, "Users", "should match"]),
+        (", credentialsSecretRef: {name: users, passwordKey: 'a/b'}", &[credentials, "a/b", "should match"]),
+        (", tls: {secretRef: {}}", &[tls, "name", "Required"]),
+        (", tls: {secretRef: {name: c, certKey: tls.crt}}", &[tls, "certKey is tls.crt; keyKey must then name"]),
+        (", tls: {secretRef: {name: c, keyKey: tls.key}}", &[tls, "keyKey is tls.key; certKey must then"]),
+        (", tls: {serverName: ''}", &["spec.redis.external.tls.serverName", "at least 1 chars"]),
+    ]);
+}
+
+#[test]
+fn write_mode_is_one_of_two() {
+    assert_accepted(&["{redis: {writeMode: WriteThrough}}"]);
+    assert_refused(&[(
+        "{redis: {writeMode: WriteAround}}",
+        &["spec.redis.writeMode", "WriteAround", "\"WriteBehind\", \"WriteThrough\""],
+    )]);
+}
+
+#[test]
+fn read_order_names_redis_and_disk_once_each() {
+    assert_accepted(&["{readOrder: [Redis, Disk]}", "{readOrder: [Disk, Redis]}"]);
+    assert_refused(&[
+        ("{readOrder: [Disk, Disk]}", &["spec.readOrder is [Disk, Disk]; it must name Redis and Disk once each"]),
+        ("{readOrder: [Disk]}", &["spec.readOrder", "at least 2 items"]),
+        ("{readOrder: [Disk, Redis, Disk]}", &["spec.readOrder", "at most 2 items"]),
+        ("{readOrder: [Memory, Disk]}", &["spec.readOrder[0]", "Memory", "\"Redis\", \"Disk\""]),
+    ]);
+}
