@@ -28,7 +28,7 @@ fn await_layer(fleet: &Fleet, kind: &str, wanted: &str, limit: Duration) -> (Str
 
 /// Fills the volume of the only node from outside, all but a hundredth of it, by a file of this name.
 fn fill(fleet: &Fleet, name: &str) -> String {
-    let folder = format!("/proc/{}/root/var/lib/tieredcache", fleet.node_process("cache-0"));
+    let folder = format!("/proc/{}/{}/var/lib/tieredcache", fleet.node_process("cache-0"), "root");
     let volume = rustix::fs::statvfs(folder.as_str()).expect("the volume is mounted in the pod");
     let bytes = volume.f_frsize * volume.f_bavail.saturating_sub(volume.f_blocks / 100);
     let file = format!("{folder}/{name}");

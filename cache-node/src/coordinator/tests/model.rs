@@ -194,6 +194,7 @@ impl Run {
     }
 
     /// A read that has looked below and answers only after other changes of its key.
+    #[allow(clippy::disallowed_methods, reason = "the task is awaited before the step ends")]
     async fn read_slowly(&mut self, name: &str, number: u64) {
         let slow = if self.below(2) == 0 { Arc::clone(&self.redis) } else { Arc::clone(&self.disk) };
         let mut legal = self.model.versions(name);
