@@ -194,14 +194,14 @@ impl Run {
     }
 
     /// A read that has looked below and answers only after other changes of its key.
-    #[allow(clippy::disallowed_methods, reason = "the task is awaited before the step ends")]
     async fn read_slowly(&mut self, name: &str, number: u64) {
         let slow = if self.below(2) == 0 { Arc::clone(&self.redis) } else { Arc::clone(&self.disk) };
         let mut legal = self.model.versions(name);
         self.node.memory().remove(name.as_bytes());
         slow.hold(name);
         let (node, cx, asked) = (Arc::clone(&self.node), self.cx(), key(name));
-        let read = tokio::spawn(async move { node.get(&cx, &asked, Wants::Value).await.entry });
+        let mut reads = JoinSet::new();
+        let read = reads.spawn(async move { node.get(&cx, &asked, Wants::Value).await.entry });
         eventually("the read waits below, or is over", || slow.holding.load(Ordering::SeqCst) || read.is_finished())
             .await;
         // It may be over although it never came so far, and nobody else is to wait in its place.
@@ -216,7 +216,7 @@ impl Run {
             legal.extend(self.model.versions(name));
         }
         slow.release();
-        if let Some(found) = read.await.unwrap() {
+        if let Some(found) = reads.join_next().await.unwrap().unwrap() {
             assert!(legal.contains(&Version::of(&found)), "{name} has {found:?}: {legal:?}");
         }
         self.get(name).await;
