@@ -39,7 +39,7 @@ use crate::{
     entry::{Entry, Key, Position},
     layer::{Component, Layer, memory::Memory},
     tag_index::{TagIndex, TagOptions},
-    write_queue::{Full, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
+    write_queue::{Full, JournalPlace, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
 };
 
 /// What a coordinator joins.
@@ -56,6 +56,8 @@ pub struct Parts {
     pub freshness: FreshnessOptions,
     /// When a write of a client is acknowledged.
     pub write_mode: WriteMode,
+    /// Where the keys of queued writes are written down, so that a kill brings no older value back.
+    pub journal: Option<JournalPlace>,
 }
 
 /// When a write of a client is acknowledged. Removals always wait for the layers.
@@ -150,6 +152,7 @@ impl Parts {
             tags: Arc::new(TagIndex::open(TagOptions::default(), clock.clone())),
             freshness: FreshnessOptions::default(),
             write_mode: WriteMode::default(),
+            journal: None,
         }
     }
 }
@@ -160,8 +163,8 @@ impl Coordinator {
     /// Joins the layers, and returns once what they keep about the past is known, as far as they can be reached. Runs
     /// its upkeep on the current runtime.
     pub async fn open(parts: Parts, clock: Clock) -> Arc<Self> {
-        let Parts { memory, queue, cold, tags, freshness, write_mode } = parts;
-        let write_queue = WriteQueue::open(queue, cold.clone(), clock.clone());
+        let Parts { memory, queue, cold, tags, freshness, write_mode, journal } = parts;
+        let write_queue = WriteQueue::open(queue, cold.clone(), journal.as_ref(), clock.clone());
         let tasks = TaskTracker::new();
         let coordinator = Arc::new(Self {
             stores: Arc::new(Stores::new(memory, write_queue, cold, tags, clock.clone())),

@@ -17,11 +17,13 @@
 //! [`WriteQueue::is_trusted`] tells readers to leave the layer out, because it holds older values.
 //!
 //! What a kill -9 loses is what is in the queue: overwrites accepted in the last moments ([`LINGER`] plus the time of
-//! one batch, when the layer keeps up). A confirmed removal is never lost.
+//! one batch, when the layer keeps up). The journal knows their keys, so that they are absent afterwards and never older.
+//! A confirmed removal is never lost.
 
 mod account;
 mod batch;
 mod flusher;
+mod journal;
 mod lanes;
 mod line;
 mod receipt;
@@ -47,11 +49,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     account::{Counts, Used},
     flusher::Flusher,
+    journal::{Journal, LeftBehind},
     lanes::{LANES_MAX, Lane},
     shard::Shard,
     work::Clear,
 };
 pub use self::{
+    journal::JournalPlace,
     lanes::{LaneReport, Lanes},
     receipt::Receipt,
     turn::{Pending, Ticket, Turn},
@@ -67,7 +71,7 @@ use crate::{
 pub const SLOT_OVERHEAD_BYTES: u64 = 200;
 
 /// How long a lone overwrite waits for company before it is flushed. Longer merges more overwrites of one key into one
-/// write; shorter narrows what a kill -9 loses.
+/// write; shorter narrows what a kill -9 loses, which is a miss after it.
 pub const LINGER: Duration = Duration::from_millis(5);
 
 /// Enough that threads rarely meet; a power of two.
@@ -124,6 +128,9 @@ pub struct WriteQueue {
     flushing: TaskTracker,
     drain: CancellationToken,
     give_up: CancellationToken,
+    journal: Option<Journal>,
+    /// Why there is no journal although there should be one.
+    journal_trouble: Option<String>,
 }
 
 /// Removes a key from memory.
@@ -152,7 +159,25 @@ pub struct Room<'a> {
 
 impl WriteQueue {
     /// An empty queue in front of `targets`, at most one of each kind, and its flushers, on the current runtime.
-    pub fn open(options: QueueOptions, targets: Vec<Arc<dyn Layer>>, clock: Clock) -> Arc<Self> {
+    ///
+    /// With a place for a journal it begins with what an earlier queue left behind there: the keys whose writes may be
+    /// lost are removed from all layers, and are absent to readers from now on.
+    pub fn open(
+        options: QueueOptions,
+        targets: Vec<Arc<dyn Layer>>,
+        journal: Option<&JournalPlace>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let left_behind = journal.map(LeftBehind::load).unwrap_or_default();
+        let (journal, journal_trouble) = match journal.map(Journal::create) {
+            None => (None, None),
+            Some(Ok(journal)) => (Some(journal), None),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no journal of queued keys: a kill may bring overwritten values back");
+                (None, Some(error.to_string()))
+            }
+        };
+        let ring = |shard| journal.as_ref().map(|journal| journal.ring(shard));
         let lanes: Vec<Arc<Lane>> = targets.into_iter().map(|target| Arc::new(Lane::new(target))).collect();
         let all = lanes.iter().fold(Lanes::NONE, |all, lane| all.with(Lanes::at(lane.place)));
         assert_eq!(all.count(), lanes.len(), "one target of each kind");
@@ -161,7 +186,7 @@ impl WriteQueue {
             options,
             lanes,
             all,
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(all, Arc::clone(&used)))).collect(),
+            shards: (0..SHARDS).map(|index| Mutex::new(Shard::new(all, Arc::clone(&used), ring(index)))).collect(),
             hasher: RandomState::new(),
             clears: Mutex::default(),
             used,
@@ -173,7 +198,10 @@ impl WriteQueue {
             flushing: TaskTracker::new(),
             drain: CancellationToken::new(),
             give_up: CancellationToken::new(),
+            journal,
+            journal_trouble,
         });
+        queue.take_over(&left_behind);
         for lane in &queue.lanes {
             for number in 0..lane.seats.len() {
                 queue.flushing.spawn(Flusher::new(Arc::clone(&queue), Arc::clone(lane), number).run());
@@ -219,6 +247,8 @@ impl WriteQueue {
     pub fn clear(&self, also: impl FnOnce()) -> Arc<Receipt> {
         let mut clears = lock(&self.clears);
         let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
+        // Before the slots go: a kill from here on must not leave the older values of their keys.
+        self.journal.iter().for_each(|journal| journal.owe_clears(self.all));
         let receipt = Receipt::new(1);
         receipt.spread(self.lanes.len());
         for shard in &mut shards {

@@ -21,7 +21,7 @@ use crate::{
     metrics::Metrics,
     tag_index::{TagIndex, TagOptions},
     telemetry::Spans,
-    write_queue::{Overflow, QueueOptions},
+    write_queue::{JournalPlace, Overflow, QueueOptions},
 };
 
 /// The layers of one node, opened from a configuration. Cloning is cheap; all clones are one pipeline.
@@ -95,6 +95,7 @@ impl Pipeline {
                 refresh_window: file.freshness.refresh_window.0,
             },
             write_mode: write_mode(file),
+            journal: journal_place(config),
         };
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
@@ -253,6 +254,13 @@ fn write_mode(file: &NodeConfig) -> WriteMode {
         (RedisMode::External, node_config::WriteMode::WriteThrough) => WriteMode::Through,
         (RedisMode::External, node_config::WriteMode::WriteBehind) | (RedisMode::Disabled, _) => WriteMode::Behind,
     }
+}
+
+/// On the volume of the disk layer; without one there is nothing that outlives the process, except in Redis.
+fn journal_place(config: &Config) -> Option<JournalPlace> {
+    let file = config.effective();
+    let owner = format!("cache {} node {}", file.cache.uid, config.node());
+    (file.disk.mode == DiskMode::RocksDb).then(|| JournalPlace { path: file.disk.path.join("journal"), owner })
 }
 
 /// No copy outlives the longest limit of a layer after its removal: whatever is promoted later is checked then.

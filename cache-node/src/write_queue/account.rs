@@ -18,6 +18,7 @@ pub(super) struct Used {
 
 pub(super) struct Counts {
     pub(super) accepted: AtomicU64,
+    pub(super) recovered: AtomicU64,
     pub(super) refused_full: AtomicU64,
     pub(super) dropped_values: AtomicU64,
     pub(super) dropped_fills: AtomicU64,
@@ -74,6 +75,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self {
             accepted: AtomicU64::new(0),
+            recovered: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
             dropped_values: AtomicU64::new(0),
             dropped_fills: AtomicU64::new(0),

@@ -106,6 +106,17 @@ impl Lanes {
         Self(1 << place)
     }
 
+    pub(super) const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The reverse of [`Lanes::bits`]; what is no lane is left out.
+    pub(super) fn from_bits(bits: u64) -> Self {
+        (0..LANES_MAX)
+            .filter(|place| bits >> place & 1 == 1)
+            .fold(Self::NONE, |lanes, place| lanes.with(Self::at(place)))
+    }
+
     /// Those of both.
     #[must_use]
     pub const fn with(self, others: Self) -> Self {

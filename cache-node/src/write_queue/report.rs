@@ -89,6 +89,9 @@ impl WriteQueue {
         if let Some(trouble) = self.lanes.iter().find_map(|lane| lane.trouble()) {
             return Verdict::degraded("FlushFails", trouble);
         }
+        if let Some(trouble) = &self.journal_trouble {
+            return Verdict::degraded("NoJournal", format!("a kill may bring overwritten values back: {trouble}"));
+        }
         let age = self.oldest_age();
         if age > AGE_DEGRADED {
             return Verdict::degraded("QueueLags", format!("the oldest write has waited {} ms", age.as_millis()));
@@ -144,6 +147,7 @@ impl Component for WriteQueue {
                 ("droppedOverflow", count(&self.counts.dropped_values)),
                 ("droppedUnreachable", sum(|lane| &lane.counts.forgotten)),
                 ("droppedFills", count(&self.counts.dropped_fills)),
+                ("recovered", count(&self.counts.recovered)),
                 ("lostAtShutdown", sum(|lane| &lane.counts.lost_at_shutdown)),
             ],
             ..Stats::default()
@@ -159,5 +163,6 @@ impl Component for WriteQueue {
             self.flushing.wait().await;
             self.count_lost();
         }
+        self.close_journal();
     }
 }

@@ -8,6 +8,7 @@ use super::{
     BATCH_ITEMS, Pending, Receipt, SHARDS,
     account::Used,
     batch::{Batch, Order, Taken},
+    journal::Ring,
     lanes::{LANES_MAX, Lanes},
     line::{Line, Ref},
     slot::Slot,
@@ -33,6 +34,8 @@ pub(super) struct Shard {
     /// Those of which a clear is on its way.
     clearing: Lanes,
     used: Arc<Used>,
+    /// Keys of slots, outside the process.
+    ring: Option<Ring>,
 }
 
 /// A change for which there is room.
@@ -55,7 +58,7 @@ pub(super) enum Dropped {
 // === impl Shard: writers and readers ===
 
 impl Shard {
-    pub(super) fn new(lanes: Lanes, used: Arc<Used>) -> Self {
+    pub(super) fn new(lanes: Lanes, used: Arc<Used>, ring: Option<Ring>) -> Self {
         Self {
             writes: [0; STRIPES],
             slots: HashTable::new(),
@@ -65,6 +68,7 @@ impl Shard {
             lanes,
             clearing: Lanes::NONE,
             used,
+            ring,
         }
     }
 
@@ -93,7 +97,7 @@ impl Shard {
 
     /// Takes the change in, replacing one of the same key. The receipt waits for the lanes of `waited`.
     pub(super) fn put(&mut self, hash: u64, accepted: Accepted, receipt: Option<(Arc<Receipt>, Lanes)>) {
-        let Self { slots, lines, fills, next_id, used, .. } = self;
+        let Self { slots, lines, fills, next_id, used, ring, .. } = self;
         let Accepted { change, charge, at_ms, lanes } = accepted;
         let is_fill = matches!(change, Change::Fill(_));
         let slot = match slots.entry(hash, |slot| slot.change.key() == change.key(), |slot| slot.hash) {
@@ -112,6 +116,8 @@ impl Shard {
         }
         if is_fill {
             fills.push_back(slot.reference(at_ms));
+        } else if let (Some(ring), None) = (ring, slot.record) {
+            slot.record = Some(ring.note(slot.change.key()));
         }
         if let Some((receipt, waited)) = receipt {
             slot.wait(receipt, waited);
@@ -190,7 +196,7 @@ impl Shard {
     /// Forgets everything that a layer owes, in exchange for a clear; whoever waits for it waits for the clear.
     pub(super) fn forget(&mut self, place: usize, mut waits_for_clear: impl FnMut(Arc<Receipt>)) -> u64 {
         let mut forgotten = 0;
-        let Self { slots, used, .. } = self;
+        let Self { slots, used, ring, .. } = self;
         slots.retain(|slot| {
             if slot.queued.contains(Lanes::at(place)) {
                 forgotten += 1;
@@ -199,6 +205,7 @@ impl Shard {
             let stays = !slot.owed().is_empty();
             if !stays {
                 slot.free(used);
+                release(ring, slot);
             }
             stays
         });
@@ -228,7 +235,9 @@ impl Shard {
         let Ok(mut found) = found else { return };
         found.get_mut().land(place, &self.used, settled);
         if found.get().owed().is_empty() {
-            found.remove().0.free(&self.used);
+            let mut slot = found.remove().0;
+            slot.free(&self.used);
+            release(&mut self.ring, &slot);
         }
     }
 
@@ -272,6 +281,7 @@ impl Shard {
             }
             slot.unhide(self.lanes, &self.used);
             slot.free(&self.used);
+            release(&mut self.ring, &slot);
         }
     }
 
@@ -309,5 +319,12 @@ impl Shard {
     #[cfg(test)]
     pub(super) fn charged(&self) -> u64 {
         self.slots.iter().map(|slot| slot.charge).sum()
+    }
+}
+
+/// The journal may forget the slot's key.
+fn release(ring: &mut Option<Ring>, slot: &Slot) {
+    if let (Some(ring), Some(record)) = (ring, slot.record) {
+        ring.release(record);
     }
 }

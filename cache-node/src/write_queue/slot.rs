@@ -6,6 +6,7 @@ use super::{
     Receipt, SLOT_OVERHEAD_BYTES,
     account::Used,
     batch::{Order, Taken},
+    journal::Record,
     lanes::{LANES_MAX, Lanes},
     line::{Line, Ref},
     receipt::Wait,
@@ -27,6 +28,8 @@ pub(super) struct Slot {
     /// Layers that have to forget the key although its value is elsewhere: readers do not see this slot.
     hidden: Lanes,
     dropped: bool,
+    /// What the journal knows of it.
+    pub(super) record: Option<Record>,
     pub(super) waits: Vec<Wait>,
 }
 
@@ -44,6 +47,7 @@ impl Slot {
             urgent: Lanes::NONE,
             hidden: Lanes::NONE,
             dropped: false,
+            record: None,
             waits: Vec::new(),
         }
     }
@@ -104,10 +108,10 @@ impl Slot {
         }
     }
 
-    /// It is on its way to the layer.
+    /// It is on its way to the layer. A key that is written again while a batch is collected may be in it twice, the
+    /// newer change behind the older one.
     pub(super) fn take_off(&mut self, line: &mut Line, place: usize) {
         let lane = Lanes::at(place);
-        debug_assert!(!self.flying.contains(lane), "a key is under way to a layer once at a time");
         line.queued -= 1;
         self.queued = self.queued.without(lane);
         self.urgent = self.urgent.without(lane);

@@ -1,4 +1,5 @@
 mod lanes;
+mod recovery;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -20,7 +21,7 @@ struct Fixture {
 impl Fixture {
     fn over(layer: Arc<Scripted>) -> Self {
         let clock = Clock::manual(START);
-        let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], clock.clone());
+        let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], None, clock.clone());
         Self { queue, layer, clock }
     }
 

@@ -5,10 +5,14 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Lanes, NEVER_MS, Receipt, WriteQueue,
     batch::{Batch, Order},
+    journal::{Journal, LeftBehind},
     lanes::Lane,
     lock,
 };
-use crate::layer::LayerId;
+use crate::{
+    entry::Key,
+    layer::{Change, LayerId},
+};
 
 /// Removals by tag in one batch, so that what follows them is not kept waiting.
 const TAGGED_PER_BATCH: usize = 256;
@@ -136,6 +140,7 @@ impl WriteQueue {
                 // Of those who came while it was under way.
                 settled.append(&mut clear.receipts);
                 lane.void.store(false, Ordering::Release);
+                self.note_owed_clears();
                 self.shards.iter().for_each(|shard| lock(shard).end_clear(lane.place));
             }
         } else {
@@ -154,6 +159,7 @@ impl WriteQueue {
     pub(super) fn order_clear(&self, lane: &Lane, clear: &mut Clear) {
         clear.ordered += 1;
         lane.void.store(true, Ordering::Release);
+        self.note_owed_clears();
         clear.receipts.extend(lock(&lane.tagged).clear());
         if lane.is_away() && self.excuses(lane) {
             std::mem::take(&mut clear.receipts).iter().for_each(|receipt| receipt.settle());
@@ -166,6 +172,7 @@ impl WriteQueue {
         let clear = &mut clears[lane.place];
         // Not trusted first: a reader that no longer finds a write here must not find an older one there.
         lane.void.store(true, Ordering::Release);
+        self.note_owed_clears();
         let mut forgotten = 0;
         for shard in &self.shards {
             forgotten += lock(shard).forget(lane.place, |receipt| clear.receipts.push(receipt));
@@ -192,6 +199,47 @@ impl WriteQueue {
             if !lane.overgrown.swap(true, Ordering::Relaxed) {
                 lane.relief.notify_one();
             }
+        }
+    }
+}
+
+// === impl WriteQueue: journal ===
+
+impl WriteQueue {
+    /// Removes from all layers what an earlier queue may have lost, and begins a journal of its own.
+    pub(super) fn take_over(&self, left: &LeftBehind) {
+        let now = self.clock.now();
+        let mut void = left.void.and(self.all);
+        if !left.is_nothing() && !self.lanes.is_empty() {
+            let remove = |key: &Key| self.turn(key.as_bytes()).push(now, Change::Remove(key.clone()), None);
+            if left.incomplete || left.keys.iter().any(|key| remove(key).is_err()) {
+                void = self.all;
+            }
+            self.counts.recovered.fetch_add(left.keys.len() as u64, Ordering::Relaxed);
+            let (keys, clears) = (left.keys.len(), void.count());
+            tracing::warn!(keys, clears, "the node did not end in peace: keys whose writes may be lost are removed");
+        }
+        for lane in self.lanes.iter().filter(|lane| void.contains(Lanes::at(lane.place))) {
+            self.order_clear(lane, &mut lock(&self.clears)[lane.place]);
+        }
+        if let Some(Err(error)) = self.journal.as_ref().map(Journal::replace) {
+            tracing::warn!(%error, "the journal of queued keys can not take its place");
+        }
+    }
+
+    /// What a kill must not make forget.
+    pub(super) fn note_owed_clears(&self) {
+        if let Some(journal) = &self.journal {
+            let void = self.lanes.iter().filter(|lane| lane.is_void());
+            journal.owe_clears(void.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place))));
+        }
+    }
+
+    /// Ends the journal if every layer has everything.
+    pub(super) fn close_journal(&self) {
+        let all_done = self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void());
+        if let Some(Err(error)) = self.journal.as_ref().filter(|_| all_done).map(Journal::discard) {
+            tracing::warn!(%error, "the journal of queued keys can not be given up; the next start removes its keys");
         }
     }
 }

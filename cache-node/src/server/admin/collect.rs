@@ -57,6 +57,11 @@ const FLUSHED: Definition = counter("tieredcache_write_queue_flushed_total", "Wr
 const BATCHES: Definition = counter("tieredcache_write_queue_batches_total", "Batches brought to disk.", &[]);
 const FLUSH_FAILURES: Definition =
     counter("tieredcache_write_queue_flush_failures_total", "Batches that failed and were tried again.", &[]);
+const RECOVERED: Definition = counter(
+    "tieredcache_write_queue_recovered_total",
+    "Keys that were removed at the start, because a kill may have lost their newest values.",
+    &[],
+);
 const REFUSED: Definition =
     counter("tieredcache_write_queue_refused_total", "Writes that found the queue full, before waiting.", &[]);
 
@@ -113,7 +118,7 @@ const DROPPED: Definition = counter(
 
 const MEMORY: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, EVICTIONS, EXPIRED, PROMOTIONS];
 const QUEUE: &[Definition] =
-    &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED, DROPPED];
+    &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED, DROPPED, RECOVERED];
 const DISK: &[Definition] = &[
     HEALTH,
     ERRORS,
@@ -284,6 +289,7 @@ fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
     samples.put(&BATCHES, &[], extra(&stats, "batches"));
     samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
     samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
+    samples.put(&RECOVERED, &[], extra(&stats, "recovered"));
     samples.put(&DROPPED, &["overflow"], extra(&stats, "droppedOverflow"));
     samples.put(&DROPPED, &["unreachable"], extra(&stats, "droppedUnreachable"));
     samples.put(&DROPPED, &["fill"], extra(&stats, "droppedFills"));

@@ -24,7 +24,7 @@ impl Two {
     fn over(options: QueueOptions, redis: Arc<Scripted>, disk: Arc<Scripted>) -> Self {
         let clock = Clock::manual(START);
         let targets = vec![Arc::clone(&redis) as Arc<dyn Layer>, Arc::clone(&disk) as Arc<dyn Layer>];
-        Self { queue: WriteQueue::open(options, targets, clock.clone()), redis, disk, clock }
+        Self { queue: WriteQueue::open(options, targets, None, clock.clone()), redis, disk, clock }
     }
 
     /// One in which Redis fails, and the queue knows it.
@@ -264,7 +264,7 @@ async fn flush_does_not_wait_for_a_redis_that_is_away() {
 fn full(overflow: Overflow) -> Fixture {
     let (layer, clock) = (Scripted::gated(0, 0), Clock::manual(START));
     let options = QueueOptions { items_max: 100, overflow, ..OPTIONS };
-    let queue = WriteQueue::open(options, vec![Arc::clone(&layer) as Arc<dyn Layer>], clock.clone());
+    let queue = WriteQueue::open(options, vec![Arc::clone(&layer) as Arc<dyn Layer>], None, clock.clone());
     let f = Fixture { queue, layer, clock };
     (0..100).for_each(|number| f.set(&format!("k{number}"), "v"));
     f
