@@ -50,10 +50,10 @@ for mutant in "${mutants[@]}"; do
     git apply "$mutant"
     echo "=== $name" >>"$log"
     verdict=MISSED
-    # One that does not compile proves nothing.
+    # One that does not compile proves nothing; one that hangs is noticed.
     if ! cargo_test --no-run; then
         verdict="DOES NOT COMPILE"
-    elif ! timeout 600 tests/with-rocksdb.sh cargo test --locked --workspace --lib -- "$filter" >"$log.one" 2>&1 </dev/null; then
+    elif ! timeout 120 tests/with-rocksdb.sh cargo test --locked --workspace --lib -- "$filter" >"$log.one" 2>&1 </dev/null; then
         verdict=caught
         caught=$((caught + 1))
     fi

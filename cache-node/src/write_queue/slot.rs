@@ -108,8 +108,8 @@ impl Slot {
         }
     }
 
-    /// It is on its way to the layer. A key that is written again while a batch is collected may be in it twice, the
-    /// newer change behind the older one.
+    /// It is on its way to the layer. Written again while a batch is being collected, a key may be taken into that batch
+    /// twice: in the order of its writes, so the newer one wins, and they land or turn back together.
     pub(super) fn take_off(&mut self, line: &mut Line, place: usize) {
         let lane = Lanes::at(place);
         line.queued -= 1;
