@@ -128,9 +128,9 @@ pub struct WriteQueue {
     flushing: TaskTracker,
     drain: CancellationToken,
     give_up: CancellationToken,
-    journal: Option<Journal>,
+    journal: Mutex<Option<Journal>>,
     /// Why there is no journal although there should be one.
-    journal_trouble: Option<String>,
+    journal_trouble: Mutex<Option<String>>,
 }
 
 /// Removes a key from memory.
@@ -198,8 +198,8 @@ impl WriteQueue {
             flushing: TaskTracker::new(),
             drain: CancellationToken::new(),
             give_up: CancellationToken::new(),
-            journal,
-            journal_trouble,
+            journal: Mutex::new(journal),
+            journal_trouble: Mutex::new(journal_trouble),
         });
         queue.take_over(&left_behind);
         for lane in &queue.lanes {
@@ -248,7 +248,7 @@ impl WriteQueue {
         let mut clears = lock(&self.clears);
         let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
         // Before the slots go: a kill from here on must not leave the older values of their keys.
-        self.journal.iter().for_each(|journal| journal.owe_clears(self.all));
+        lock(&self.journal).iter().for_each(|journal| journal.owe_clears(self.all));
         let receipt = Receipt::new(1);
         receipt.spread(self.lanes.len());
         for shard in &mut shards {

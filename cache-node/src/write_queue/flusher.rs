@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     context::{OperationContext, Origin},
-    layer::LayerError,
+    layer::{ErrorKind, LayerError, LayerId},
 };
 
 /// Longest time one attempt to write a batch may take.
@@ -113,6 +113,10 @@ impl Flusher {
             }
             Err(error) => {
                 self.lane.failed(error);
+                if self.lane.target.id() == LayerId::Disk && !matches!(error.kind, ErrorKind::Full | ErrorKind::Timeout)
+                {
+                    self.queue.abandon_journal(error);
+                }
                 Step::Failed
             }
         }

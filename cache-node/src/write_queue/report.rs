@@ -89,7 +89,7 @@ impl WriteQueue {
         if let Some(trouble) = self.lanes.iter().find_map(|lane| lane.trouble()) {
             return Verdict::degraded("FlushFails", trouble);
         }
-        if let Some(trouble) = &self.journal_trouble {
+        if let Some(trouble) = lock(&self.journal_trouble).as_ref() {
             return Verdict::degraded("NoJournal", format!("a kill may bring overwritten values back: {trouble}"));
         }
         let age = self.oldest_age();

@@ -127,6 +127,11 @@ impl Shard {
         }
     }
 
+    /// Keys are noted no more.
+    pub(super) fn forget_ring(&mut self) {
+        self.ring = None;
+    }
+
     /// Whether the line is so long that lingering gains nothing.
     pub(super) fn fills_a_batch_of(&self, place: usize) -> bool {
         self.lines[place].queued >= LINE_FILLS_A_BATCH

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     entry::Key,
-    layer::{Change, LayerId},
+    layer::{Change, LayerError, LayerId},
 };
 
 /// Removals by tag in one batch, so that what follows them is not kept waiting.
@@ -222,23 +222,34 @@ impl WriteQueue {
         for lane in self.lanes.iter().filter(|lane| void.contains(Lanes::at(lane.place))) {
             self.order_clear(lane, &mut lock(&self.clears)[lane.place]);
         }
-        if let Some(Err(error)) = self.journal.as_ref().map(Journal::replace) {
+        if let Some(Err(error)) = lock(&self.journal).as_ref().map(Journal::replace) {
             tracing::warn!(%error, "the journal of queued keys can not take its place");
         }
     }
 
     /// What a kill must not make forget.
     pub(super) fn note_owed_clears(&self) {
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = lock(&self.journal).as_ref() {
             let void = self.lanes.iter().filter(|lane| lane.is_void());
             journal.owe_clears(void.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place))));
         }
     }
 
+    /// Lets go of the journal, whose volume fails: to touch a mapped page that can not be written ends the process. It
+    /// stays away until the node is started again.
+    pub(super) fn abandon_journal(&self, error: &LayerError) {
+        if lock(&self.journal).take().is_none() {
+            return;
+        }
+        self.shards.iter().for_each(|shard| lock(shard).forget_ring());
+        tracing::warn!(%error, "the journal of queued keys is given up with its volume");
+        *lock(&self.journal_trouble) = Some(error.to_string());
+    }
+
     /// Ends the journal if every layer has everything.
     pub(super) fn close_journal(&self) {
         let all_done = self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void());
-        if let Some(Err(error)) = self.journal.as_ref().filter(|_| all_done).map(Journal::discard) {
+        if let Some(Err(error)) = lock(&self.journal).as_ref().filter(|_| all_done).map(Journal::discard) {
             tracing::warn!(%error, "the journal of queued keys can not be given up; the next start removes its keys");
         }
     }

@@ -84,6 +84,25 @@ async fn kill_during_a_clear_leaves_the_layer_to_be_cleared() {
 }
 
 #[tokio::test]
+async fn journal_is_let_go_when_its_volume_fails_and_health_says_so() {
+    let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
+    let place = place(&folder);
+    let layer = Scripted::open();
+    layer.failing.store(true, Ordering::SeqCst);
+    let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
+    push(&queue, Change::Set(entry("k", "v")));
+    eventually("it is let go", || lock(&queue.journal).is_none()).await;
+    layer.failing.store(false, Ordering::SeqCst);
+    queue.flush(&cx(&clock)).await.unwrap();
+    push(&queue, Change::Set(entry("k", "w")));
+    for _ in 0..4 {
+        queue.tick();
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(queue.health().reason, "NoJournal");
+}
+
+#[tokio::test]
 async fn damaged_journal_makes_everything_below_count_as_lost() {
     let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
     let place = place(&folder);
