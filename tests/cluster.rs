@@ -76,6 +76,9 @@ use error::AtPath;
 use runtime::Runtime;
 use supervisor::Parts;
 
+/// How long a program goes on whose parent was killed: those that make namespaces take a few milliseconds.
+const ORPHAN_PATIENCE: std::time::Duration = std::time::Duration::from_millis(150);
+
 /// How long the API server may take to answer after its start.
 const API_STARTS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -215,7 +218,10 @@ impl Cluster {
             return Ok(());
         }
         let _lock = self.lock()?;
-        self.wipe()
+        self.wipe()?;
+        // The program that a killed `up` was running ends by itself, and may have made its namespace only now.
+        std::thread::sleep(ORPHAN_PATIENCE);
+        network::remove_all(&self.layout)
     }
 
     /// Runs kubectl as the administrator and returns what it prints.
