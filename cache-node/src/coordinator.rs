@@ -247,12 +247,10 @@ impl Coordinator {
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
-        let entry = self.stores.memory.get(cx.now, key);
-        if let Some(entry) = &entry
-            && entry.is_plain()
-        {
-            return Peek::Hit(entry.clone());
-        }
+        let entry = match self.stores.memory.get(cx.now, key) {
+            Some(entry) if entry.is_plain() => return Peek::Hit(entry),
+            entry => entry,
+        };
         match self.look_beside(cx, key, entry) {
             Look::Hit(entry) => Peek::Hit(entry),
             Look::Absent => Peek::Absent,
