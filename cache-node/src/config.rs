@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     thread,
+    time::Duration,
 };
 
 use axum::http::uri::Authority;
@@ -164,6 +165,13 @@ impl Config {
             threads => threads,
         };
         Ok(Self { effective, node, resp_threads })
+    }
+
+    /// The longest time that a copy of an entry stays in any one layer: a removal by tag older than that concerns nobody,
+    /// because whatever is promoted later is checked then.
+    pub fn copies_live_max(&self) -> Duration {
+        let NodeConfig { memory, redis, disk, .. } = &self.effective;
+        memory.max_ttl.0.max(redis.max_ttl.0).max(disk.max_ttl.0)
     }
 
     /// The file with the environment applied.

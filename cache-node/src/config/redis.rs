@@ -15,7 +15,7 @@ use crate::{
 impl Config {
     /// How L2 is opened; none if there is none.
     pub fn redis(&self, codec: Codec) -> Option<RedisOptions> {
-        let NodeConfig { cache, memory, redis, disk, .. } = &self.effective;
+        let NodeConfig { cache, redis, .. } = &self.effective;
         if redis.mode == RedisMode::Disabled {
             return None;
         }
@@ -38,7 +38,7 @@ impl Config {
             database: redis.database,
             cache_uid: cache.uid.clone(),
             max_ttl: redis.max_ttl.0,
-            removals_kept: redis.max_ttl.0.max(disk.max_ttl.0).max(memory.max_ttl.0),
+            removals_kept: self.copies_live_max(),
             timeout: redis.timeout.0,
             connections: redis.connections.into(),
             concurrency: redis.concurrency.into(),

@@ -81,7 +81,7 @@ impl Pipeline {
         spans: Option<Arc<Spans>>,
     ) -> Result<Self, PipelineError> {
         let file = config.effective();
-        let tags = Arc::new(TagIndex::open(tag_options(file), clock.clone()));
+        let tags = Arc::new(TagIndex::open(tag_options(config), clock.clone()));
         let metered = |layer: Arc<dyn Layer>| {
             Arc::new(Metered::new(layer, metrics, clock.clone()).traced(spans.clone())) as Arc<dyn Layer>
         };
@@ -263,12 +263,9 @@ fn journal_place(config: &Config) -> Option<JournalPlace> {
     (file.disk.mode == DiskMode::RocksDb).then(|| JournalPlace { path: file.disk.path.join("journal"), owner })
 }
 
-/// No copy outlives the longest limit of a layer after its removal: whatever is promoted later is checked then.
-fn tag_options(file: &NodeConfig) -> TagOptions {
-    TagOptions {
-        removals_max: usize::try_from(file.tag_index.removals_max).unwrap_or(usize::MAX),
-        life_max: file.memory.max_ttl.0.max(file.disk.max_ttl.0).max(file.redis.max_ttl.0),
-    }
+fn tag_options(config: &Config) -> TagOptions {
+    let removals_max = usize::try_from(config.effective().tag_index.removals_max).unwrap_or(usize::MAX);
+    TagOptions { removals_max, life_max: config.copies_live_max() }
 }
 
 fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
