@@ -18,7 +18,11 @@ mod remove;
 mod update;
 mod upkeep;
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{sleep, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -34,9 +38,9 @@ use self::{
     promote::{ColdRead, Found, Stores},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, UnixMillis},
     context::{OperationContext, Trail},
-    entry::{Entry, Key, Position},
+    entry::{Entry, EntryMeta, Key, Position, Tags},
     layer::{Component, Layer, memory::Memory},
     tag_index::{TagIndex, TagOptions},
     write_queue::{Full, JournalPlace, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
@@ -220,6 +224,13 @@ impl Coordinator {
         self.stores.cold.iter().map(|cold| &cold.layer)
     }
 
+    /// Every part, from top to bottom, for reports.
+    pub fn parts(&self) -> Vec<&dyn Component> {
+        let mut parts: Vec<&dyn Component> = vec![self.memory(), self.tags(), self.write_queue()];
+        parts.extend(self.cold().map(|layer| layer.as_ref() as &dyn Component));
+        parts
+    }
+
     /// Values that were brought from a cold layer into memory.
     pub fn promotions(&self) -> u64 {
         self.stores.promotions()
@@ -382,6 +393,24 @@ impl Coordinator {
     /// A position for an entry with tags that is written now.
     pub fn position(&self, cx: &OperationContext) -> Position {
         self.stores.tags.position(cx.now)
+    }
+
+    /// What comes with a value that is written now. Its stale life begins at its expiry.
+    pub fn meta<'a>(
+        &self,
+        cx: &OperationContext,
+        expires_at: Option<UnixMillis>,
+        stale: Option<Duration>,
+        tags: Tags<'a>,
+    ) -> EntryMeta<'a> {
+        EntryMeta {
+            expires_at,
+            stale_until: expires_at.zip(stale).map(|(at, stale)| at.after(stale)),
+            // Only tags are compared with positions.
+            position: if tags.is_empty() { Position::NONE } else { self.position(cx) },
+            tags,
+            negative: false,
+        }
     }
 
     /// Stores the entry if that takes no waiting.

@@ -13,7 +13,7 @@ use crate::{
     context::OperationContext,
     coordinator::Seen,
     entry::{Entry, EntryMeta, Key, Position, TagSet, Tags},
-    layer::{Component, Health, HealthState, Matching, Stats},
+    layer::{Health, HealthState, Matching, Stats},
     protocol::Replies,
 };
 
@@ -47,16 +47,8 @@ impl Commands {
             Life::Until(at) => Some(if options.set.relative { self.jittered(key, at, cx.now) } else { at }),
             Life::Unlimited | Life::Kept => options.negative.then(|| cx.now.after(self.settings.negative_ttl)),
         };
-        let tags = options.tags.tags();
-        let meta = EntryMeta {
-            expires_at,
-            stale_until: expires_at.zip(options.stale).map(|(at, stale)| at.after(stale)),
-            // Only tags are compared with positions.
-            position: if tags.is_empty() { Position::NONE } else { self.coordinator.position(cx) },
-            tags,
-            negative: options.negative,
-        };
-        Entry::new(key, value, meta)
+        let meta = self.coordinator.meta(cx, expires_at, options.stale, options.tags.tags());
+        Entry::new(key, value, EntryMeta { negative: options.negative, ..meta })
     }
 
     /// TC.INVALIDATE and TC.INVALIDATEALL.
@@ -92,21 +84,13 @@ impl Commands {
 
     /// TC.LAYERS.
     pub(super) fn layers(&self, out: &mut Replies) -> Step {
-        let coordinator = &self.coordinator;
-        let mut parts: Vec<(&'static str, Health, Stats)> = vec![of(coordinator.memory())];
-        parts.push(of(coordinator.tags()));
-        parts.push(of(coordinator.write_queue()));
-        parts.extend(coordinator.cold().map(|layer| of(layer.as_ref())));
+        let parts = self.coordinator.parts();
         out.array(parts.len());
-        for (name, health, stats) in parts {
-            layer(name, &health, &stats, out);
+        for part in parts {
+            layer(part.name(), &part.health(), &part.stats(), out);
         }
         Step::Done
     }
-}
-
-fn of(part: &(impl Component + ?Sized)) -> (&'static str, Health, Stats) {
-    (part.name(), part.health(), part.stats())
 }
 
 fn explain_part(seen: &Seen, now: UnixMillis, out: &mut Replies) {

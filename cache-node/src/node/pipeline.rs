@@ -10,9 +10,9 @@ use crate::{
     config::Config,
     context::{OperationContext, Origin},
     coordinator::{Coordinator, FreshnessOptions, Parts, Wants, WriteError, WriteMode},
-    entry::{Entry, EntryMeta, Key, KeyError, Position, TagError, TagSet},
+    entry::{Entry, Key, KeyError, TagError, TagSet},
     layer::{
-        Component, Health, Layer, LayerError, Matching, Stats,
+        Health, Layer, LayerError, Matching, Stats,
         disk::{Admit, Disk, DiskOptions},
         memory::{Memory, MemoryOptions, Policy},
         metered::Metered,
@@ -129,13 +129,7 @@ impl Pipeline {
         let cx = self.context();
         let tags = tag_set(options.tags)?;
         let expires_at = options.ttl.map(|ttl| cx.now.after(ttl));
-        let meta = EntryMeta {
-            expires_at,
-            stale_until: expires_at.zip(options.stale).map(|(at, stale)| at.after(stale)),
-            position: if options.tags.is_empty() { Position::NONE } else { self.coordinator.position(&cx) },
-            tags: tags.tags(),
-            negative: false,
-        };
+        let meta = self.coordinator.meta(&cx, expires_at, options.stale, tags.tags());
         Ok(self.coordinator.set(&cx, Entry::new(key, value, meta)).await?)
     }
 
@@ -159,24 +153,17 @@ impl Pipeline {
 
     /// What every part has counted, by its name, in read order.
     pub fn stats(&self) -> Vec<(&'static str, Stats)> {
-        self.parts().into_iter().map(|part| (part.name(), part.stats())).collect()
+        self.coordinator.parts().into_iter().map(|part| (part.name(), part.stats())).collect()
     }
 
     /// How well every part does, by its name, in read order.
     pub fn health(&self) -> Vec<(&'static str, Health)> {
-        self.parts().into_iter().map(|part| (part.name(), part.health())).collect()
+        self.coordinator.parts().into_iter().map(|part| (part.name(), part.health())).collect()
     }
 
     /// Writes what is queued and closes the layers, within `shutdown.drainTimeout`. Nobody may use a clone any more.
     pub async fn shutdown(&self) {
         self.coordinator.shutdown(self.clock.monotonic() + self.drain_timeout).await;
-    }
-
-    fn parts(&self) -> Vec<&dyn Component> {
-        let coordinator = &self.coordinator;
-        let mut parts: Vec<&dyn Component> = vec![coordinator.memory(), coordinator.tags(), coordinator.write_queue()];
-        parts.extend(coordinator.cold().map(|layer| layer.as_ref() as &dyn Component));
-        parts
     }
 
     fn context(&self) -> OperationContext {
@@ -187,7 +174,7 @@ impl Pipeline {
 
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<&str> = self.parts().iter().map(|part| part.name()).collect();
+        let parts: Vec<&str> = self.coordinator.parts().iter().map(|part| part.name()).collect();
         f.debug_struct("Pipeline").field("parts", &parts).finish_non_exhaustive()
     }
 }
