@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    node_config::{ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, limits},
+    node_config::{ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, limits},
     quantity::{ByteSize, HumanDuration},
 };
 
@@ -20,6 +20,7 @@ pub use generate::{crd, yaml};
 pub use redis::{CredentialsSecret, ExternalRedis, Redis, RedisTls, TlsSecret};
 pub use resources::{ResourceLimits, ResourceRequests, Resources};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
+pub use telemetry::{HeadersSecret, Otlp, SlowLog, Telemetry};
 
 #[cfg(test)]
 mod checks;
@@ -31,6 +32,7 @@ mod resources;
 mod rules;
 mod schema;
 mod status;
+mod telemetry;
 
 /// Most nodes of one cache.
 pub const REPLICAS_MAX: i32 = 100;
@@ -154,6 +156,14 @@ pub struct TieredCacheSpec {
     /// Lives of entries: jitter, stale values, negative entries.
     #[serde(default)]
     pub freshness: Freshness,
+
+    /// Which commands each node keeps as slow, for `SLOWLOG GET`.
+    #[serde(default)]
+    pub slow_log: SlowLog,
+
+    /// Where the nodes send spans.
+    #[serde(default)]
+    pub telemetry: Telemetry,
 
     /// CPU and memory that each pod asks for and is held to.
     #[serde(default)]
@@ -287,6 +297,13 @@ pub struct WriteQueue {
     #[schemars(schema_with = "schema::size")]
     #[x_kube(validation = rules::size_within("spec.writeQueue.capacity", &WRITE_QUEUE_CAPACITY))]
     pub capacity: ByteSize,
+
+    /// What becomes of a value that finds the queue full. `Block` (default): it waits, and is refused at its deadline.
+    /// `Reject`: it is refused at once. `DropOldest`: the oldest queued values give way, each counted, and have no value in
+    /// any layer then. Removals always wait. A change restarts the nodes one at a time.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::overflow")]
+    pub overflow: Overflow,
 }
 
 /// How values are compressed below memory.
@@ -324,6 +341,8 @@ impl Default for TieredCacheSpec {
             write_queue: WriteQueue::default(),
             compression: Compression::default(),
             freshness: Freshness::default(),
+            slow_log: SlowLog::default(),
+            telemetry: Telemetry::default(),
             resources: Resources::default(),
         }
     }
@@ -362,7 +381,7 @@ impl Default for Disk {
 
 impl Default for WriteQueue {
     fn default() -> Self {
-        Self { capacity: defaults::write_queue_capacity() }
+        Self { capacity: defaults::write_queue_capacity(), overflow: Overflow::default() }
     }
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::{LayerStatus, REPLICAS_MAX, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
     node_config::{
-        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, RedisKind, RedisMode, WriteMode, limits,
+        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, RedisMode,
+        WriteMode, limits,
     },
     node_report::{HealthState, LayerName},
 };
@@ -143,6 +144,8 @@ fn words_of_the_schema_are_those_of_the_types() {
     assert_eq!(words(&redis["external"]["properties"]["kind"]), written(&kinds));
     let admissions = [DiskAdmission::All, DiskAdmission::SecondHit];
     assert_eq!(words(&spec["disk"]["properties"]["admission"]), written(&admissions));
+    let overflows = [Overflow::Block, Overflow::Reject, Overflow::DropOldest];
+    assert_eq!(words(&spec["writeQueue"]["properties"]["overflow"]), written(&overflows));
     let algorithms = [CompressionAlgorithm::None, CompressionAlgorithm::Lz4, CompressionAlgorithm::Zstd];
     assert_eq!(words(&spec["compression"]["properties"]["algorithm"]), written(&algorithms));
     let names = [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use super::telemetry;
 use crate::node_config::limits;
 
 /// Longest text of a size, a duration or a quantity; a bound lets the API server bound the cost of the rules on it.
@@ -111,6 +112,30 @@ pub(super) fn disk_admission(_: &mut SchemaGenerator) -> Schema {
 
 pub(super) fn compression_algorithm(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["None", "Lz4", "Zstd"]})
+}
+
+pub(super) fn overflow(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Block", "Reject", "DropOldest"]})
+}
+
+/// A collector's address; the node takes no other scheme.
+pub(super) fn otlp_endpoint(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 512,
+        "pattern": concat!(
+            r"^http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)",
+            r"(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?/?$",
+        ),
+    })
+}
+
+pub(super) fn samples_per_million(_: &mut SchemaGenerator) -> Schema {
+    number(&telemetry::SAMPLES_PER_MILLION)
+}
+
+pub(super) fn slow_log_length(_: &mut SchemaGenerator) -> Schema {
+    number(&telemetry::SLOW_LOG_LENGTH)
 }
 
 pub(super) fn ttl_jitter_percent(_: &mut SchemaGenerator) -> Schema {

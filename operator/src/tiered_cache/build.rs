@@ -3,9 +3,11 @@
 mod config_map;
 mod pdb;
 mod redis;
+mod secret;
 mod service;
 mod service_account;
 mod stateful_set;
+mod telemetry;
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use crds::{
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
         Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Redis, Resources,
-        Retention, TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
+        Retention, SlowLog, Telemetry, TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
     },
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -39,6 +39,8 @@ pub(super) struct ValidCache {
     pub(super) write_queue: WriteQueue,
     pub(super) compression: Compression,
     pub(super) freshness: Freshness,
+    pub(super) slow_log: SlowLog,
+    pub(super) telemetry: Telemetry,
     pub(super) resources: ValidResources,
 }
 
@@ -131,6 +133,8 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         write_queue,
         compression,
         freshness,
+        slow_log,
+        telemetry,
         resources,
     } = cache.spec.clone();
     if !(0..=REPLICAS_MAX).contains(&replicas) {
@@ -158,6 +162,8 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         write_queue,
         compression,
         freshness,
+        slow_log,
+        telemetry,
         resources,
     })
 }

@@ -24,7 +24,9 @@ fn an_empty_spec_is_stored_with_every_default() {
                 "admission": "All",
                 "retention": {"whenScaled": "Delete", "whenDeleted": "Retain"},
             },
-            "writeQueue": {"capacity": "64Mi"},
+            "writeQueue": {"capacity": "64Mi", "overflow": "Block"},
+            "slowLog": {"threshold": "10ms", "lengthMax": 128},
+            "telemetry": {},
             "freshness": {
                 "ttlJitterPercent": 0,
                 "softTimeout": "20ms",
@@ -191,6 +193,56 @@ fn write_queue_holds_the_largest_entry_at_least() {
         ("{writeQueue: {capacity: 16Mi}}", &["spec.writeQueue.capacity is 16Mi; it must be between 17Mi and 64Gi"]),
         ("{writeQueue: {capacity: 65Gi}}", &["spec.writeQueue.capacity is 65Gi; it must be between"]),
         ("{writeQueue: {capacity: 999999999999999Ti}}", &["spec.writeQueue.capacity is 999999999999999Ti; it must be"]),
+    ]);
+}
+
+#[test]
+fn a_full_write_queue_does_one_of_three() {
+    assert_accepted(&[
+        "{writeQueue: {overflow: Block}}",
+        "{writeQueue: {overflow: Reject}}",
+        "{writeQueue: {overflow: DropOldest}}",
+    ]);
+    assert_refused(&[(
+        "{writeQueue: {overflow: DropNewest}}",
+        &["spec.writeQueue.overflow", "DropNewest", "\"Block\", \"Reject\", \"DropOldest\""],
+    )]);
+}
+
+#[test]
+fn slow_log_is_within_its_limits() {
+    assert_accepted(&["{slowLog: {threshold: 0s, lengthMax: 0}}", "{slowLog: {threshold: 1h, lengthMax: 1000}}"]);
+    assert_refused(&[
+        ("{slowLog: {threshold: 61m}}", &["spec.slowLog.threshold is 61m; it must be between 0s and 1h"]),
+        ("{slowLog: {threshold: 10}}", &["spec.slowLog.threshold", "must be of type string"]),
+        ("{slowLog: {lengthMax: -1}}", &["spec.slowLog.lengthMax", "-1", "greater than or equal to 0"]),
+        ("{slowLog: {lengthMax: 1001}}", &["spec.slowLog.lengthMax", "1001", "less than or equal to 1000"]),
+    ]);
+}
+
+#[test]
+fn a_collector_is_named_with_what_it_is_sent() {
+    let otlp = |rest: &str| format!("{{telemetry: {{otlp: {{{rest}}}}}}}");
+    for good in [
+        "endpoint: 'http://collector:4318'",
+        "endpoint: 'http://[::1]:1/'",
+        "endpoint: 'http://10.0.0.1', samplesPerMillion: 0",
+        "endpoint: 'http://a.b.svc.cluster.local:65535', samplesPerMillion: 1000000",
+        "endpoint: 'http://a:1', headersSecretRef: {name: token, key: otlp.headers}",
+    ] {
+        assert_accepted(&[&otlp(good)]);
+    }
+    for bad in ["https://collector:4318", "collector:4318", "http://", "http://a b:1", "http://a:0", "http://a:1/v1"] {
+        let spec = otlp(&format!("endpoint: '{bad}'"));
+        assert_refused(&[(&spec, &["spec.telemetry.otlp.endpoint", bad, "should match"])]);
+    }
+    let with = |rest: &str| otlp(&format!("endpoint: 'http://a:1', {rest}"));
+    assert_refused(&[
+        (&otlp("samplesPerMillion: 1"), &["spec.telemetry.otlp.endpoint", "Required"]),
+        (&with("samplesPerMillion: 1000001"), &["spec.telemetry.otlp.samplesPerMillion", "1000001", "1000000"]),
+        (&with("samplesPerMillion: -1"), &["spec.telemetry.otlp.samplesPerMillion", "-1", "equal to 0"]),
+        (&with("headersSecretRef: {}"), &["spec.telemetry.otlp.headersSecretRef", "name", "Required"]),
+        (&with("headersSecretRef: {name: a, key: 'b/c'}"), &["headersSecretRef.key", "b/c", "should match"]),
     ]);
 }
 

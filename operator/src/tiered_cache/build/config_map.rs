@@ -8,11 +8,11 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use crds::{
     node_config::{self, DiskMode, NodeConfig},
-    tiered_cache::{Freshness, memory_budget},
+    tiered_cache::{Freshness, SlowLog, WriteQueue, memory_budget},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata, redis};
+use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata, redis, telemetry};
 
 /// Key of the file in the ConfigMap, and its name in the pod.
 pub(super) const FILE: &str = "config.yaml";
@@ -66,24 +66,31 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             algorithm: cache.compression.algorithm,
             threshold: cache.compression.threshold,
         },
-        write_queue: node_config::WriteQueue {
-            capacity: cache.write_queue.capacity,
-            ..node_config::WriteQueue::default()
-        },
+        write_queue: write_queue(&cache.write_queue),
         tag_index: node_config::TagIndex::default(),
         freshness: freshness(&cache.freshness),
         read_order: cache.read_order.clone(),
         limits: node_config::Limits::default(),
-        slow_log: node_config::SlowLog::default(),
+        slow_log: slow_log(&cache.slow_log),
         shutdown: node_config::Shutdown::default(),
         log: node_config::Log::default(),
-        telemetry: node_config::Telemetry::default(),
+        telemetry: telemetry::config(cache),
     }
 }
 
 fn freshness(asked: &Freshness) -> node_config::Freshness {
     let Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl } = *asked;
     node_config::Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl }
+}
+
+fn write_queue(asked: &WriteQueue) -> node_config::WriteQueue {
+    let WriteQueue { capacity, overflow } = *asked;
+    node_config::WriteQueue { capacity, overflow, ..node_config::WriteQueue::default() }
+}
+
+fn slow_log(asked: &SlowLog) -> node_config::SlowLog {
+    let SlowLog { threshold, length_max } = *asked;
+    node_config::SlowLog { threshold, length_max }
 }
 
 fn any(port: i32) -> SocketAddr {

@@ -6,9 +6,9 @@ use crds::{
     node_config::{self, RedisMode},
     tiered_cache::{CredentialsSecret, TlsSecret},
 };
-use k8s_openapi::api::core::v1::{KeyToPath, SecretVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 
-use super::ValidCache;
+use super::{ValidCache, secret::mounted};
 use crate::tiered_cache::validate::ValidRedis;
 
 const CREDENTIALS_VOLUME: &str = "redis-credentials";
@@ -20,8 +20,6 @@ const TLS_DIR: &str = "/etc/tieredcache-redis/tls";
 const AUTHORITIES: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
-/// Readable by the pod's group alone, which the kubelet gives to the files.
-const MODE: i32 = 0o440;
 
 /// L2 as the node is told.
 pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
@@ -75,28 +73,4 @@ fn certificates(secret: &TlsSecret) -> (Volume, VolumeMount) {
     let pair = secret.cert_key.as_deref().zip(secret.key_key.as_deref());
     let pair = pair.into_iter().flat_map(|(certificate, key)| [(certificate, CERTIFICATE), (key, KEY)]);
     mounted(TLS_VOLUME, &secret.name, [(secret.ca_key.as_str(), AUTHORITIES)].into_iter().chain(pair), TLS_DIR)
-}
-
-fn mounted<'a>(
-    volume: &str,
-    secret: &str,
-    items: impl Iterator<Item = (&'a str, &'static str)>,
-    dir: &str,
-) -> (Volume, VolumeMount) {
-    let items =
-        items.map(|(key, path)| KeyToPath { key: key.to_owned(), path: path.to_owned(), ..KeyToPath::default() });
-    let source = SecretVolumeSource {
-        secret_name: Some(secret.to_owned()),
-        items: Some(items.collect()),
-        default_mode: Some(MODE),
-        ..SecretVolumeSource::default()
-    };
-    let mount = VolumeMount {
-        name: volume.to_owned(),
-        // The whole folder, not single files: those would stay as they were when the Secret changes.
-        mount_path: dir.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    (Volume { name: volume.to_owned(), secret: Some(source), ..Volume::default() }, mount)
 }

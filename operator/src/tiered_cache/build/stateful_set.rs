@@ -24,7 +24,7 @@ use k8s_openapi::{
 use super::{
     ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache,
     config_map::{DATA_DIR, FILE},
-    hash, label_selector, labels, metadata, redis, service, service_account,
+    hash, label_selector, labels, metadata, redis, service, service_account, telemetry,
 };
 
 /// Name of the volume with the database; claims are named after it.
@@ -113,7 +113,7 @@ fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
         config_map: Some(ConfigMapVolumeSource { name: config_map.to_owned(), ..ConfigMapVolumeSource::default() }),
         ..Volume::default()
     };
-    let secrets = redis::volumes(cache).into_iter().map(|(volume, _)| volume);
+    let secrets = secrets(cache).map(|(volume, _)| volume);
     let drain_seconds = i64::try_from(Shutdown::default().drain_timeout.0.as_secs()).unwrap_or(i64::MAX);
     PodSpec {
         service_account_name: Some(service_account::name(&cache.identity.name)),
@@ -202,8 +202,13 @@ fn volume_mounts(cache: &ValidCache) -> Vec<VolumeMount> {
         mount_path: DATA_DIR.to_owned(),
         ..VolumeMount::default()
     });
-    let secrets = redis::volumes(cache).into_iter().map(|(_, mount)| mount);
+    let secrets = secrets(cache).map(|(_, mount)| mount);
     [Some(config), data].into_iter().flatten().chain(secrets).collect()
+}
+
+/// Secrets that the node reads as files.
+fn secrets(cache: &ValidCache) -> impl Iterator<Item = (Volume, VolumeMount)> {
+    redis::volumes(cache).into_iter().chain(telemetry::volume(cache))
 }
 
 fn pull_policy(policy: ImagePullPolicy) -> String {

@@ -146,6 +146,34 @@ fn the_node_is_told_in_which_order_to_read() {
 }
 
 #[test]
+fn the_node_is_told_what_a_full_queue_does_and_what_is_slow() {
+    let spec = "{writeQueue: {overflow: DropOldest}, slowLog: {threshold: 0s, lengthMax: 7}}";
+    let NodeConfig { write_queue, slow_log, .. } = config(spec);
+    assert_eq!(write_queue.overflow, crds::node_config::Overflow::DropOldest);
+    assert_eq!((slow_log.threshold.to_string(), slow_log.length_max), ("0s".to_owned(), 7));
+}
+
+#[test]
+fn the_node_is_told_its_collector_and_has_the_headers_in_a_file() {
+    let spec = "{telemetry: {otlp: {endpoint: 'http://collector:4318', samplesPerMillion: 250000, \
+        headersSecretRef: {name: token}}}}";
+    let otlp = config(spec).telemetry.otlp;
+    assert_eq!((otlp.endpoint.as_str(), otlp.sample_ratio.as_f64()), ("http://collector:4318", 0.25));
+    assert_eq!(otlp.headers_file.to_str(), Some("/etc/tieredcache-otlp/headers"));
+    let pod = &stateful_set(spec)["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    let secret = &volumes.iter().find(|volume| volume["name"] == "otlp-headers").unwrap()["secret"];
+    assert_eq!(secret["secretName"], "token");
+    assert_eq!(secret["items"], serde_json::json!([{"key": "headers", "path": "headers"}]));
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert!(mounts.iter().any(|mount| mount["mountPath"] == "/etc/tieredcache-otlp" && mount["readOnly"] == true));
+
+    let open = "{telemetry: {otlp: {endpoint: 'http://collector:4318'}}}";
+    assert_eq!(config(open).telemetry.otlp.headers_file.to_str(), Some(""));
+    assert_eq!(stateful_set(open)["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_redis_in_the_open_needs_no_secret() {
     let spec = "{redis: {mode: External, external: {endpoints: ['redis:6379'], tls: {}}}}";
     let redis = config(spec).redis;
