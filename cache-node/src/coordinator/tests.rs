@@ -2,6 +2,7 @@ mod cold;
 mod model;
 mod stale;
 mod tags;
+mod told;
 mod update;
 
 use std::{
