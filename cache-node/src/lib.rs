@@ -16,8 +16,6 @@ pub mod coordinator;
 
 pub mod write_queue;
 
-pub mod backplane;
-
 pub mod tag_index;
 
 pub mod layer;
@@ -35,6 +33,8 @@ pub mod entry;
 pub mod clock;
 
 pub mod tally;
+
+mod sync;
 
 #[cfg(test)]
 mod readme;

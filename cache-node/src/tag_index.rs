@@ -13,10 +13,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -27,6 +24,10 @@ use crate::{
     clock::{Clock, UnixMillis},
     entry::{Position, Positions, TagSet, Tags},
     layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict},
+    sync::{
+        RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// How the index is bounded.
@@ -130,7 +131,9 @@ impl TagIndex {
         if tags.is_empty() || position.to_bits() > self.newest.load(Ordering::Acquire) {
             return false;
         }
-        position.to_bits() <= self.floor.load(Ordering::Acquire) || self.read().covers(tags, position)
+        // The floor under the lock: while it rises, removals leave the table for it.
+        let table = self.read();
+        position.to_bits() <= self.floor.load(Ordering::Acquire) || table.covers(tags, position)
     }
 
     /// Counts a read that met a removed entry.
@@ -266,8 +269,18 @@ fn same(one: Tags<'_>, other: Tags<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        collections::HashSet,
+        sync::{Arc, Mutex},
+    };
+
+    use shuttle::thread;
+
     use super::*;
-    use crate::{layer::HealthState, testing::START};
+    use crate::{
+        layer::HealthState,
+        testing::{START, in_every_order},
+    };
 
     fn set(tags: &[&str]) -> TagSet {
         let mut set = TagSet::default();
@@ -342,6 +355,38 @@ mod tests {
             clock.advance(Duration::from_secs(1));
         }
         assert_eq!((index.health().state, index.health().reason), (HealthState::Degraded, "TooManyRemovals"));
+    }
+
+    /// `make mutants` plants bugs that only this test sees, such as a look at the floor before the table.
+    #[test]
+    fn no_order_of_removals_spares_what_was_removed_or_takes_what_is_newer() {
+        in_every_order(|| {
+            let index = Arc::new(index(4).0);
+            let before = index.position(START);
+            let first = index.remove(START, set(&["red"]), Matching::Any);
+            let after = index.position(START);
+            assert!(before < first.position && first.position < after);
+            let taken = Arc::new(Mutex::new(HashSet::new()));
+            let remove = |names: &'static [&'static str]| {
+                let (index, taken) = (Arc::clone(&index), Arc::clone(&taken));
+                thread::spawn(move || {
+                    for name in names {
+                        let removal = index.remove(START, set(&[name]), Matching::Any);
+                        assert!(index.is_removed(set(&[name]).tags(), removal.position), "{name}");
+                        assert!(taken.lock().unwrap().insert(removal.position), "one position for two changes");
+                        assert!(index.position(START) > removal.position);
+                    }
+                    index.tick();
+                })
+            };
+            let removers = [remove(&["a", "b", "c"]), remove(&["d", "e"])];
+            for _ in 0..3 {
+                assert!(index.is_removed(set(&["red"]).tags(), before));
+            }
+            removers.into_iter().for_each(|remover| remover.join().unwrap());
+            assert!(index.is_removed(set(&["red"]).tags(), before));
+            assert!(!index.is_removed(set(&["red"]).tags(), index.position(START)));
+        });
     }
 
     #[test]

@@ -10,6 +10,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use shuttle::{
+    Runner,
+    scheduler::{PctScheduler, RandomScheduler},
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -19,6 +23,7 @@ use crate::{
     layer::{
         Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
     },
+    sync::may_switch,
 };
 
 /// When manual clocks of tests begin.
@@ -63,6 +68,21 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     panic!("did not happen within the limit: {what}");
+}
+
+/// Runs a test in many of the orders in which its threads can go on: at random, and with few switches at surprising
+/// places (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010). Its threads
+/// are those of [`shuttle::thread`], and it ends when all have. `ORDERS` is how many of each kind; a failure tells the
+/// seed, which `SHUTTLE_RANDOM_SEED` repeats. Nothing may wait for time.
+pub(crate) fn in_every_order(test: impl Fn() + Send + Sync + Copy + 'static) {
+    let orders = std::env::var("ORDERS").map_or(300, |orders| orders.parse().unwrap());
+    let mut config = shuttle::Config::new();
+    config.stack_size = 1 << 20;
+    config.silence_warnings = true;
+    Runner::new(RandomScheduler::new(orders), config.clone()).run(test);
+    for switches in 2..=4 {
+        Runner::new(PctScheduler::new(switches, orders), config.clone()).run(test);
+    }
 }
 
 /// A cold layer in memory, whose reads and writes a test can hold back and make fail.
@@ -149,6 +169,7 @@ impl Layer for Scripted {
     async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         let found = self.entries.lock().unwrap().get(key.as_bytes()).cloned();
+        may_switch();
         self.read_gate.acquire().await.expect("never closed").forget();
         self.outcome()?;
         Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
@@ -165,6 +186,7 @@ impl Layer for Scripted {
     async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
         self.write_gate.acquire().await.expect("never closed").forget();
         self.outcome()?;
+        may_switch();
         let mut entries = self.entries.lock().unwrap();
         for change in changes {
             match change {

@@ -35,7 +35,7 @@ mod turn;
 mod work;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering},
+    sync::{Arc, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -65,6 +65,7 @@ use crate::{
     context::OperationContext,
     entry::Entry,
     layer::{Layer, LayerId, Observed, TagRemoval},
+    sync::{Mutex, atomic::Ordering},
 };
 
 /// What a slot takes besides key and value: itself, its place in the table and in the lines.
@@ -177,12 +178,27 @@ impl WriteQueue {
                 (None, Some(error.to_string()))
             }
         };
+        let queue =
+            Self { journal_trouble: Mutex::new(journal_trouble), ..Self::idle(options, targets, journal, clock) };
+        let queue = Arc::new(queue);
+        queue.take_over(&left_behind);
+        for lane in &queue.lanes {
+            for number in 0..lane.seats.len() {
+                queue.flushing.spawn(Flusher::new(Arc::clone(&queue), Arc::clone(lane), number).run());
+            }
+        }
+        queue.flushing.close();
+        queue
+    }
+
+    /// An empty queue without flushers.
+    fn idle(options: QueueOptions, targets: Vec<Arc<dyn Layer>>, journal: Option<Journal>, clock: Clock) -> Self {
         let ring = |shard| journal.as_ref().map(|journal| journal.ring(shard));
         let lanes: Vec<Arc<Lane>> = targets.into_iter().map(|target| Arc::new(Lane::new(target))).collect();
         let all = lanes.iter().fold(Lanes::NONE, |all, lane| all.with(Lanes::at(lane.place)));
         assert_eq!(all.count(), lanes.len(), "one target of each kind");
         let used = Arc::new(Used::default());
-        let queue = Arc::new(Self {
+        Self {
             options,
             lanes,
             all,
@@ -199,16 +215,8 @@ impl WriteQueue {
             drain: CancellationToken::new(),
             give_up: CancellationToken::new(),
             journal: Mutex::new(journal),
-            journal_trouble: Mutex::new(journal_trouble),
-        });
-        queue.take_over(&left_behind);
-        for lane in &queue.lanes {
-            for number in 0..lane.seats.len() {
-                queue.flushing.spawn(Flusher::new(Arc::clone(&queue), Arc::clone(lane), number).run());
-            }
+            journal_trouble: Mutex::default(),
         }
-        queue.flushing.close();
-        queue
     }
 
     /// Has `forget` called for the key of every value that [`Overflow::DropOldest`] drops, under the turn of that key:
@@ -221,8 +229,13 @@ impl WriteQueue {
     #[inline]
     pub fn turn(&self, key: &[u8]) -> Turn<'_> {
         let hash = self.hasher.hash_one(key);
-        let index = shard_of(hash);
+        let index = self.shard_of(hash);
         Turn { queue: self, shard: lock(&self.shards[index]), index, hash }
+    }
+
+    /// Neither the low bits nor the top seven: the table of the shard uses those.
+    const fn shard_of(&self, hash: u64) -> usize {
+        (hash >> 40) as usize & (self.shards.len() - 1)
     }
 
     /// Whether an entry of this size could ever be accepted.
@@ -338,11 +351,6 @@ impl Room<'_> {
     pub async fn for_removal(self, deadline: Instant) -> Result<(), Full> {
         timeout_at(deadline.into(), self.made).await.map_err(|_| Full)
     }
-}
-
-/// Neither the low bits nor the top seven: the table of the shard uses those.
-const fn shard_of(hash: u64) -> usize {
-    (hash >> 40) as usize % SHARDS
 }
 
 const fn stripe_of(hash: u64) -> usize {

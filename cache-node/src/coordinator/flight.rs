@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, hash_map::Entry as Place},
     future::Future,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -20,7 +20,7 @@ use futures::{
 use tokio_util::task::TaskTracker;
 
 use super::promote::ColdRead;
-use crate::{entry::Key, write_queue::Ticket};
+use crate::{entry::Key, sync::Mutex, write_queue::Ticket};
 
 /// Enough that threads rarely meet.
 const SHARDS: usize = 16;

@@ -1,11 +1,11 @@
 //! Positions: a total order of the changes of one cache, dense enough for one word.
 
-use std::{
-    fmt,
+use std::fmt;
+
+use crate::{
+    clock::UnixMillis,
     sync::atomic::{AtomicU64, Ordering},
 };
-
-use crate::clock::UnixMillis;
 
 /// Low bits that tell changes of one millisecond apart.
 const SEQUENCE_BITS: u32 = 20;

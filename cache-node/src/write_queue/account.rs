@@ -1,9 +1,10 @@
 //! What the queue holds and has done, in numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::{NEVER_MS, QueueOptions, lanes::LANES_MAX};
-use crate::clock::UnixMillis;
+use crate::{
+    clock::UnixMillis,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// Slots and bytes in use, those of batches under way included.
 #[derive(Default)]

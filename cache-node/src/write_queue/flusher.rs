@@ -30,7 +30,8 @@ pub(super) struct Flusher {
 }
 
 /// What came of one step.
-enum Step {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
     /// There was nothing to do.
     Nothing,
     Done,
@@ -69,7 +70,8 @@ impl Flusher {
         }
     }
 
-    async fn step(&self) -> Step {
+    /// Carries out one clear or one batch, if there is something to do.
+    pub(super) async fn step(&self) -> Step {
         if self.leads() && self.lane.is_void() {
             let _alone = self.lane.gate.write().await;
             return self.clear().await;
@@ -137,7 +139,7 @@ impl Flusher {
     }
 
     /// Sleeps until there is work. False if there is none and none will come.
-    async fn idle(&self) -> bool {
+    pub(super) async fn idle(&self) -> bool {
         if self.queue.drain.is_cancelled() {
             if self.lane.is_void() && !self.leads() && !self.queue.give_up.is_cancelled() {
                 // What is queued here may be written only after the clear, which the first of the lane carries out.

@@ -1,17 +1,17 @@
 //! Which cold layers a change is meant for, and what the queue knows about each of them.
 
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, RwLock};
 
 use super::{NEVER_MS, lock, tagged::Tagged};
-use crate::layer::{Layer, LayerError, LayerId};
+use crate::{
+    layer::{Layer, LayerError, LayerId},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+};
 
 /// Lanes in all: one for each kind of cold layer.
 pub(super) const LANES_MAX: usize = 2;
@@ -81,8 +81,6 @@ pub struct LaneReport {
     pub forgotten: u64,
     /// Clears carried out, those included that the layer was owed after it had been away for too long.
     pub clears: u64,
-    /// Writes that the layer did not have when the time to stop had run out.
-    pub lost: u64,
     /// Whether the last attempt worked.
     pub is_reachable: bool,
     /// Whether what the layer holds may be served.

@@ -1,13 +1,11 @@
 //! A promise that some changes are where they have to be.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::Lanes;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Settled once every change it was given to is in every cold layer that it has to be in. Never settled falsely: if the
 /// node gives up, its waiter runs into its own deadline.

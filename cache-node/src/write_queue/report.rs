@@ -1,10 +1,7 @@
 //! What the queue says of itself: health, numbers, and its end.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +15,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     layer::{Component, Health, Stats, Verdict},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// From this age of the oldest write on the queue is called degraded.
@@ -70,7 +68,6 @@ impl WriteQueue {
             failures: count(&lane.counts.failures),
             forgotten: count(&lane.counts.forgotten),
             clears: count(&lane.counts.clears),
-            lost: count(&lane.counts.lost_at_shutdown),
             is_reachable: !lane.is_away(),
             is_trusted: self.is_trusted(lane.target.id()),
         }

@@ -1,4 +1,6 @@
+mod by_hand;
 mod lanes;
+mod orders;
 mod recovery;
 
 use std::{sync::atomic::Ordering, time::Duration};

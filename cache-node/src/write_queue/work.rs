@@ -46,7 +46,7 @@ impl WriteQueue {
             batch.add_tagged(lock(&lane.tagged).take_off(TAGGED_PER_BATCH));
         }
         for order in Order::ALL {
-            for index in shards_of(lane, number) {
+            for index in self.shards_of(lane, number) {
                 lock(&self.shards[index]).take(index, lane.place, order, &mut batch);
             }
         }
@@ -106,7 +106,7 @@ impl WriteQueue {
             return number == 0;
         }
         let tagged = number == 0 && lock(&lane.tagged).has_work();
-        tagged || shards_of(lane, number).any(|index| lock(&self.shards[index]).has_work(lane.place))
+        tagged || self.shards_of(lane, number).any(|index| lock(&self.shards[index]).has_work(lane.place))
     }
 
     pub(super) fn has_urgent_work(&self, lane: &Lane, number: usize) -> bool {
@@ -115,7 +115,12 @@ impl WriteQueue {
             shard.has_urgent(lane.place) || shard.fills_a_batch_of(lane.place)
         };
         let of_the_lead = number == 0 && (lane.is_void() || lock(&lane.tagged).has_work());
-        of_the_lead || shards_of(lane, number).any(urgent)
+        of_the_lead || self.shards_of(lane, number).any(urgent)
+    }
+
+    /// The shards that one flusher of the lane serves.
+    fn shards_of(&self, lane: &Lane, number: usize) -> impl Iterator<Item = usize> + use<> {
+        (number..self.shards.len()).step_by(lane.seats.len())
     }
 }
 
@@ -230,8 +235,7 @@ impl WriteQueue {
     /// What a kill must not make forget.
     pub(super) fn note_owed_clears(&self) {
         if let Some(journal) = lock(&self.journal).as_ref() {
-            let void = self.lanes.iter().filter(|lane| lane.is_void());
-            journal.owe_clears(void.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place))));
+            journal.owe_clears(self.lanes_that(Lane::is_void));
         }
     }
 
@@ -260,14 +264,17 @@ impl WriteQueue {
 impl WriteQueue {
     /// Layers that the last attempt did not reach.
     pub(super) fn away(&self) -> Lanes {
-        let away = self.lanes.iter().filter(|lane| lane.is_away());
-        away.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place)))
+        self.lanes_that(Lane::is_away)
     }
 
     /// Layers that a change must reach before it is confirmed.
     pub(super) fn waited_for(&self) -> Lanes {
-        let excused = self.lanes.iter().filter(|lane| lane.is_away() && self.excuses(lane));
-        excused.fold(self.all, |lanes, lane| lanes.without(Lanes::at(lane.place)))
+        self.all.without(self.lanes_that(|lane| lane.is_away() && self.excuses(lane)))
+    }
+
+    fn lanes_that(&self, are_so: impl Fn(&Lane) -> bool) -> Lanes {
+        let lanes = self.lanes.iter().filter(|lane| are_so(lane));
+        lanes.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place)))
     }
 
     /// Whether a change may be confirmed although this layer, being away, does not have it. The disk never is: what it
@@ -294,9 +301,4 @@ impl Clear {
     pub(super) const fn is_owed(&self) -> bool {
         self.ordered != self.done
     }
-}
-
-/// The shards that one flusher of the lane serves.
-fn shards_of(lane: &Lane, number: usize) -> impl Iterator<Item = usize> + use<> {
-    (number..super::SHARDS).step_by(lane.seats.len())
 }

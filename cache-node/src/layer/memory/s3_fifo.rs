@@ -12,13 +12,13 @@ mod levy;
 mod room;
 mod shard;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicUsize};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicUsize};
 
 use ahash::RandomState;
 
 use self::{room::Room, shard::Shard};
 use super::{Admission, weight::weight};
-use crate::entry::Entry;
+use crate::{entry::Entry, sync::RwLock};
 
 /// A shard for so many bytes: a few thousand entries, so that a growing table stops its shard for less than a
 /// millisecond.
