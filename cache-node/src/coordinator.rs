@@ -38,6 +38,7 @@ use self::{
     promote::{ColdRead, Found, Stores},
 };
 use crate::{
+    backplane::Backplane,
     clock::{Clock, UnixMillis},
     context::{OperationContext, Trail},
     entry::{Entry, EntryMeta, Key, Position, Tags},
@@ -184,6 +185,7 @@ impl Coordinator {
         coordinator.stores.write_queue.on_drop(move |key| {
             if let Some(stores) = stores.upgrade() {
                 stores.memory.remove(key);
+                stores.forgot(key);
             }
         });
         let upkeep = upkeep::Upkeep::new(Arc::clone(&coordinator.stores), coordinator.clock.clone());
@@ -207,6 +209,11 @@ impl Coordinator {
     /// L1, for reports.
     pub fn memory(&self) -> &Memory {
         &self.stores.memory
+    }
+
+    /// What this node tells other nodes and hears from them.
+    pub fn backplane(&self) -> &Backplane {
+        &self.stores.backplane
     }
 
     /// The write queue, for reports.

@@ -256,6 +256,23 @@ impl fmt::Display for LayerId {
     }
 }
 
+// === impl HealthState ===
+
+impl HealthState {
+    /// Every state, from best to worst.
+    pub const ALL: [Self; 4] = [Self::Healthy, Self::Disabled, Self::Degraded, Self::Unavailable];
+
+    /// The value of the metric label `state`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Disabled => "disabled",
+            Self::Degraded => "degraded",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 // === impl ErrorKind ===
 
 impl ErrorKind {

@@ -16,6 +16,8 @@ pub mod coordinator;
 
 pub mod write_queue;
 
+pub mod backplane;
+
 pub mod tag_index;
 
 pub mod layer;

@@ -11,7 +11,7 @@ use super::{
     table::{Keys, SPECS, Spec, Verb},
 };
 use crate::{
-    layer::Component,
+    layer::{Component, Stats},
     protocol::{Replies, parse_i64},
 };
 
@@ -19,7 +19,8 @@ use crate::{
 const PATTERN_BYTES_MAX: usize = 64;
 
 /// The sections of INFO in the order they are shown.
-const SECTIONS: [&str; 7] = ["server", "clients", "memory", "persistence", "stats", "replication", "keyspace"];
+const SECTIONS: [&str; 8] =
+    ["server", "clients", "memory", "persistence", "stats", "replication", "keyspace", "layers"];
 
 // === COMMAND ===
 
@@ -301,7 +302,8 @@ impl Commands {
                 ("slowlog_recorded", self.settings.slow_log.recorded().to_string()),
             ],
             "replication" => vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())],
-            _ => vec![("db0", format!("keys={},expires=0,avg_ttl=0", self.coordinator.entries()))],
+            "keyspace" => vec![("db0", format!("keys={},expires=0,avg_ttl=0", self.coordinator.entries()))],
+            _ => self.coordinator.parts().into_iter().map(|part| (part.name(), in_one_line(part))).collect(),
         };
         let mut text = format!("# {}{}\r\n", name[..1].to_uppercase(), &name[1..]);
         for (field, value) in fields {
@@ -335,6 +337,14 @@ impl Commands {
             ("uptime_in_days", (uptime / 86_400).to_string()),
         ]
     }
+}
+
+/// State and numbers of a layer, in the form of the line `db0`; what makes no sense for the layer is left out.
+fn in_one_line(part: &dyn Component) -> String {
+    let Stats { hits, misses, entries, bytes, .. } = part.stats();
+    let held = [("entries", entries), ("bytes", bytes)];
+    let held: String = held.iter().filter_map(|(name, number)| Some(format!(",{name}={}", (*number)?))).collect();
+    format!("state={}{held},hits={hits},misses={misses}", part.health().state.label())
 }
 
 /// Bytes that the program holds from the allocator; 0 if that is not the one that counts.

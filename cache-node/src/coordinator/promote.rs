@@ -11,9 +11,10 @@ use std::{
 
 use super::freshness::Freshness;
 use crate::{
+    backplane::{Backplane, Notice, What},
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Outcome, Trail, TrailStep},
-    entry::{Entry, Key},
+    context::{OperationContext, Origin, Outcome, Trail, TrailStep},
+    entry::{Entry, Key, Position},
     layer::{Change, ErrorKind, Layer, LayerError, LayerResult, memory::Memory},
     tag_index::TagIndex,
     write_queue::{Full, Lanes, Pending, Receipt, Ticket, Turn, WriteQueue},
@@ -25,6 +26,7 @@ pub(super) struct Stores {
     pub(super) write_queue: Arc<WriteQueue>,
     pub(super) cold: Vec<Cold>,
     pub(super) tags: Arc<TagIndex>,
+    pub(super) backplane: Arc<Backplane>,
     clock: Clock,
     promotions: AtomicU64,
     promotions_refused: AtomicU64,
@@ -95,6 +97,7 @@ impl Stores {
             write_queue,
             cold: cold.into_iter().map(|layer| Cold { layer, tags_known: AtomicBool::new(false) }).collect(),
             tags,
+            backplane: Arc::default(),
             clock,
             promotions: AtomicU64::new(0),
             promotions_refused: AtomicU64::new(0),
@@ -126,11 +129,24 @@ impl Stores {
     }
 
     /// Forgets everything; the receipt tells when the cold layers have, too.
-    pub(super) fn clear(&self) -> Arc<Receipt> {
+    pub(super) fn clear(&self, cx: &OperationContext) -> Arc<Receipt> {
         self.write_queue.clear(|| {
             self.memory.clear();
             self.complete_until.store(self.memory.evictions() + 1, Ordering::Relaxed);
+            self.tell(cx, What::Everything);
         })
+    }
+
+    /// Tells of a change that this node has made.
+    #[inline]
+    pub(super) fn tell(&self, cx: &OperationContext, what: What<'_>) {
+        self.backplane.tell(&Notice { origin: cx.origin, operation: cx.id, position: Position::NONE, what });
+    }
+
+    /// Tells that the queue has dropped a value, which is therefore removed everywhere.
+    pub(super) fn forgot(&self, key: &[u8]) {
+        let origin = Origin::Replay;
+        self.backplane.tell(&Notice { origin, operation: 0, position: Position::NONE, what: What::Key(key) });
     }
 
     /// An estimate: exact while memory holds everything, else the larger of what memory holds and disk believes.
@@ -158,6 +174,7 @@ impl Stores {
     ) -> Result<(), Full> {
         turn.push(cx.now, Change::Set(entry.clone()), receipt)?;
         self.memory.set(cx.now, entry);
+        self.tell(cx, What::Key(entry.key()));
         Ok(())
     }
 
@@ -166,6 +183,7 @@ impl Stores {
         let receipt = Receipt::new(1);
         turn.push(cx.now, Change::Remove(key.clone()), Some(Arc::clone(&receipt)))?;
         self.memory.remove(key.as_bytes());
+        self.tell(cx, What::Key(key.as_bytes()));
         Ok(receipt)
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Coordinator, Look, WriteError, promote::Removal};
 use crate::{
+    backplane::What,
     context::OperationContext,
     entry::{Key, TagSet},
     layer::Matching,
@@ -66,6 +67,7 @@ impl Coordinator {
         matching: Matching,
     ) -> Result<(), WriteError> {
         let removal = self.stores.tags.remove(cx.now, tags, matching);
+        self.stores.tell(cx, What::Tagged(&removal));
         let receipt = self.stores.write_queue.remove_tagged(&removal);
         self.confirmed(cx, &receipt).await
     }
@@ -75,7 +77,7 @@ impl Coordinator {
     /// # Errors
     /// [`WriteError::Unconfirmed`]; the clear goes on, and nothing of before is served meanwhile.
     pub async fn clear(&self, cx: &OperationContext) -> Result<(), WriteError> {
-        let receipt = self.stores.clear();
+        let receipt = self.stores.clear(cx);
         self.confirmed(cx, &receipt).await
     }
 }

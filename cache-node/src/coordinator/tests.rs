@@ -3,6 +3,7 @@ mod model;
 mod orders;
 mod stale;
 mod tags;
+mod told;
 mod update;
 
 use std::{
@@ -411,6 +412,7 @@ async fn shutdown_gives_up_at_its_deadline_and_counts_what_is_lost() {
     f.coordinator.shutdown(f.clock.monotonic() + Duration::from_secs(5)).await;
     let lost = f.coordinator.write_queue().stats().extras.into_iter().find(|(name, _)| *name == "lostAtShutdown");
     assert_eq!(lost, Some(("lostAtShutdown", 1)));
+    assert_eq!(f.coordinator.write_queue().lanes()[0].lost, 1);
 }
 
 // === without a cold layer ===

@@ -81,6 +81,8 @@ pub struct LaneReport {
     pub forgotten: u64,
     /// Clears carried out, those included that the layer was owed after it had been away for too long.
     pub clears: u64,
+    /// Writes that the layer did not have when the time to stop had run out.
+    pub lost: u64,
     /// Whether the last attempt worked.
     pub is_reachable: bool,
     /// Whether what the layer holds may be served.

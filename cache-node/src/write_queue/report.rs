@@ -68,6 +68,7 @@ impl WriteQueue {
             failures: count(&lane.counts.failures),
             forgotten: count(&lane.counts.forgotten),
             clears: count(&lane.counts.clears),
+            lost: count(&lane.counts.lost_at_shutdown),
             is_reachable: !lane.is_away(),
             is_trusted: self.is_trusted(lane.target.id()),
         }

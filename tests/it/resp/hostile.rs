@@ -254,7 +254,7 @@ fn connections_for_which_there_is_no_descriptor_wait_until_there_is() {
     let mut clients: Vec<Client> = (0..80).map(|_| Client::connect(node.resp)).collect();
     node.logged("connections can not be accepted and wait in the kernel");
     assert_eq!(clients[0].call("PING"), Reply::Simple("PONG".to_owned()));
-    clients.drain(..40);
+    clients.drain(..60);
     for client in &mut clients {
         assert_eq!(client.call("PING"), Reply::Simple("PONG".to_owned()));
     }

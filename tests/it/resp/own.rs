@@ -34,6 +34,43 @@ fn entries_are_removed_by_any_or_by_all_of_their_tags() {
 }
 
 #[test]
+fn info_has_a_line_for_each_layer() {
+    let (_folder, _node, mut client) = node();
+    client.call("SET k value");
+    client.call("GET k");
+    client.call("GET absent");
+    let text = client.call("INFO layers").text();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "# Layers");
+    let names: Vec<&str> = lines[1..].iter().filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    assert_eq!(names, ["memory", "tagIndex", "writeQueue", "disk"]);
+    assert!(lines[1].starts_with("memory:state=healthy,entries=1,bytes="), "{text}");
+    assert!(lines[1].ends_with(",hits=1,misses=1"), "{text}");
+    assert!(client.call("INFO").text().contains("\r\n# Layers\r\n"));
+}
+
+#[test]
+fn the_way_to_each_cold_layer_is_measured() {
+    let (_folder, node, mut client) = node();
+    client.call("SET k value EX 600");
+    client.call("TC.FLUSH");
+    client.call("DEL k");
+    client.call("FLUSHALL");
+    for (name, expected) in [
+        ("tieredcache_write_queue_accepted_total{layer=\"writeQueue\"}", 2.0),
+        ("tieredcache_write_queue_lane_entries{layer=\"writeQueue\",to=\"disk\"}", 0.0),
+        ("tieredcache_write_queue_lane_oldest_seconds{layer=\"writeQueue\",to=\"disk\"}", 0.0),
+        ("tieredcache_write_queue_clears_total{layer=\"writeQueue\",to=\"disk\"}", 1.0),
+        ("tieredcache_write_queue_lost_total{layer=\"writeQueue\",to=\"disk\"}", 0.0),
+        ("tieredcache_disk_entries_written_total{layer=\"disk\"}", 1.0),
+        ("tieredcache_disk_entries_removed_total{layer=\"disk\"}", 1.0),
+        ("tieredcache_memory_too_large_total{layer=\"memory\"}", 0.0),
+    ] {
+        assert_eq!(node.metric(name), Some(expected), "{name}");
+    }
+}
+
+#[test]
 fn removal_by_tag_holds_after_a_kill() {
     let (folder, node, mut client) = node();
     for number in 0..100 {

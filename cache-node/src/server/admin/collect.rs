@@ -2,12 +2,14 @@
 
 mod redis;
 mod tags;
+mod write_queue;
 
 use std::sync::{Arc, Weak};
 
 use self::{
     redis::{REDIS, redis},
     tags::{TAGS, tags},
+    write_queue::{QUEUE, write_queue},
 };
 use super::Board;
 use crate::{
@@ -51,20 +53,29 @@ const PROMOTIONS: Definition = counter(
     "Values from a lower layer: put into this one, or refused because the key had been written meanwhile.",
     &["result"],
 );
-const OLDEST: Definition =
-    gauge("tieredcache_write_queue_oldest_seconds", "Age of the oldest write that is not on disk.", &[]);
-const FLUSHED: Definition = counter("tieredcache_write_queue_flushed_total", "Writes brought to disk.", &[]);
-const BATCHES: Definition = counter("tieredcache_write_queue_batches_total", "Batches brought to disk.", &[]);
-const FLUSH_FAILURES: Definition =
-    counter("tieredcache_write_queue_flush_failures_total", "Batches that failed and were tried again.", &[]);
-const RECOVERED: Definition = counter(
-    "tieredcache_write_queue_recovered_total",
-    "Keys that were removed at the start, because a kill may have lost their newest values.",
+const STALE_READS: Definition = counter(
+    "tieredcache_layer_stale_reads_total",
+    "Misses of the layer that found a value past its expiry which may still be served.",
     &[],
 );
-const REFUSED: Definition =
-    counter("tieredcache_write_queue_refused_total", "Writes that found the queue full, before waiting.", &[]);
+const TOO_LARGE: Definition = counter(
+    "tieredcache_memory_too_large_total",
+    "Values that memory did not take because they are too large for its capacity; the layers below have them.",
+    &[],
+);
 
+const ENTRIES_WRITTEN: Definition =
+    counter("tieredcache_disk_entries_written_total", "Entries written to disk, overwrites included.", &[]);
+const ENTRIES_REMOVED: Definition = counter(
+    "tieredcache_disk_entries_removed_total",
+    "Removals of entries written to disk, whether or not there was one.",
+    &[],
+);
+const INLINE_READS: Definition = counter(
+    "tieredcache_disk_inline_reads_total",
+    "Reads answered from RocksDB's memory, without a thread of the disk's own.",
+    &[],
+);
 const NOT_WRITTEN: Definition = counter(
     "tieredcache_disk_not_written_total",
     "Entries that were accepted and not written to disk: too little life left, the volume too full, not admitted yet, or the day's budget spent.",
@@ -92,6 +103,8 @@ const BLOCK_CACHE: Definition = counter(
     "Blocks that RocksDB looked for in its block cache, by whether they were there.",
     &["result"],
 );
+const CHANGE_BYTES: Definition =
+    counter("tieredcache_disk_change_bytes_total", "Bytes of changes that RocksDB was given.", &[]);
 const WRITTEN_BYTES: Definition = counter(
     "tieredcache_disk_written_bytes_total",
     "Bytes that RocksDB wrote to the volume, by what wrote them.",
@@ -110,15 +123,8 @@ const AMPLIFICATION: Definition = gauge(
     &[],
 );
 
-const DROPPED: Definition = counter(
-    "tieredcache_write_queue_dropped_total",
-    "Queued values given up: for newer ones in a full queue, for a layer that was away for too long, or mere promotions.",
-    &["reason"],
-);
-
-const MEMORY: &[Definition] = &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, EVICTIONS, EXPIRED, PROMOTIONS];
-const QUEUE: &[Definition] =
-    &[HEALTH, ENTRIES, BYTES, CAPACITY, OLDEST, FLUSHED, BATCHES, FLUSH_FAILURES, REFUSED, DROPPED, RECOVERED];
+const MEMORY: &[Definition] =
+    &[HEALTH, ENTRIES, BYTES, CAPACITY, REQUESTS, STALE_READS, EVICTIONS, EXPIRED, PROMOTIONS, TOO_LARGE];
 const DISK: &[Definition] = &[
     HEALTH,
     ERRORS,
@@ -126,12 +132,16 @@ const DISK: &[Definition] = &[
     BYTES,
     CAPACITY,
     EXPIRED,
+    ENTRIES_WRITTEN,
+    ENTRIES_REMOVED,
+    INLINE_READS,
     NOT_WRITTEN,
     COLD_STARTS,
     REOPENED,
     TRIMS,
     ENTRY_BYTES,
     BLOCK_CACHE,
+    CHANGE_BYTES,
     WRITTEN_BYTES,
     COMPACTION_READ,
     STALLED,
@@ -272,6 +282,8 @@ fn memory(coordinator: &Coordinator, samples: &mut Samples) {
     samples.put(&REQUESTS, &["get", "hit"], stats.hits as f64);
     samples.put(&REQUESTS, &["get", "miss"], stats.misses as f64);
     samples.put(&REQUESTS, &["write", "ok"], stats.operations.saturating_sub(reads) as f64);
+    samples.put(&STALE_READS, &[], stats.stale_hits as f64);
+    samples.put(&TOO_LARGE, &[], extra(&stats, "refusedTooLarge"));
     let unread = extra(&stats, "evictionsUnread");
     samples.put(&EVICTIONS, &["no"], unread);
     samples.put(&EVICTIONS, &["yes"], extra(&stats, "evictions") - unread);
@@ -280,25 +292,13 @@ fn memory(coordinator: &Coordinator, samples: &mut Samples) {
     samples.put(&PROMOTIONS, &["refused"], coordinator.promotions_refused() as f64);
 }
 
-fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
-    let queue = coordinator.write_queue();
-    let stats = queue.stats();
-    common(samples, queue, &stats);
-    samples.put(&OLDEST, &[], queue.oldest_age().as_secs_f64());
-    samples.put(&FLUSHED, &[], extra(&stats, "flushed"));
-    samples.put(&BATCHES, &[], extra(&stats, "batches"));
-    samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
-    samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
-    samples.put(&RECOVERED, &[], extra(&stats, "recovered"));
-    samples.put(&DROPPED, &["overflow"], extra(&stats, "droppedOverflow"));
-    samples.put(&DROPPED, &["unreachable"], extra(&stats, "droppedUnreachable"));
-    samples.put(&DROPPED, &["fill"], extra(&stats, "droppedFills"));
-}
-
 fn disk(disk: &dyn Component, samples: &mut Samples) {
     let stats = disk.stats();
     common(samples, disk, &stats);
     errors(samples, &stats);
+    samples.put(&ENTRIES_WRITTEN, &[], extra(&stats, "written"));
+    samples.put(&ENTRIES_REMOVED, &[], extra(&stats, "removed"));
+    samples.put(&INLINE_READS, &[], extra(&stats, "readInline"));
     samples.put(&NOT_WRITTEN, &["short_lived"], extra(&stats, "notWrittenShortLived"));
     samples.put(&NOT_WRITTEN, &["disk_pressure"], extra(&stats, "notWrittenDiskPressure"));
     samples.put(&NOT_WRITTEN, &["admission"], extra(&stats, "notWrittenFirstSeen"));
@@ -310,6 +310,7 @@ fn disk(disk: &dyn Component, samples: &mut Samples) {
     samples.put(&ENTRY_BYTES, &[], extra(&stats, "bytesWritten"));
     samples.put(&BLOCK_CACHE, &["hit"], extra(&stats, "blockCacheHits"));
     samples.put(&BLOCK_CACHE, &["miss"], extra(&stats, "blockCacheMisses"));
+    samples.put(&CHANGE_BYTES, &[], extra(&stats, "changeBytes"));
     samples.put(&WRITTEN_BYTES, &["log"], extra(&stats, "logBytes"));
     samples.put(&WRITTEN_BYTES, &["flush"], extra(&stats, "flushBytes"));
     samples.put(&WRITTEN_BYTES, &["compaction"], extra(&stats, "compactionWrittenBytes"));
@@ -329,13 +330,8 @@ fn errors(samples: &mut Samples, stats: &Stats) {
 /// What every part has.
 fn common(samples: &mut Samples, part: &(impl Component + ?Sized), stats: &Stats) {
     let now = part.health().state;
-    for (state, label) in [
-        (HealthState::Healthy, "healthy"),
-        (HealthState::Disabled, "disabled"),
-        (HealthState::Degraded, "degraded"),
-        (HealthState::Unavailable, "unavailable"),
-    ] {
-        samples.put(&HEALTH, &[label], f64::from(u8::from(state == now)));
+    for state in HealthState::ALL {
+        samples.put(&HEALTH, &[state.label()], f64::from(u8::from(state == now)));
     }
     for (definition, number) in [(&ENTRIES, stats.entries), (&BYTES, stats.bytes), (&CAPACITY, stats.capacity_bytes)] {
         if let Some(number) = number {

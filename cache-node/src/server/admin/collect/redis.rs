@@ -8,6 +8,16 @@ use crate::{
 
 const RECONNECTS: Definition =
     counter("tieredcache_redis_reconnects_total", "Times that the connections to Redis were made anew.", &[]);
+const UNFENCED: Definition = counter(
+    "tieredcache_redis_reconnects_unfenced_total",
+    "Connections replaced without ending the one before, because the user may not: its last write may take effect late.",
+    &[],
+);
+const BELOW_FLOOR: Definition = counter(
+    "tieredcache_redis_below_floor_total",
+    "Entries of Redis that counted as missing, because they are older than the last clear.",
+    &[],
+);
 const BREAKER: Definition = counter(
     "tieredcache_redis_breaker_opened_total",
     "Times that the breaker gave Redis up, until it answered again.",
@@ -24,13 +34,16 @@ const NOT_WRITTEN: Definition = counter(
     &[],
 );
 
-pub(super) const REDIS: &[Definition] = &[HEALTH, ERRORS, RECONNECTS, BREAKER, SHED, IN_FLIGHT, TRAFFIC, NOT_WRITTEN];
+pub(super) const REDIS: &[Definition] =
+    &[HEALTH, ERRORS, RECONNECTS, UNFENCED, BELOW_FLOOR, BREAKER, SHED, IN_FLIGHT, TRAFFIC, NOT_WRITTEN];
 
 pub(super) fn redis(redis: &dyn Component, samples: &mut Samples) {
     let stats = redis.stats();
     common(samples, redis, &stats);
     errors(samples, &stats);
     samples.put(&RECONNECTS, &[], extra(&stats, "reconnects"));
+    samples.put(&UNFENCED, &[], extra(&stats, "reconnectsUnfenced"));
+    samples.put(&BELOW_FLOOR, &[], extra(&stats, "belowFloor"));
     samples.put(&BREAKER, &[], extra(&stats, "breakerOpened"));
     samples.put(&SHED, &[], extra(&stats, "shed"));
     samples.put(&IN_FLIGHT, &[], extra(&stats, "inFlight"));

@@ -1,6 +1,6 @@
 //! The tag index.
 
-use super::{ENTRIES, HEALTH, common, counter, extra};
+use super::{ENTRIES, HEALTH, common, counter, extra, gauge};
 use crate::{
     coordinator::Coordinator,
     layer::Component,
@@ -8,6 +8,8 @@ use crate::{
 };
 
 const REMOVALS: Definition = counter("tieredcache_tag_removals_total", "Removals by tag that this node made.", &[]);
+const REMOVALS_MAX: Definition =
+    gauge("tieredcache_tag_removals_max", "Removals by tag that are remembered one by one at most.", &[]);
 const DEAD_READS: Definition =
     counter("tieredcache_tag_dead_reads_total", "Copies that a read met and that were removed by a tag.", &[]);
 const FLOOR: Definition = counter(
@@ -16,12 +18,13 @@ const FLOOR: Definition = counter(
     &[],
 );
 
-pub(super) const TAGS: &[Definition] = &[HEALTH, ENTRIES, REMOVALS, DEAD_READS, FLOOR];
+pub(super) const TAGS: &[Definition] = &[HEALTH, ENTRIES, REMOVALS, REMOVALS_MAX, DEAD_READS, FLOOR];
 
 pub(super) fn tags(coordinator: &Coordinator, samples: &mut Samples) {
     let stats = coordinator.tags().stats();
     common(samples, coordinator.tags(), &stats);
     samples.put(&REMOVALS, &[], extra(&stats, "removals"));
+    samples.put(&REMOVALS_MAX, &[], extra(&stats, "removalsMax"));
     samples.put(&DEAD_READS, &[], extra(&stats, "deadReads"));
     samples.put(&FLOOR, &[], extra(&stats, "floorRaised"));
 }

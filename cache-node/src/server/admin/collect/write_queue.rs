@@ -1,0 +1,91 @@
+//! The write queue, and its way to each cold layer.
+
+use super::{BYTES, CAPACITY, ENTRIES, HEALTH, common, counter, extra, gauge};
+use crate::{
+    coordinator::Coordinator,
+    layer::Component,
+    metrics::{Definition, Samples},
+};
+
+const OLDEST: Definition =
+    gauge("tieredcache_write_queue_oldest_seconds", "Age of the oldest write that is not on disk.", &[]);
+const FLUSHED: Definition = counter("tieredcache_write_queue_flushed_total", "Writes brought to disk.", &[]);
+const BATCHES: Definition = counter("tieredcache_write_queue_batches_total", "Batches brought to disk.", &[]);
+const FLUSH_FAILURES: Definition =
+    counter("tieredcache_write_queue_flush_failures_total", "Batches that failed and were tried again.", &[]);
+const RECOVERED: Definition = counter(
+    "tieredcache_write_queue_recovered_total",
+    "Keys that were removed at the start, because a kill may have lost their newest values.",
+    &[],
+);
+const REFUSED: Definition =
+    counter("tieredcache_write_queue_refused_total", "Writes that found the queue full, before waiting.", &[]);
+const ACCEPTED: Definition = counter(
+    "tieredcache_write_queue_accepted_total",
+    "Writes accepted: values, removals and promotions, each counted once for all layers.",
+    &[],
+);
+const DROPPED: Definition = counter(
+    "tieredcache_write_queue_dropped_total",
+    "Queued values given up: for newer ones in a full queue, for a layer that was away for too long, or mere promotions.",
+    &["reason"],
+);
+const LANE_ENTRIES: Definition =
+    gauge("tieredcache_write_queue_lane_entries", "Writes that the cold layer does not have yet.", &["to"]);
+const LANE_OLDEST: Definition = gauge(
+    "tieredcache_write_queue_lane_oldest_seconds",
+    "Age of the oldest write that the cold layer does not have.",
+    &["to"],
+);
+const CLEARS: Definition = counter(
+    "tieredcache_write_queue_clears_total",
+    "Clears carried out, those included that the cold layer was owed after it had been away for too long.",
+    &["to"],
+);
+const LOST: Definition = counter(
+    "tieredcache_write_queue_lost_total",
+    "Writes that the cold layer did not have when the time to stop had run out.",
+    &["to"],
+);
+
+pub(super) const QUEUE: &[Definition] = &[
+    HEALTH,
+    ENTRIES,
+    BYTES,
+    CAPACITY,
+    OLDEST,
+    ACCEPTED,
+    FLUSHED,
+    BATCHES,
+    FLUSH_FAILURES,
+    REFUSED,
+    DROPPED,
+    RECOVERED,
+    LANE_ENTRIES,
+    LANE_OLDEST,
+    CLEARS,
+    LOST,
+];
+
+pub(super) fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
+    let queue = coordinator.write_queue();
+    let stats = queue.stats();
+    common(samples, queue, &stats);
+    samples.put(&OLDEST, &[], queue.oldest_age().as_secs_f64());
+    samples.put(&FLUSHED, &[], extra(&stats, "flushed"));
+    samples.put(&BATCHES, &[], extra(&stats, "batches"));
+    samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
+    samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
+    samples.put(&RECOVERED, &[], extra(&stats, "recovered"));
+    samples.put(&DROPPED, &["overflow"], extra(&stats, "droppedOverflow"));
+    samples.put(&DROPPED, &["unreachable"], extra(&stats, "droppedUnreachable"));
+    samples.put(&DROPPED, &["fill"], extra(&stats, "droppedFills"));
+    samples.put(&ACCEPTED, &[], stats.operations as f64);
+    for lane in queue.lanes() {
+        let to = [lane.layer.label()];
+        samples.put(&LANE_ENTRIES, &to, lane.items as f64);
+        samples.put(&LANE_OLDEST, &to, lane.oldest_age.as_secs_f64());
+        samples.put(&CLEARS, &to, lane.clears as f64);
+        samples.put(&LOST, &to, lane.lost as f64);
+    }
+}
