@@ -15,6 +15,7 @@ mod read;
 mod session;
 mod slow_log;
 mod table;
+mod tracking;
 mod write;
 
 use std::{
@@ -27,6 +28,7 @@ use std::{
 };
 
 use crate::{
+    backplane::Listener,
     clock::Clock,
     context::{OperationContext, Origin},
     coordinator::Coordinator,
@@ -42,10 +44,12 @@ pub use self::{
     later::{Later, Ran},
     session::Session,
     table::{Group, Keys, SPECS, Spec, Verb},
+    tracking::{Held, Near, Reason, Table as NearCaches},
 };
 
-/// The version of Redis whose replies are matched, and which clients are told.
-pub const REDIS_VERSION: &str = "7.0.15";
+/// The version of Redis that clients are told. Replies are matched with those of 7.0; from 7.4 on redis-py is willing to
+/// keep values of its own.
+pub const REDIS_VERSION: &str = "7.4.0";
 
 /// Bytes of replies after which a command with many of them pauses, to be sent before it goes on.
 const REPLY_BYTES_PAUSE: usize = 256 * 1024;
@@ -94,6 +98,7 @@ pub struct Commands {
     started: Instant,
     operations: AtomicU64,
     answers: Arc<Answers>,
+    near_caches: Arc<NearCaches>,
 }
 
 /// What commands need to know besides the data.
@@ -111,6 +116,8 @@ pub struct Settings {
     pub ttl_jitter_percent: u8,
     /// How long a negative entry holds if the client does not say.
     pub negative_ttl: Duration,
+    /// How much is remembered of what clients hold in caches of their own.
+    pub tracked_items_max: usize,
 }
 
 /// One command of one client.
@@ -122,6 +129,8 @@ pub struct Call<'a> {
     pub verb: Verb,
     /// Its arguments, the name first.
     pub args: Arguments<'a>,
+    /// Whether the client may hold what it reads.
+    pub tracked: bool,
 }
 
 /// What running a command came to.
@@ -142,7 +151,10 @@ impl Commands {
     /// Commands on these layers.
     pub fn new(coordinator: Arc<Coordinator>, clock: Clock, settings: Settings, facts: FactsSource) -> Self {
         let started = clock.monotonic();
-        Self { coordinator, clock, settings, facts, started, operations: AtomicU64::new(1), answers: Arc::default() }
+        let near_caches = Arc::new(NearCaches::open(settings.tracked_items_max, clock.clone()));
+        coordinator.backplane().listen(Arc::clone(&near_caches) as Arc<dyn Listener>);
+        let (operations, answers) = (AtomicU64::new(1), Arc::default());
+        Self { coordinator, clock, settings, facts, started, operations, answers, near_caches }
     }
 
     /// How reads have ended, for metrics.
@@ -182,6 +194,27 @@ impl Commands {
             error::arity(out, call.verb.spec());
             return Step::Done;
         }
+        if session.tracking.is_some() { self.run_tracked(session, call, out) } else { self.run(session, call, out) }
+    }
+
+    /// Runs the command of a client that keeps what it reads.
+    #[cold]
+    fn run_tracked(&self, session: &mut Session, call: &Call<'_>, out: &mut Replies) -> Step {
+        if let Some(tracking) = &mut session.tracking {
+            tracking.remember(call);
+        }
+        let step = self.run(session, &Call { tracked: true, ..*call }, out);
+        if let Some(tracking) = session.tracking.as_mut().filter(|_| call.verb != Verb::Client) {
+            tracking.end_command();
+        }
+        match step {
+            Step::Later(later) => Step::Later(later.of(session.near())),
+            step => step,
+        }
+    }
+
+    #[inline]
+    fn run(&self, session: &mut Session, call: &Call<'_>, out: &mut Replies) -> Step {
         match call.verb {
             Verb::Get => self.read(call, One::Value, out),
             Verb::Set => self.set(call, out),
@@ -214,7 +247,7 @@ impl Commands {
                 Step::Close
             }
             Verb::Reset => session.reset(out),
-            Verb::Client => session.client(call, out),
+            Verb::Client => self.client(session, call, out),
             Verb::Command => introspect::command(call, out),
             Verb::Config => self.config(call, out),
             Verb::Info => self.info(call, out),

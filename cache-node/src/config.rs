@@ -346,11 +346,13 @@ impl Checks {
     }
 
     fn limits(&mut self, limits: &Limits) {
-        let Limits { connections_max, value_bytes_max, request_timeout, partial_request_timeout } = limits;
+        let Limits { connections_max, value_bytes_max, request_timeout, partial_request_timeout, tracked_items_max } =
+            limits;
         self.within("limits.connectionsMax", connections_max, &limits::CONNECTIONS);
         self.within("limits.valueBytesMax", value_bytes_max, &limits::VALUE_BYTES);
         self.within("limits.requestTimeout", request_timeout, &limits::REQUEST_TIMEOUT);
         self.within("limits.partialRequestTimeout", partial_request_timeout, &limits::PARTIAL_REQUEST_TIMEOUT);
+        self.within("limits.trackedItemsMax", tracked_items_max, &limits::TRACKED_ITEMS);
     }
 
     fn slow_log(&mut self, SlowLog { threshold, length_max }: &SlowLog) {

@@ -177,6 +177,7 @@ fn resp_options(config: &Config, clock: Clock, stop: CancellationToken) -> resp:
             partial_request_timeout: file.limits.partial_request_timeout.0,
             ttl_jitter_percent: file.freshness.ttl_jitter_percent,
             negative_ttl: file.freshness.negative_ttl.0,
+            tracked_items_max: usize::try_from(file.limits.tracked_items_max).unwrap_or(usize::MAX),
         },
         identity: Identity {
             cache: file.cache.name.clone(),

@@ -143,6 +143,7 @@ async fn commands(clock: &Clock) -> Commands {
         slow_log: Arc::new(SlowLog::new(slow_log)),
         ttl_jitter_percent: 0,
         negative_ttl: Duration::from_secs(30),
+        tracked_items_max: 1000,
     };
     Commands::new(coordinator, clock.clone(), settings, Arc::new(ServerFacts::default))
 }
@@ -188,7 +189,7 @@ async fn any_request_gets_exactly_one_well_formed_reply() {
             let cx = commands.context();
             let args = parser.arguments(rest);
             let step = match commands.resolve(&args, &mut replies) {
-                Ok(verb) => commands.run_now(&mut session, &Call { cx: &cx, verb, args }, &mut replies),
+                Ok(verb) => commands.run_now(&mut session, &Call { cx: &cx, verb, args, tracked: false }, &mut replies),
                 Err(step) => step,
             };
             let closes = matches!(step, Step::Close);

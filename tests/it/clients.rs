@@ -95,8 +95,11 @@ fn redis_py_works() {
         succeed(Command::new(venv.path().join("bin/python")).args(pip).arg(folder));
     });
     let script = sources().join("redis_py.py");
-    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", folder));
+    let out = succeed(Command::new("python3").arg(script).arg(&port).env("PYTHONPATH", &folder));
     assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));
+    let script = sources().join("redis_py_near.py");
+    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", folder));
+    assert_eq!(out, format!("redis-py {REDIS_PY} keeps nothing that is no longer good\n"));
 }
 
 #[test]

@@ -17,3 +17,4 @@ mod program;
 mod redis;
 mod resp;
 mod telemetry;
+mod tracking;

@@ -119,7 +119,7 @@ fn info_has_what_clients_and_people_look_for() {
         let line = info.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
         line.unwrap_or_else(|| panic!("{name} in {info}")).to_owned()
     };
-    assert_eq!(field("redis_version"), "7.0.15");
+    assert_eq!(field("redis_version"), "7.4.0");
     assert_eq!(field("tieredcache_version"), env!("CARGO_PKG_VERSION"));
     assert_eq!((field("loading").as_str(), field("role").as_str()), ("0", "master"));
     assert_eq!(field("connected_clients"), "1");

@@ -17,6 +17,21 @@ pub(super) const DB_INDEX: &str = "ERR DB index is out of range";
 pub(super) const PROTOCOL_NOT_INTEGER: &str = "ERR Protocol version is not an integer or out of range";
 pub(super) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(super) const CLIENT_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(super) const TRACKING_NEEDS_RESP3: &str = "ERR CLIENT TRACKING needs RESP3, in which invalidations are pushed; say \
+                                               HELLO 3 first";
+pub(super) const NO_REDIRECT: &str = "ERR REDIRECT is not supported; invalidations are pushed over the connection that \
+                                      reads, in RESP3";
+pub(super) const PREFIX_WITHOUT_BCAST: &str = "ERR PREFIX option requires BCAST mode to be enabled";
+pub(super) const SWITCH_BCAST: &str = "ERR You can't switch BCAST mode on/off before disabling tracking for this client, \
+                                       and then re-enabling it with a different mode.";
+pub(super) const OPT_WITH_BCAST: &str = "ERR OPTIN and OPTOUT are not compatible with BCAST";
+pub(super) const OPTIN_WITH_OPTOUT: &str = "ERR You can't specify both OPTIN mode and OPTOUT mode";
+pub(super) const SWITCH_OPT: &str = "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, \
+                                     and then re-enabling it with a different mode.";
+pub(super) const CACHING_WITHOUT_OPT: &str = "ERR CLIENT CACHING can be called only when the client is in tracking mode \
+                                              with OPTIN or OPTOUT mode enabled";
+pub(super) const CACHING_YES: &str = "ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.";
+pub(super) const CACHING_NO: &str = "ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.";
 pub(super) const SLOWLOG_COUNT: &str = "ERR count should be greater than or equal to -1";
 pub(super) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default \
                                       user. Are you sure your configuration is correct?";

@@ -281,6 +281,7 @@ impl Commands {
             "clients" => vec![
                 ("connected_clients", facts.connections.to_string()),
                 ("maxclients", facts.connections_max.to_string()),
+                ("tracking_clients", self.near_caches.held().clients.to_string()),
             ],
             "memory" => vec![
                 ("used_memory", allocated_bytes().to_string()),

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use futures::future::join_all;
 
-use super::{Commands, REPLY_BYTES_PAUSE, change::Change, error, own::tag_array, owned, table::Verb};
+use super::{Commands, Near, REPLY_BYTES_PAUSE, change::Change, error, own::tag_array, owned, table::Verb};
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
@@ -31,7 +31,11 @@ const KEYS_MAX: usize = 128;
 
 /// A command, or several joined, whose replies need I/O.
 #[derive(Debug)]
-pub struct Later(Work);
+pub struct Later {
+    work: Work,
+    /// Of a client that keeps what it reads.
+    near: Option<Near>,
+}
 
 #[derive(Debug)]
 enum Work {
@@ -84,6 +88,8 @@ struct ManyReads {
     /// Keys of the next round trip.
     step: usize,
     tell: Tell,
+    /// Whether the client may keep what it reads.
+    tracked: bool,
 }
 
 /// What a command with one key tells about it.
@@ -108,48 +114,57 @@ pub(super) enum Tell {
 // === impl Later ===
 
 impl Later {
+    const fn new(work: Work) -> Self {
+        Self { work, near: None }
+    }
+
+    /// The same for a client that may keep what it reads.
+    pub(super) fn of(self, near: Option<Near>) -> Self {
+        Self { near, ..self }
+    }
+
     pub(super) fn read(key: Key, what: One) -> Self {
-        Self(Work::Reads(vec![Read { what, from: Source::Cold(key) }]))
+        Self::new(Work::Reads(vec![Read { what, from: Source::Cold(key) }]))
     }
 
     pub(super) fn many(keys: Vec<Key>, tell: Tell) -> Self {
-        Self(Work::Many(ManyReads { keys, told: 0, step: KEYS_FIRST, tell }))
+        Self::new(Work::Many(ManyReads { keys, told: 0, step: KEYS_FIRST, tell, tracked: false }))
     }
 
     pub(super) fn set(entry: Entry) -> Self {
-        Self(Work::Set(entry))
+        Self::new(Work::Set(entry))
     }
 
     pub(super) fn set_many(entries: Vec<Entry>) -> Self {
-        Self(Work::SetMany(entries))
+        Self::new(Work::SetMany(entries))
     }
 
     pub(super) fn change(key: Key, change: Change) -> Self {
-        Self(Work::Change(Box::new((key, change))))
+        Self::new(Work::Change(Box::new((key, change))))
     }
 
     pub(super) fn remove(keys: Vec<Key>) -> Self {
-        Self(Work::Removals(vec![keys]))
+        Self::new(Work::Removals(vec![keys]))
     }
 
     pub(super) fn clear() -> Self {
-        Self(Work::Clear)
+        Self::new(Work::Clear)
     }
 
     pub(super) fn remove_tagged(tags: TagSet, matching: Matching) -> Self {
-        Self(Work::RemoveTagged(tags, matching))
+        Self::new(Work::RemoveTagged(tags, matching))
     }
 
     pub(super) fn explain(key: Key) -> Self {
-        Self(Work::Explain(key))
+        Self::new(Work::Explain(key))
     }
 
     pub(super) fn flush() -> Self {
-        Self(Work::Flush)
+        Self::new(Work::Flush)
     }
 
     pub(super) fn capacity(bytes: u64) -> Self {
-        Self(Work::Capacity(bytes))
+        Self::new(Work::Capacity(bytes))
     }
 }
 
@@ -159,7 +174,9 @@ impl Commands {
     /// Takes the next command of the pipeline into `later`, if both can share a round trip. Returns which it was.
     pub fn join(&self, cx: &OperationContext, later: &mut Later, args: &Arguments<'_>) -> Option<Verb> {
         let verb = Verb::find(args.name()).filter(|verb| verb.spec().takes(args.len()))?;
-        let joined = match &mut later.0 {
+        let joined = match &mut later.work {
+            // A read of a client that keeps it is entered before it is run.
+            _ if later.near.is_some() => false,
             Work::Reads(reads) if reads.len() < READS_JOINED_MAX => {
                 let wants = |what: One| reads.first().is_none_or(|first| first.what.wants() == what.wants());
                 let what = One::of(verb).filter(|what| wants(*what));
@@ -186,9 +203,17 @@ impl Commands {
     pub async fn run_later(&self, later: Later, out: &mut Replies) -> Ran {
         let cx = &self.context();
         let mut ran = Ran { left: None, operation: cx.id, trail: Trail::default() };
-        match later.0 {
-            Work::Reads(reads) => ran.trail = self.finish_reads(cx, reads, out).await,
-            Work::Many(many) => ran.left = self.go_on(cx, many, &mut ran.trail, out).await,
+        let Later { work, near } = later;
+        if let Some(near) = &near {
+            near.runs(cx.id);
+        }
+        match work {
+            Work::Reads(reads) => ran.trail = self.finish_reads(cx, reads, near.is_some(), out).await,
+            Work::Many(many) => {
+                let many = ManyReads { tracked: near.is_some(), ..many };
+                let left = self.go_on(cx, many, &mut ran, out).await;
+                ran.left = left.map(|many| Later { work: Work::Many(many), near });
+            }
             Work::Set(entry) => acknowledge(self.coordinator.set(cx, entry).await, out),
             Work::SetMany(entries) => acknowledge(self.coordinator.set_many(cx, entries).await, out),
             Work::Change(change) => self.change_later(cx, &change.0, &change.1, out).await,
@@ -204,7 +229,7 @@ impl Commands {
         ran
     }
 
-    async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, out: &mut Replies) -> Trail {
+    async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, tracked: bool, out: &mut Replies) -> Trail {
         let cold: Vec<Key> = reads.iter().filter_map(Read::cold_key).cloned().collect();
         // Reads of one kind only are joined.
         let wants = reads.first().map_or(Wants::Value, |read| read.what.wants());
@@ -222,6 +247,9 @@ impl Commands {
                 Source::Cold(_) => found.next().flatten(),
             };
             self.answers.note(cx.now, entry.as_ref(), &trail);
+            if tracked {
+                self.learn(entry.as_ref());
+            }
             read.what.reply(cx.now, entry.as_ref(), out);
         }
         trail
@@ -231,20 +259,23 @@ impl Commands {
         &self,
         cx: &OperationContext,
         mut many: ManyReads,
-        trail: &mut Trail,
+        ran: &mut Ran,
         out: &mut Replies,
-    ) -> Option<Later> {
+    ) -> Option<ManyReads> {
         while many.told < many.keys.len() {
             if out.len() > REPLY_BYTES_PAUSE {
-                return Some(Later(Work::Many(many)));
+                return Some(many);
             }
             let end = many.keys.len().min(many.told + many.step);
             let (entries, asked) = self.coordinator.get_many(cx, &many.keys[many.told..end], many.tell.wants()).await;
-            asked.steps().for_each(|step| trail.add(*step));
+            asked.steps().for_each(|step| ran.trail.add(*step));
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
             let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
             for entry in &entries {
                 self.answers.note(cx.now, entry.as_ref(), &asked);
+                if many.tracked {
+                    self.learn(entry.as_ref());
+                }
                 many.tell.one(entry.as_ref(), out);
             }
             many.told = end;

@@ -25,6 +25,9 @@ impl Commands {
     #[inline]
     fn tell(&self, call: &Call<'_>, what: One, entry: Option<&Entry>, out: &mut Replies) {
         self.answers.note(call.cx.now, entry, &Trail::default());
+        if call.tracked {
+            self.learn(entry);
+        }
         what.reply(call.cx.now, entry, out);
     }
 
@@ -68,6 +71,9 @@ impl Commands {
             match known.filter(|_| out.len() <= REPLY_BYTES_PAUSE) {
                 Some(entry) => {
                     self.answers.note(call.cx.now, entry.as_ref(), &Trail::default());
+                    if call.tracked {
+                        self.learn(entry.as_ref());
+                    }
                     tell.one(entry.as_ref(), out);
                 }
                 None => return Step::Later(Later::many(rest.map(owned).collect(), tell)),

@@ -1,8 +1,8 @@
 //! The state of one client's connection, and the commands that read and change it.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Write, net::SocketAddr, task::Waker, time::Duration};
 
-use super::{Call, Step, error};
+use super::{Call, Near, Step, error, tracking::Tracking};
 use crate::{
     clock::UnixMillis,
     protocol::{Protocol, Replies, parse_i64},
@@ -29,6 +29,8 @@ pub struct Session {
     name: String,
     library_name: String,
     library_version: String,
+    /// Boxed, because few connections have one.
+    pub(super) tracking: Option<Box<Tracking>>,
 }
 
 // === impl Session ===
@@ -46,12 +48,35 @@ impl Session {
             name: String::new(),
             library_name: String::new(),
             library_version: String::new(),
+            tracking: None,
         }
     }
 
     /// The version of the protocol it asked for.
     pub fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// What this connection's commands need for near caches; none if it does not track.
+    #[inline]
+    pub fn near(&self) -> Option<Near> {
+        self.tracking.as_ref().map(|tracking| tracking.near())
+    }
+
+    /// The operation under which the commands of this connection run from now on.
+    #[inline]
+    pub fn runs(&self, operation: u64) {
+        if let Some(tracking) = &self.tracking {
+            tracking.runs(operation);
+        }
+    }
+
+    /// Writes the news for a client that tracks, and has the task woken by later ones. To be called between replies.
+    #[inline]
+    pub fn deliver(&self, waker: &Waker, out: &mut Replies) {
+        if let Some(tracking) = &self.tracking {
+            tracking.deliver(waker, out);
+        }
     }
 
     /// Who the client is, for the slow log.
@@ -64,6 +89,8 @@ impl Session {
         match self.greeted(call) {
             Ok((protocol, name)) => {
                 self.protocol = protocol;
+                // Nothing can be pushed in RESP2: what is no longer told must not be promised.
+                self.tracking = self.tracking.take().filter(|_| protocol == Protocol::Resp3);
                 self.name = name.unwrap_or_else(|| std::mem::take(&mut self.name));
                 out.speak(protocol);
                 self.introduce(out);
@@ -117,6 +144,7 @@ impl Session {
     pub(super) fn reset(&mut self, out: &mut Replies) -> Step {
         self.protocol = Protocol::Resp2;
         self.name.clear();
+        self.tracking = None;
         out.speak(self.protocol);
         out.simple("RESET");
         Step::Done
@@ -138,7 +166,7 @@ impl Session {
             },
             (b"setinfo", 4) => self.set_info(args.at(2), args.at(3), out),
             (b"info", 2) => out.verbatim(&self.describe(call.cx.now)),
-            (b"help", 2) => error::help(out, "CLIENT", &["ID", "GETNAME", "SETNAME <name>", SET_INFO, "INFO"]),
+            (b"help", 2) => error::help(out, "CLIENT", &SUBCOMMANDS),
             (b"id" | b"getname" | b"setname" | b"setinfo" | b"info" | b"help", _) => {
                 error::subcommand_arity(out, "client", args.at(1));
             }
@@ -168,7 +196,7 @@ impl Session {
         let mut line = String::new();
         let written = writeln!(
             line,
-            "id={} addr={} laddr={} name={} age={} idle={} flags=N db=0 sub=0 psub=0 multi=-1 resp={} lib-name={} \
+            "id={} addr={} laddr={} name={} age={} idle={} flags={} db=0 sub=0 psub=0 multi=-1 resp={} lib-name={} \
              lib-ver={} user=default",
             self.id,
             self.peer,
@@ -176,6 +204,7 @@ impl Session {
             self.name,
             seconds(now.since(self.connected_at)),
             seconds(now.since(self.active_at)),
+            self.tracking.as_ref().map_or("N", |tracking| tracking.flags()),
             self.protocol.version(),
             self.library_name,
             self.library_version,
@@ -185,7 +214,17 @@ impl Session {
     }
 }
 
-const SET_INFO: &str = "SETINFO (LIB-NAME|LIB-VER) <text>";
+const SUBCOMMANDS: [&str; 9] = [
+    "CACHING (YES|NO)",
+    "GETNAME",
+    "GETREDIR",
+    "ID",
+    "INFO",
+    "SETINFO (LIB-NAME|LIB-VER) <text>",
+    "SETNAME <name>",
+    "TRACKING (ON|OFF) [BCAST] [PREFIX <prefix> ...] [OPTIN] [OPTOUT] [NOLOOP]",
+    "TRACKINGINFO",
+];
 
 /// Text without spaces and special characters, as names of clients must be.
 fn plain_text(bytes: &[u8]) -> Option<String> {

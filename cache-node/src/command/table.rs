@@ -158,6 +158,11 @@ impl Verb {
 // === impl Spec ===
 
 impl Spec {
+    /// Whether it reads the values of its keys, so that a client may keep what it answers.
+    pub fn reads_keys(&self) -> bool {
+        self.keys != Keys::None && self.group != Group::Server && self.flags.starts_with("readonly")
+    }
+
     /// Whether a request of `count` arguments, the name included, can be this command.
     pub const fn takes(&self, count: usize) -> bool {
         let least = self.arity.unsigned_abs() as usize;

@@ -113,7 +113,10 @@ impl Stores {
             }
             match cold.layer.tag_removals(cx).await {
                 Ok(removals) => {
-                    removals.iter().for_each(|removal| self.tags.record(removal));
+                    for removal in &removals {
+                        self.tags.record(removal);
+                        self.tell(cx, What::Tagged(removal));
+                    }
                     cold.tags_known.store(true, Ordering::Release);
                 }
                 // It is asked again with the next tick, and not read before.

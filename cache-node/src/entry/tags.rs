@@ -71,7 +71,7 @@ impl<'a> Tags<'a> {
     }
 
     /// One after the other, in the order given by the client.
-    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> + Clone {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (tag, tail) = split_first(rest)?;

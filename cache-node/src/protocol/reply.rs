@@ -137,6 +137,12 @@ impl Replies {
         }
     }
 
+    /// The head of a message that answers no request, whose `count` items follow. Only RESP3 has such.
+    pub fn push(&mut self, count: usize) {
+        debug_assert_eq!(self.protocol, Protocol::Resp3, "RESP2 has no place for it");
+        self.number(b'>', length(count));
+    }
+
     /// Text meant for people, which RESP3 marks as such.
     pub fn verbatim(&mut self, text: &str) {
         match self.protocol {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::worker::Workers;
 pub use self::{
@@ -24,7 +24,7 @@ pub use self::{
 use super::{ConnectionLimit, ServeError, allow_descriptors, listen, pulse::Pulses};
 use crate::{
     clock::Clock,
-    command::{Answers, Identity},
+    command::{Answers, Identity, NearCaches},
     coordinator::Coordinator,
     slow_log::SlowLogOptions,
     telemetry::Spans,
@@ -66,6 +66,8 @@ pub struct Limits {
     pub ttl_jitter_percent: u8,
     /// How long a negative entry holds if the client does not say.
     pub negative_ttl: Duration,
+    /// Keys that clients may hold in caches of their own, once for each client, and tags of these keys.
+    pub tracked_items_max: usize,
 }
 
 /// A running RESP server.
@@ -74,9 +76,10 @@ pub struct Server {
     address: SocketAddr,
     counters: Arc<Counters>,
     workers: Workers,
+    tasks: TaskTracker,
 }
 
-/// Starts to serve RESP clients on threads of its own.
+/// Starts to serve RESP clients on threads of its own, and what they need besides on the current runtime.
 ///
 /// # Errors
 /// [`ServeError`] if the address can not be had or a thread can not be started.
@@ -88,8 +91,12 @@ pub fn serve(coordinator: Arc<Coordinator>, mut options: Options) -> Result<Serv
     options.identity.port = address.port();
     let limit = ConnectionLimit::new(options.limits.connections_max);
     let counters = Arc::new(Counters::new(limit));
+    let stop = options.stop.clone();
     let workers = Workers::start(listener, coordinator, Arc::clone(&counters), options)?;
-    Ok(Server { address, counters, workers })
+    let (tasks, near_caches) = (TaskTracker::new(), workers.near_caches());
+    tasks.spawn(async move { stop.run_until_cancelled(near_caches.run()).await });
+    tasks.close();
+    Ok(Server { address, counters, workers, tasks })
 }
 
 // === impl Server ===
@@ -115,6 +122,11 @@ impl Server {
         self.workers.answers()
     }
 
+    /// Which clients hold which keys, for metrics.
+    pub fn near_caches(&self) -> Arc<NearCaches> {
+        self.workers.near_caches()
+    }
+
     /// Signs of life of its threads.
     pub fn pulses(&self) -> Pulses {
         self.workers.pulses()
@@ -123,5 +135,7 @@ impl Server {
     /// Waits until all connections are closed, once `stop` was cancelled; at `deadline` the rest is cut off.
     pub async fn join(self, deadline: Instant) {
         self.workers.join(deadline).await;
+        // It does nothing that could take long.
+        self.tasks.wait().await;
     }
 }

@@ -58,6 +58,8 @@ pub const VALUE_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize::
 pub const REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=seconds(600);
 /// `limits.partialRequestTimeout`.
 pub const PARTIAL_REQUEST_TIMEOUT: RangeInclusive<HumanDuration> = seconds(1)..=hours(1);
+/// `limits.trackedItemsMax`.
+pub const TRACKED_ITEMS: RangeInclusive<u32> = 1_000..=100_000_000;
 /// `slowLog.threshold`.
 pub const SLOW_LOG_THRESHOLD: RangeInclusive<HumanDuration> = seconds(0)..=hours(1);
 /// `slowLog.lengthMax`.

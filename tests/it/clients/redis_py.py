@@ -45,7 +45,7 @@ def work(client):
     except redis.ResponseError as error:
         check("error", str(error), "value is not an integer or out of range")
     check("dbsize", client.dbsize() > 1000, True)
-    check("info", client.info()["redis_version"], "7.0.15")
+    check("info", client.info()["redis_version"], "7.4.0")
     check("info", client.info("memory").keys() >= {"used_memory", "maxmemory"}, True)
     check("config", client.config_get("save"), {"save": ""})
     check("command", client.command_count() > 30, True)

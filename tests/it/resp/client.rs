@@ -20,6 +20,7 @@ pub(crate) enum Reply {
     Array(Vec<Reply>),
     Set(Vec<Reply>),
     Map(Vec<(Reply, Reply)>),
+    Push(Vec<Reply>),
 }
 
 /// One connection.
@@ -93,6 +94,7 @@ impl Client {
             b'=' => Reply::Verbatim(self.body(count().expect("a length"))),
             b'*' => count().map_or(Reply::NullArray, |count| Reply::Array((0..count).map(|_| self.reply()).collect())),
             b'~' => Reply::Set((0..count().expect("a count")).map(|_| self.reply()).collect()),
+            b'>' => Reply::Push((0..count().expect("a count")).map(|_| self.reply()).collect()),
             b'%' => Reply::Map((0..count().expect("a count")).map(|_| (self.reply(), self.reply())).collect()),
             other => panic!("a reply begins with {:?}", char::from(*other)),
         }

@@ -1,5 +1,6 @@
 //! What is summed at each scrape: the parts' own counters, under the names that the README documents.
 
+mod near;
 mod redis;
 mod tags;
 mod write_queue;
@@ -7,6 +8,7 @@ mod write_queue;
 use std::sync::{Arc, Weak};
 
 use self::{
+    near::{NEAR, near},
     redis::{REDIS, redis},
     tags::{TAGS, tags},
     write_queue::{QUEUE, write_queue},
@@ -264,6 +266,8 @@ pub fn register_resp(metrics: &Metrics, server: &Server) {
             samples.put(&ANSWERS, &[answer.label()], answers.count(answer) as f64);
         }
     });
+    let near_caches = server.near_caches();
+    metrics.at_scrape(&[], NEAR, move |samples| near(&near_caches, samples));
     let answers = server.answers();
     metrics.at_scrape(&[("layer", LayerId::Memory.label())], &[MEMORY_LATENCY], move |samples| {
         samples.put_histogram(&MEMORY_LATENCY, &["get"], answers.memory());

@@ -214,6 +214,8 @@ impl Connection<'_> {
             if !self.output.is_empty() {
                 std::mem::swap(&mut self.output, &mut scratch.replies);
             }
+            // Between replies, and behind those of all reads that came before the change.
+            self.session.deliver(task.waker(), &mut scratch.replies);
             let end = if std::mem::take(&mut self.backlog) || !scratch.replies.is_empty() {
                 self.run_kept(&mut scratch.replies)
             } else {
@@ -330,6 +332,7 @@ impl Connection<'_> {
     fn run_batch(&mut self, input: &[u8], replies: &mut Replies) -> (usize, BatchEnd) {
         let cx = self.event_loop.commands.context();
         self.session.active_at = cx.now;
+        self.session.runs(cx.id);
         // When the context was made, without another look at the clock.
         let mut lap = Lap::begin(cx.deadline - self.event_loop.limits.request_timeout);
         let ended = self.run_commands(&cx, &mut lap, input, replies);
@@ -411,7 +414,7 @@ impl Connection<'_> {
         match commands.resolve(&args, replies) {
             Ok(verb) => {
                 counters.ran(verb);
-                (Some(verb), commands.run_now(&mut self.session, &Call { cx, verb, args }, replies))
+                (Some(verb), commands.run_now(&mut self.session, &Call { cx, verb, args, tracked: false }, replies))
             }
             Err(step) => {
                 counters.note(Event::UnknownCommand, 1);

@@ -28,7 +28,7 @@ use super::{
     measure::Meter,
 };
 use crate::{
-    command::{Answers, Commands, Session, Settings},
+    command::{Answers, Commands, Identity, NearCaches, Session, Settings},
     coordinator::Coordinator,
     server::{
         Place, ServeError,
@@ -56,6 +56,7 @@ pub(super) struct Workers {
     pulses: Pulses,
     meter: Arc<Meter>,
     answers: Arc<Answers>,
+    near_caches: Arc<NearCaches>,
     /// Closed when the last thread has ended.
     ended: Receiver<()>,
     /// Ends connections that are still busy.
@@ -108,14 +109,7 @@ impl Workers {
         let names = (0..options.threads.get()).map(|index| format!("resp-{index}"));
         let pulses: Vec<Arc<Pulse>> = names.chain(["resp-accept".to_owned()]).map(Pulse::new).collect();
         let facts = Arc::clone(&counters);
-        let settings = Settings {
-            identity: options.identity,
-            value_bytes_max: options.limits.value_bytes_max,
-            request_timeout: options.limits.request_timeout,
-            slow_log: Arc::clone(&slow_log),
-            ttl_jitter_percent: options.limits.ttl_jitter_percent,
-            negative_ttl: options.limits.negative_ttl,
-        };
+        let settings = settings(&options.limits, options.identity, &slow_log);
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
         let meter = Arc::new(Meter::new(slow_log, options.spans, options.clock.clone()));
@@ -124,6 +118,7 @@ impl Workers {
             pulses: Pulses::new(pulses.clone()),
             meter: Arc::clone(&meter),
             answers: commands.answers(),
+            near_caches: commands.near_caches(),
             ended,
             cut: cut.clone(),
         };
@@ -200,6 +195,10 @@ impl Workers {
         Arc::clone(&self.answers)
     }
 
+    pub(super) fn near_caches(&self) -> Arc<NearCaches> {
+        Arc::clone(&self.near_caches)
+    }
+
     /// Signs of life of the threads.
     pub(super) fn pulses(&self) -> Pulses {
         self.pulses.clone()
@@ -220,6 +219,18 @@ impl Workers {
                 error!("a RESP thread had panicked");
             }
         }
+    }
+}
+
+fn settings(limits: &Limits, identity: Identity, slow_log: &Arc<SlowLog>) -> Settings {
+    Settings {
+        identity,
+        value_bytes_max: limits.value_bytes_max,
+        request_timeout: limits.request_timeout,
+        slow_log: Arc::clone(slow_log),
+        ttl_jitter_percent: limits.ttl_jitter_percent,
+        negative_ttl: limits.negative_ttl,
+        tracked_items_max: limits.tracked_items_max,
     }
 }
 
@@ -364,7 +375,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
-        command::{Identity, ServerFacts},
+        command::ServerFacts,
         coordinator::Parts,
         layer::memory::{Memory, MemoryOptions, Policy},
         server::ConnectionLimit,
@@ -379,6 +390,7 @@ mod tests {
         partial_request_timeout: Duration::from_secs(10),
         ttl_jitter_percent: 0,
         negative_ttl: Duration::from_secs(30),
+        tracked_items_max: 1000,
     };
 
     /// An event loop whose INFO does what `facts` does.
@@ -391,14 +403,7 @@ mod tests {
         let coordinator = Coordinator::open(parts, clock.clone()).await;
         let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
         let slow_log = Arc::new(SlowLog::new(slow_log));
-        let settings = Settings {
-            identity: Identity::default(),
-            value_bytes_max: 1 << 20,
-            request_timeout: LIMITS.request_timeout,
-            slow_log: Arc::clone(&slow_log),
-            ttl_jitter_percent: 0,
-            negative_ttl: LIMITS.negative_ttl,
-        };
+        let settings = settings(&LIMITS, Identity::default(), &slow_log);
         let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
         Arc::new(EventLoop {
             commands: Arc::new(commands),

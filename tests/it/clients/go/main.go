@@ -60,7 +60,7 @@ func work(client *redis.Client) {
 	}
 	check("error", client.Incr(ctx, "large").Err().Error(), "ERR value is not an integer or out of range")
 	check("dbsize", must(client.DBSize(ctx).Result()) > 1000, true)
-	check("info", strings.Contains(must(client.Info(ctx).Result()), "redis_version:7.0.15"), true)
+	check("info", strings.Contains(must(client.Info(ctx).Result()), "redis_version:7.4.0"), true)
 	check("command", must(client.Command(ctx).Result())["get"].Arity, int8(2))
 	check("config", must(client.ConfigGet(ctx, "save").Result()), map[string]string{"save": ""})
 	check("client id", must(client.ClientID(ctx).Result()) > 0, true)
