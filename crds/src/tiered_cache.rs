@@ -17,7 +17,9 @@ use crate::{
 
 pub use freshness::Freshness;
 pub use generate::{crd, yaml};
-pub use redis::{CredentialsSecret, ExternalRedis, Redis, RedisTls, TlsSecret};
+pub use redis::{
+    CredentialsSecret, ExternalRedis, MANAGED_STORAGE_FACTOR, ManagedRedis, Redis, RedisMode, RedisTls, TlsSecret,
+};
 pub use resources::{ResourceLimits, ResourceRequests, Resources};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
 pub use telemetry::{HeadersSecret, Otlp, SlowLog, Telemetry};
@@ -100,6 +102,8 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     validation = rules::disk_mode_is_fixed(),
     validation = rules::disk_size_only_grows(),
     validation = rules::storage_class_is_fixed(),
+    validation = rules::managed_storage_only_grows(),
+    validation = rules::managed_storage_class_is_fixed(),
     validation = rules::read_order_names_each_once()
 )]
 pub struct TieredCacheSpec {

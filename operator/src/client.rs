@@ -146,6 +146,7 @@ impl Call {
             ("pods", _) => "Pod",
             ("events", _) => "Event",
             ("leases", _) => "Lease",
+            ("secrets", _) => "Secret",
             _ => "Other",
         };
         let verb = match *method {

@@ -3,6 +3,7 @@
 mod chaos;
 mod kubelet;
 mod life;
+mod managed_redis;
 mod process;
 mod rest;
 mod trouble;

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{LayerStatus, REPLICAS_MAX, TieredCacheSpec, TieredCacheStatus, crd};
+use super::{LayerStatus, REPLICAS_MAX, RedisMode, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
     node_config::{
-        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, RedisMode,
-        WriteMode, limits,
+        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, WriteMode, limits,
     },
     node_report::{HealthState, LayerName},
 };
@@ -137,7 +136,7 @@ fn words_of_the_schema_are_those_of_the_types() {
     assert_eq!(words(&spec["memory"]["properties"]["policy"]), written(&policies));
     assert_eq!(words(&spec["disk"]["properties"]["mode"]), written(&[DiskMode::RocksDb, DiskMode::Disabled]));
     let redis = &spec["redis"]["properties"];
-    assert_eq!(words(&redis["mode"]), written(&[RedisMode::Disabled, RedisMode::External]));
+    assert_eq!(words(&redis["mode"]), written(&[RedisMode::Disabled, RedisMode::Managed, RedisMode::External]));
     assert_eq!(words(&redis["writeMode"]), written(&[WriteMode::WriteBehind, WriteMode::WriteThrough]));
     assert_eq!(words(&spec["readOrder"]["items"]), written(&[ColdLayer::Redis, ColdLayer::Disk]));
     let kinds = [RedisKind::Standalone, RedisKind::Sentinel];

@@ -1,10 +1,8 @@
 //! How much memory one node needs: the sum that the schema checks against the limit, and that the operator uses as the
 //! limit when none is given. One set of constants for both, so that the two agree.
 
-use crate::{
-    node_config::{DiskMode, RedisMode},
-    quantity::ByteSize,
-};
+use super::RedisMode;
+use crate::{node_config::DiskMode, quantity::ByteSize};
 
 /// Program, threads, connection buffers and requests in flight.
 pub const PROCESS: ByteSize = ByteSize::mebibytes(128);
@@ -33,7 +31,7 @@ impl MemoryNeeds {
     pub fn limit(&self) -> ByteSize {
         let below_memory = match (self.disk, self.redis) {
             (DiskMode::RocksDb, _) => ROCKSDB.0.saturating_add(self.write_queue.0),
-            (DiskMode::Disabled, RedisMode::External) => self.write_queue.0,
+            (DiskMode::Disabled, RedisMode::External | RedisMode::Managed) => self.write_queue.0,
             (DiskMode::Disabled, RedisMode::Disabled) => 0,
         };
         let memory = self.capacity.0.saturating_add(self.capacity.0 / FRAGMENTATION_DIVISOR);
@@ -62,6 +60,7 @@ mod tests {
         assert_eq!(without_disk.limit(), ByteSize::mebibytes(256 + 32 + 128));
         let with_redis = MemoryNeeds { redis: RedisMode::External, ..without_disk };
         assert_eq!(with_redis.limit(), ByteSize::mebibytes(256 + 32 + 128 + 64));
+        assert_eq!(MemoryNeeds { redis: RedisMode::Managed, ..without_disk }.limit(), with_redis.limit());
     }
 
     #[test]

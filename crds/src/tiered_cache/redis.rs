@@ -1,21 +1,32 @@
 //! L2 in the spec: which Redis the nodes share, and how they reach it.
 
+use std::ops::RangeInclusive;
+
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{rules, schema};
 use crate::{
-    node_config::{self, RedisKind, RedisMode, WriteMode, limits},
-    quantity::HumanDuration,
+    node_config::{self, RedisKind, WriteMode, limits},
+    quantity::{ByteSize, HumanDuration},
 };
+
+/// Smallest and largest memory of a managed Redis.
+const MANAGED_MEMORY: RangeInclusive<ByteSize> = ByteSize::mebibytes(16)..=ByteSize::mebibytes(1 << 20);
+/// Smallest and largest volume of a managed Redis.
+const MANAGED_STORAGE: RangeInclusive<ByteSize> = ByteSize::mebibytes(256)..=ByteSize::mebibytes(64 << 20);
+/// So many times its memory is the volume of a managed Redis at least: its append-only file grows to twice what it
+/// holds before it is written anew beside the old one.
+pub const MANAGED_STORAGE_FACTOR: u64 = 4;
 
 /// L2, the Redis layer.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::external_redis_is_named())]
 pub struct Redis {
-    /// `Disabled` (default): no Redis layer. `External`: the nodes share a Redis that exists already, which `external`
-    /// names. A change restarts the nodes one at a time.
+    /// `Disabled` (default): no Redis layer. `Managed`: the nodes share a Redis of their own, which the operator runs as
+    /// `managed` says. `External`: they share one that exists already, which `external` names. A change restarts the nodes
+    /// one at a time; a managed Redis that is switched off goes with its volume once no node uses it.
     #[serde(default)]
     #[schemars(schema_with = "schema::redis_mode")]
     pub mode: RedisMode,
@@ -40,9 +51,57 @@ pub struct Redis {
     #[schemars(schema_with = "schema::write_mode")]
     pub write_mode: WriteMode,
 
+    /// The Redis of `mode: Managed`.
+    #[serde(default)]
+    pub managed: ManagedRedis,
+
     /// The Redis of `mode: External`: Redis 7.0 or newer, or Valkey 7.2 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<ExternalRedis>,
+}
+
+/// Whether there is a Redis layer, and who runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum RedisMode {
+    /// None.
+    #[default]
+    Disabled,
+    /// One that the operator runs for this cache alone.
+    Managed,
+    /// One that exists already.
+    External,
+}
+
+/// A Redis that the operator runs for this cache alone: one pod with a volume, from which it comes back with its data.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::managed_storage_holds_the_memory())]
+pub struct ManagedRedis {
+    /// Its image: Redis 7.0 or newer, or Valkey 7.2 or newer, with `redis-server` and `redis-cli` on its path. Default
+    /// `docker.io/library/redis:7.4`. It is pulled as `imagePullPolicy` says. A change restarts Redis, and no node.
+    #[serde(default = "defaults::managed_image")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"))]
+    pub image: String,
+
+    /// Memory for entries and for the log of changes. A size such as `256Mi`, 16Mi to 1Ti. Default 256Mi. Entries give way
+    /// when it is full, the log and removals never do. The pod may take half as much again and 64Mi. A change restarts
+    /// Redis, and no node.
+    #[serde(default = "defaults::managed_memory")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.redis.managed.memory", &MANAGED_MEMORY))]
+    pub memory: ByteSize,
+
+    /// Size of its volume, such as `1Gi`, 256Mi to 64Ti and at least four times `memory`. Default 1Gi. It may grow, not
+    /// shrink: the volume grows while Redis goes on, if its StorageClass allows it.
+    #[serde(default = "defaults::managed_storage")]
+    #[schemars(schema_with = "schema::size")]
+    #[x_kube(validation = rules::size_within("spec.redis.managed.storage", &MANAGED_STORAGE))]
+    pub storage: ByteSize,
+
+    /// StorageClass of its volume. Default: the cluster's default class. Fixed as long as the mode is `Managed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub storage_class_name: Option<String>,
 }
 
 /// A Redis that exists already.
@@ -153,14 +212,40 @@ impl Default for Redis {
             max_ttl: defaults::max_ttl(),
             timeout: defaults::timeout(),
             write_mode: WriteMode::default(),
+            managed: ManagedRedis::default(),
             external: None,
+        }
+    }
+}
+
+// === impl ManagedRedis ===
+
+impl Default for ManagedRedis {
+    fn default() -> Self {
+        Self {
+            image: defaults::managed_image(),
+            memory: defaults::managed_memory(),
+            storage: defaults::managed_storage(),
+            storage_class_name: None,
         }
     }
 }
 
 /// The defaults of the schema; those of the layer are the cache node's own.
 mod defaults {
-    use super::{HumanDuration, node_config};
+    use super::{ByteSize, HumanDuration, node_config};
+
+    pub(super) fn managed_image() -> String {
+        "docker.io/library/redis:7.4".to_owned()
+    }
+
+    pub(super) fn managed_memory() -> ByteSize {
+        ByteSize::mebibytes(256)
+    }
+
+    pub(super) fn managed_storage() -> ByteSize {
+        ByteSize::mebibytes(1 << 10)
+    }
 
     pub(super) fn max_ttl() -> HumanDuration {
         node_config::Redis::default().max_ttl

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use kube::core::{Message, Rule};
 
-use super::{NAME_LENGTH_MAX, memory_budget};
+use super::{MANAGED_STORAGE_FACTOR, NAME_LENGTH_MAX, memory_budget};
 use crate::quantity::{ByteSize, HumanDuration};
 
 /// Names become parts of names of pods and Services, which are DNS labels.
@@ -140,6 +140,51 @@ pub(super) fn certificate_has_its_key() -> Rule {
     ))
 }
 
+/// A volume that is too small for what Redis writes would stop its writes.
+pub(super) fn managed_storage_holds_the_memory() -> Rule {
+    let times = MANAGED_STORAGE_FACTOR;
+    Rule::new(format!(
+        "!quantity(self.memory).isInteger() || !quantity(self.storage).isInteger() || \
+         quantity(self.storage).asInteger() / {times} >= quantity(self.memory).asInteger()"
+    ))
+    .message(Message::Expression(format!(
+        "'spec.redis.managed.storage is ' + self.storage + '; it must be at least {times} times \
+         spec.redis.managed.memory, which is ' + self.memory + ', because Redis writes its file anew beside the old one'"
+    )))
+    .field_path(".storage")
+}
+
+/// Whether the volume of a managed Redis stays: one that was switched off is gone, and the next may be another.
+const STAYS_MANAGED: &str = "(self.redis.mode == 'Managed' && oldSelf.redis.mode == 'Managed')";
+
+/// Volumes can not shrink.
+pub(super) fn managed_storage_only_grows() -> Rule {
+    Rule::new(format!(
+        "!{STAYS_MANAGED} || quantity(self.redis.managed.storage).compareTo(quantity(oldSelf.redis.managed.storage)) >= 0"
+    ))
+    .message(Message::Expression(
+        "'spec.redis.managed.storage is ' + oldSelf.redis.managed.storage + ' and can not be made ' + \
+         self.redis.managed.storage + ': volumes grow and never shrink'"
+            .to_owned(),
+    ))
+    .field_path(".redis.managed.storage")
+}
+
+/// A volume can not move to another class.
+pub(super) fn managed_storage_class_is_fixed() -> Rule {
+    let class = |object: &str| {
+        let managed = format!("{object}.redis.managed");
+        format!("(has({managed}.storageClassName) ? {managed}.storageClassName : 'the default class')")
+    };
+    let (old, new) = (class("oldSelf"), class("self"));
+    Rule::new(format!("!{STAYS_MANAGED} || {new} == {old}"))
+        .message(Message::Expression(format!(
+            "'spec.redis.managed.storageClassName is ' + {old} + ' and can not be changed to ' + {new} + \
+             ' while the mode is Managed; switch Redis off and on again, and it begins empty on a volume of the new class'"
+        )))
+        .field_path(".redis.managed.storageClassName")
+}
+
 /// A StatefulSet can not gain or lose its volumes.
 pub(super) fn disk_mode_is_fixed() -> Rule {
     fixed("mode", "self.disk.mode == oldSelf.disk.mode", "oldSelf.disk.mode", "self.disk.mode")
@@ -175,7 +220,7 @@ fn fixed(field: &str, unchanged: &str, old: &str, new: &str) -> Rule {
 }
 
 /// Whether writes wait: there is a layer below memory.
-const HAS_QUEUE: &str = "(self.disk.mode == 'RocksDB' || self.redis.mode == 'External')";
+const HAS_QUEUE: &str = "(self.disk.mode == 'RocksDB' || self.redis.mode != 'Disabled')";
 
 /// A size beyond what CEL can count with. Its own rule refuses it.
 fn uncountable() -> &'static str {

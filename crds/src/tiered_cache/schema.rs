@@ -42,7 +42,7 @@ pub(super) fn memory_policy(_: &mut SchemaGenerator) -> Schema {
 }
 
 pub(super) fn redis_mode(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": ["Disabled", "External"]})
+    json_schema!({"type": "string", "enum": ["Disabled", "Managed", "External"]})
 }
 
 pub(super) fn write_mode(_: &mut SchemaGenerator) -> Schema {

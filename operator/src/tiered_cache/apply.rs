@@ -10,14 +10,14 @@ use crds::{quantity::ByteSize, tiered_cache::TieredCache};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions},
     core::NamespaceResourceScope,
     runtime::reflector::{ObjectRef, Store},
 };
@@ -25,7 +25,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json as merge_patch};
 
 use super::{
-    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement, storage,
+    Context, Stores,
+    build::{
+        Desired,
+        managed_redis::{self, DesiredRedis},
+    },
+    compare::project,
+    fetch::Fetched,
+    memory::Memory,
+    rollout::Replacement,
+    storage,
     validate::Identity,
 };
 use crate::clock;
@@ -182,7 +191,7 @@ pub(super) async fn apply(
     memory: &mut Memory,
 ) -> Result<Applied, Error> {
     // A new kind of object fails to compile here until somebody has decided when it is written.
-    let Desired { service_account, config_map, headless_service, client_service, pdb, stateful_set, revisions: _ } =
+    let Desired { service_account, config_map, headless_service, client_service, pdb, redis, stateful_set, revisions } =
         desired;
     let now = clock::monotonic();
     let direct = memory.read_directly.is_none_or(|at| now.duration_since(at) >= DIRECT_READ);
@@ -198,9 +207,16 @@ pub(super) async fn apply(
     // Last: its pods need everything above from their first second. And not at all while something above belongs to
     // somebody else: pods would run with a stranger's configuration or account.
     if pass.applied.conflicts.is_empty() {
+        if let Some(redis) = redis {
+            pass.ensure_redis(redis, fetched, memory).await?;
+        }
         let stateful_set = pass.with_live_claims(stateful_set).await?;
         pass.applied.stateful_set = pass.ensure(&stateful_set, memory).await?;
         pass.prune(config_map, fetched, memory).await?;
+        // Nodes that have not been replaced yet still use it.
+        if redis.is_none() && fetched.all_are_of(&revisions.template) {
+            pass.remove_redis(memory).await?;
+        }
     }
     if direct {
         // Up to a fifth less at random, so that fleets that started together do not read together.
@@ -216,15 +232,19 @@ pub(super) async fn apply(
 /// # Errors
 /// If the call fails for another reason.
 pub(super) async fn replace(cx: &Context, identity: &Identity, pod: &Replacement) -> Result<bool, Error> {
+    evict(cx, identity, (&pod.name, &pod.uid)).await
+}
+
+async fn evict(cx: &Context, identity: &Identity, (name, uid): (&str, &str)) -> Result<bool, Error> {
     let api: Api<Pod> = Api::namespaced(cx.shared.client.clone(), &identity.namespace);
-    let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
     let delete_options = Some(DeleteParams::default().preconditions(preconditions));
-    match api.evict(&pod.name, &EvictParams { delete_options, ..EvictParams::default() }).await {
+    match api.evict(name, &EvictParams { delete_options, ..EvictParams::default() }).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
         // Gone, or made anew, since it was looked at: the next pass sees what there is now.
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(true),
-        Err(source) => Err(Error::new("evict", format!("Pod {}", pod.name), source)),
+        Err(source) => Err(Error::new("evict", format!("Pod {name}"), source)),
     }
 }
 
@@ -290,6 +310,54 @@ impl Pass<'_> {
         let got = project(&json(&written), &asked);
         memory.settled.insert(key, Settled { asked, got, over: live.and_then(|live| live.resource_version()) });
         Ok(Some(Arc::new(written)))
+    }
+
+    /// Makes the cache's own Redis.
+    async fn ensure_redis(
+        &mut self,
+        DesiredRedis { service, stateful_set }: &DesiredRedis,
+        fetched: &Fetched,
+        memory: &mut Memory,
+    ) -> Result<(), Error> {
+        if self.direct || !memory.has_password {
+            self.ensure_password(fetched).await?;
+            memory.has_password = true;
+        }
+        self.ensure(service, memory).await?;
+        let stateful_set = self.with_live_claims(stateful_set).await?;
+        self.ensure(&stateful_set, memory).await?;
+        Ok(())
+    }
+
+    /// Makes the Secret with the password, if there is none of its name. Which it is can not be asked, as the operator may
+    /// not read it; one that is there is used as it is.
+    async fn ensure_password(&mut self, fetched: &Fetched) -> Result<(), Error> {
+        let secret = managed_redis::secret(self.identity);
+        let name = secret.name_any();
+        let object = format!("Secret {name}");
+        let api: Api<Secret> = Api::namespaced(self.cx.shared.client.clone(), &self.identity.namespace);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&params, &secret).await {
+            Ok(_) => {
+                tracing::info!(object, namespace = self.identity.namespace, "created");
+                self.applied.writes.push(Write::Created(object));
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
+            Err(source) => return Err(Error::new("create", object, source)),
+        }
+        // Somebody deleted the one before. Nodes take up the new password by themselves; Redis does at its start.
+        if let Some(pod) = &fetched.redis {
+            let uid = pod.uid().unwrap_or_default();
+            evict(self.cx, self.identity, (&pod.name_any(), &uid)).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a Redis that is no longer wanted, with its volume. Its Secret stays: the operator may not delete any.
+    async fn remove_redis(&mut self, memory: &mut Memory) -> Result<(), Error> {
+        let name = managed_redis::name(&self.identity.name);
+        self.remove::<StatefulSet>(&name, memory).await?;
+        self.remove::<Service>(&name, memory).await
     }
 
     /// The StatefulSet as it can be asked for: claim templates of one that exists can not change.

@@ -1,6 +1,7 @@
 //! Pure: [`ValidCache`] → [`Desired`]. The same cache always gives the same objects, byte for byte.
 
 mod config_map;
+pub(super) mod managed_redis;
 mod pdb;
 mod redis;
 mod secret;
@@ -14,15 +15,24 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Service, ServiceAccount},
+        core::v1::{
+            Capabilities, ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
+            SeccompProfile, SecurityContext, Service, ServiceAccount, VolumeResourceRequirements,
+        },
         policy::v1::PodDisruptionBudget,
     },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+    },
 };
 use kube::Resource;
 
 use super::validate::{Identity, ValidCache};
-use crds::tiered_cache::TieredCache;
+use crds::{
+    quantity::ByteSize,
+    tiered_cache::{ImagePullPolicy, TieredCache},
+};
 
 /// Port of RESP clients.
 pub(super) const RESP_PORT: i32 = 6379;
@@ -34,6 +44,8 @@ pub(super) const TEMPLATE_ANNOTATION: &str = "tieredcache.io/template";
 pub(super) const MANAGED_BY: &str = "tieredcache-operator";
 /// The label that tells which cache an object belongs to.
 pub(super) const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
+/// The user of pods, as `distroless/…:nonroot` has it.
+const USER_ID: i64 = 65532;
 /// The label by which everything of the operator is listed.
 pub(super) const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 
@@ -46,6 +58,8 @@ pub(super) struct Desired {
     pub(super) client_service: Service,
     /// `None` for caches of one node, which a budget could only block.
     pub(super) pdb: Option<PodDisruptionBudget>,
+    /// `None` unless the cache has a Redis of its own.
+    pub(super) redis: Option<managed_redis::DesiredRedis>,
     pub(super) stateful_set: StatefulSet,
     pub(super) revisions: Revisions,
 }
@@ -69,6 +83,7 @@ pub(crate) fn build(cache: &ValidCache) -> Desired {
         headless_service: service::headless(cache),
         client_service: service::client(cache),
         pdb: pdb::build(cache),
+        redis: managed_redis::build(cache),
         stateful_set,
         revisions: Revisions { config, template },
     }
@@ -124,6 +139,58 @@ fn metadata(identity: &Identity, name: String) -> ObjectMeta {
         labels: Some(labels(&identity.name)),
         owner_references: Some(vec![owner]),
         ..ObjectMeta::default()
+    }
+}
+
+/// A template of claims. It can not change once it exists, so it has only what never needs to; labels let the operator see
+/// the claims.
+fn claim_template(
+    volume: &str,
+    labels: BTreeMap<String, String>,
+    (size, class): (ByteSize, Option<&String>),
+) -> PersistentVolumeClaim {
+    let spec = PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        storage_class_name: class.cloned(),
+        resources: Some(VolumeResourceRequirements {
+            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(size.to_string()))])),
+            ..VolumeResourceRequirements::default()
+        }),
+        ..PersistentVolumeClaimSpec::default()
+    };
+    let metadata = ObjectMeta { name: Some(volume.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+    PersistentVolumeClaim { metadata, spec: Some(spec), status: None }
+}
+
+/// A pod without rights, as the Pod Security Standard "restricted" asks.
+fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER_ID),
+        run_as_group: Some(USER_ID),
+        fs_group: Some(USER_ID),
+        // Without this the kubelet changes the owner of every file of a large volume at every start.
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// A container without rights.
+fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+fn pull_policy(policy: ImagePullPolicy) -> String {
+    match policy {
+        ImagePullPolicy::IfNotPresent => "IfNotPresent".to_owned(),
+        ImagePullPolicy::Always => "Always".to_owned(),
+        ImagePullPolicy::Never => "Never".to_owned(),
     }
 }
 

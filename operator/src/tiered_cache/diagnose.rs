@@ -22,6 +22,30 @@ pub(super) struct Trouble {
     pub(super) message: String,
 }
 
+/// The fields of the spec by which a pod's troubles are put right.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remedies {
+    image: &'static str,
+    class: &'static str,
+    room: &'static str,
+    memory: &'static str,
+}
+
+/// Those of a node.
+pub(super) const OF_NODES: Remedies = Remedies {
+    image: "spec.image or spec.version",
+    class: "spec.disk.storageClassName",
+    room: "spec.resources",
+    memory: "spec.resources.limits.memory",
+};
+/// Those of the cache's own Redis.
+pub(super) const OF_REDIS: Remedies = Remedies {
+    image: "spec.redis.managed.image",
+    class: "spec.redis.managed.storageClassName",
+    room: "spec.redis.managed.memory",
+    memory: "spec.redis.managed.memory",
+};
+
 /// The kinds of trouble; their names are reasons in conditions and events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum TroubleKind {
@@ -71,18 +95,28 @@ impl TroubleKind {
 }
 
 /// What keeps the pod from running; `None` while all goes its usual way.
-pub(super) fn diagnose(pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: Timestamp) -> Option<Trouble> {
+pub(super) fn diagnose(
+    pod: &Pod,
+    claim: Option<&PersistentVolumeClaim>,
+    remedies: &Remedies,
+    now: Timestamp,
+) -> Option<Trouble> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    placement(name, pod, claim, now).or_else(|| {
+    placement((name, pod), claim, remedies, now).or_else(|| {
         let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-        statuses.iter().find_map(|status| container(name, pod, status, now))
+        statuses.iter().find_map(|status| container((name, pod), status, remedies, now))
     })
 }
 
-fn placement(name: &str, pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: Timestamp) -> Option<Trouble> {
+fn placement(
+    (name, pod): (&str, &Pod),
+    claim: Option<&PersistentVolumeClaim>,
+    remedies: &Remedies,
+    now: Timestamp,
+) -> Option<Trouble> {
     let scheduled = condition(pod, "PodScheduled")?;
     if scheduled.status != "False" || age(scheduled, now) < PLACEMENT_PATIENCE {
         return None;
@@ -95,16 +129,23 @@ fn placement(name: &str, pod: &Pod, claim: Option<&PersistentVolumeClaim>, now: 
             class.map_or_else(|| "the default StorageClass".to_owned(), |class| format!("StorageClass {class:?}"));
         let message = format!(
             "{name} waits for the volume of claim {claim_name}, which {class} has not provided: {said}. If that class \
-             does not exist, create it, or create the cache again with another spec.disk.storageClassName; \
-             `kubectl describe pvc {claim_name}` says more"
+             does not exist, create it, or create the cache again with another {}; `kubectl describe pvc {claim_name}` \
+             says more",
+            remedies.class
         );
         return Some(Trouble { kind: TroubleKind::VolumePending, message });
     }
-    let message = format!("no machine takes {name}: {said}. Free or add capacity, or ask for less in spec.resources");
+    let message =
+        format!("no machine takes {name}: {said}. Free or add capacity, or ask for less in {}", remedies.room);
     Some(Trouble { kind: TroubleKind::Unschedulable, message })
 }
 
-fn container(name: &str, pod: &Pod, status: &ContainerStatus, now: Timestamp) -> Option<Trouble> {
+fn container(
+    (name, pod): (&str, &Pod),
+    status: &ContainerStatus,
+    remedies: &Remedies,
+    now: Timestamp,
+) -> Option<Trouble> {
     let state = status.state.as_ref()?;
     let Some(waiting) = &state.waiting else {
         let started = state.running.as_ref()?.started_at.as_ref()?.0;
@@ -119,12 +160,13 @@ fn container(name: &str, pod: &Pod, status: &ContainerStatus, now: Timestamp) ->
             TroubleKind::ImageUnavailable,
             // What the kubelet says changes between the pull and the pause after it; the reader needs one sentence.
             format!(
-                "{name} can not get image {:?} ({}); correct spec.image or spec.version, or make the image available",
+                "{name} can not get image {:?} ({}); correct {}, or make the image available",
                 status.image,
-                if reason == "ImagePullBackOff" { "ErrImagePull" } else { reason }
+                if reason == "ImagePullBackOff" { "ErrImagePull" } else { reason },
+                remedies.image
             ),
         ),
-        "CrashLoopBackOff" => (TroubleKind::CrashLooping, format!("{name} {}", last_end(status))),
+        "CrashLoopBackOff" => (TroubleKind::CrashLooping, format!("{name} {}", last_end(status, remedies))),
         reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
             (TroubleKind::ContainerNotCreated, format!("the container of {name} can not be started ({reason}){said}"))
         }
@@ -133,11 +175,11 @@ fn container(name: &str, pod: &Pod, status: &ContainerStatus, now: Timestamp) ->
     Some(Trouble { kind, message })
 }
 
-fn last_end(status: &ContainerStatus) -> String {
+fn last_end(status: &ContainerStatus, remedies: &Remedies) -> String {
     let ended = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let Some(ended) = ended else { return "ends again and again".to_owned() };
     let reason = match ended.reason.as_deref() {
-        Some("OOMKilled") => ", killed for memory: raise spec.resources.limits.memory".to_owned(),
+        Some("OOMKilled") => format!(", killed for memory: raise {}", remedies.memory),
         _ => match ended.message.as_deref().map(str::trim) {
             Some(said) if !said.is_empty() => format!(": {}", first_words(said)),
             _ => "; `kubectl logs --previous` says why".to_owned(),
@@ -183,7 +225,7 @@ mod tests {
     }
 
     fn trouble(status: &str) -> Option<Trouble> {
-        diagnose(&pod(status), None, at(100))
+        diagnose(&pod(status), None, &OF_NODES, at(100))
     }
 
     #[test]
@@ -195,6 +237,13 @@ mod tests {
         assert!(waiting("ErrImagePull").message.contains("\"nodes:9\""));
         assert_eq!(waiting("ErrImagePull"), waiting("ImagePullBackOff"));
         assert!(waiting("ErrImageNeverPull").message.contains("ErrImageNeverPull"));
+    }
+
+    #[test]
+    fn what_to_do_about_redis_is_said_in_its_own_fields() {
+        let status = "{containerStatuses: [{name: a, image: 'redis:9', imageID: '', ready: false, restartCount: 0, state: {waiting: {reason: ErrImagePull}}}]}";
+        let found = diagnose(&pod(status), None, &OF_REDIS, at(100)).unwrap();
+        assert!(found.message.contains("correct spec.redis.managed.image"), "{}", found.message);
     }
 
     #[test]
@@ -226,7 +275,7 @@ mod tests {
         );
         let claim: PersistentVolumeClaim =
             from_yaml("{metadata: {name: data-sessions-0}, spec: {storageClassName: fast}, status: {phase: Pending}}");
-        let found = diagnose(&pod(&status), Some(&claim), at(100)).unwrap();
+        let found = diagnose(&pod(&status), Some(&claim), &OF_NODES, at(100)).unwrap();
         assert_eq!(found.kind, TroubleKind::VolumePending);
         assert!(
             found.message.contains("claim data-sessions-0") && found.message.contains("\"fast\""),

@@ -28,8 +28,12 @@ pub(super) struct Memory {
     pub(super) status: Option<(u64, TieredCacheStatus)>,
     /// The troubles as last told in events, by node.
     pub(super) troubles: BTreeMap<String, Trouble>,
-    /// The last refusal to let a volume grow.
+    /// The last refusal to let a node's volume grow.
     pub(super) growth_refused: Option<GrowthRefused>,
+    /// The last refusal to let the volume of Redis grow.
+    pub(super) redis_growth_refused: Option<GrowthRefused>,
+    /// Whether there is a Secret with the password of Redis, as far as this process knows.
+    pub(super) has_password: bool,
     /// When every object was last read from the API server itself.
     pub(super) read_directly: Option<Instant>,
 }

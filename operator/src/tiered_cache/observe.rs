@@ -17,7 +17,7 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     build::{ADMIN_PORT, TEMPLATE_ANNOTATION},
-    diagnose::{Trouble, TroubleKind, diagnose},
+    diagnose::{OF_NODES, Trouble, TroubleKind, diagnose},
     fetch::Fetched,
     memory::Memory,
 };
@@ -167,7 +167,7 @@ fn node(
     let (polled, answer) = polled;
     let report = polled.believed();
     let pod_ready = is_ready(pod);
-    let trouble = diagnose(pod, fetched.claim_of(&name), now).or_else(|| {
+    let trouble = diagnose(pod, fetched.claim_of(&name), &OF_NODES, now).or_else(|| {
         // A node that has answered before, or that the kubelet calls ready, should answer now.
         let error = answer.and_then(Result::err)?;
         let expected = report.is_none() && (pod_ready || polled.last.is_some());

@@ -40,6 +40,8 @@ pub(super) struct View<'a> {
     /// How many nodes are asked for.
     pub(super) replicas: i32,
     pub(super) nodes: &'a [Node],
+    /// What keeps the cache's own Redis from running.
+    pub(super) redis_trouble: Option<Trouble>,
     pub(super) verdict: Verdict,
 }
 
@@ -174,7 +176,7 @@ impl View<'_> {
 /// the same status for ever.
 pub(super) fn compose(view: &View<'_>, previous: &TieredCacheStatus, now: Timestamp) -> TieredCacheStatus {
     let nodes: Vec<NodeStatus> = view.nodes.iter().map(|node| node_status(view, node)).collect();
-    let layers = roll_up(view.nodes, &previous.layers, now);
+    let layers = roll_up(view.nodes, view.redis_trouble.as_ref(), &previous.layers, now);
     let fleet = view.fleet();
     let mut states = vec![
         ready(view, &fleet, &layers),
@@ -277,8 +279,9 @@ fn stalled(view: &View<'_>, fleet: &Fleet<'_>) -> State {
     if let Some((reason, message)) = view.obstacle() {
         return State::new("Stalled", "True", reason, message);
     }
-    match fleet.troubled.iter().find(|(_, trouble)| trouble.kind.needs_a_person()) {
-        Some((_, trouble)) => State::new("Stalled", "True", trouble.kind.reason(), trouble.message.clone()),
+    let troubles = fleet.troubled.iter().map(|(_, trouble)| *trouble).chain(&view.redis_trouble);
+    match troubles.into_iter().find(|trouble| trouble.kind.needs_a_person()) {
+        Some(trouble) => State::new("Stalled", "True", trouble.kind.reason(), trouble.message.clone()),
         None => match view.growth_refused() {
             Some(why) => State::new("Stalled", "True", VOLUME_NOT_GROWN, why.to_owned()),
             None => State::new("Stalled", "False", AS_EXPECTED, "nothing waits for a person".to_owned()),

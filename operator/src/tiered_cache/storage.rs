@@ -1,4 +1,5 @@
-//! Grows volumes: the claim of every node is asked for what `spec.disk.size` asks for.
+//! Grows volumes: the claim of every node is asked for what `spec.disk.size` asks for, and that of the cache's own Redis
+//! for `spec.redis.managed.storage`.
 //!
 //! The claim template of a StatefulSet can not change. So a StatefulSet keeps the one it was made with, and each claim
 //! made from it is grown like any other once it has a volume. Making the StatefulSet anew instead would leave pods without
@@ -16,11 +17,11 @@ use kube::ResourceExt;
 use super::{
     Context, amount,
     apply::{self, Asked},
-    build::pod_name,
+    build::{managed_redis, pod_name},
     events::{self, Tale},
     fetch::Fetched,
     memory::{GrowthRefused, Memory},
-    validate::ValidCache,
+    validate::{Identity, RedisSource, ValidCache},
 };
 use crate::clock;
 
@@ -59,34 +60,53 @@ pub(super) async fn grow(
     tales: &mut Vec<Tale>,
     memory: &mut Memory,
 ) -> Result<Growth, apply::Error> {
-    let Some(disk) = &cache.disk else { return Ok(Growth::default()) };
-    let now = clock::monotonic();
-    let mut refused = memory
-        .growth_refused
-        .take()
-        .filter(|refused| refused.size == disk.size && now.duration_since(refused.at) < ASK_AGAIN);
     let mut growth = Growth::default();
-    for small in too_small(cache, fetched, disk.size) {
+    if let Some(disk) = &cache.disk {
+        let small = too_small(claims_of_nodes(cache, fetched), disk.size);
+        let known = (&mut memory.growth_refused, &mut growth);
+        ask(cx, &cache.identity, (small, disk.size), tales, known).await?;
+    }
+    if let Some(RedisSource::Managed(redis)) = cache.redis.as_ref().map(|redis| &redis.source) {
+        let claim = fetched.claim(&managed_redis::claim_name(&cache.identity.name));
+        let small = too_small(claim.into_iter(), redis.storage);
+        let known = (&mut memory.redis_growth_refused, &mut growth);
+        ask(cx, &cache.identity, (small, redis.storage), tales, known).await?;
+    }
+    Ok(growth)
+}
+
+/// Asks for volumes of one size.
+async fn ask(
+    cx: &Context,
+    identity: &Identity,
+    (all, size): (Vec<Small>, ByteSize),
+    tales: &mut Vec<Tale>,
+    (memory, growth): (&mut Option<GrowthRefused>, &mut Growth),
+) -> Result<(), apply::Error> {
+    let now = clock::monotonic();
+    let mut refused =
+        memory.take().filter(|refused| refused.size == size && now.duration_since(refused.at) < ASK_AGAIN);
+    for small in all {
         if !small.asked {
             if refused.is_some() {
                 continue;
             }
-            match apply::grow(cx, &cache.identity, (&small.claim, &small.uid), disk.size).await? {
-                Asked::Accepted => tales.push(events::of_growth(&small.claim, &small.has, disk.size)),
+            match apply::grow(cx, identity, (&small.claim, &small.uid), size).await? {
+                Asked::Accepted => tales.push(events::of_growth(&small.claim, &small.has, size)),
                 // Gone or made anew since it was looked at: the next pass sees what there is now.
                 Asked::Gone => continue,
                 Asked::Refused(said) => {
-                    refused =
-                        Some(GrowthRefused { at: now, size: disk.size, message: small.refusal(disk.size, &said) });
+                    refused = Some(GrowthRefused { at: now, size, message: small.refusal(size, &said) });
                     continue;
                 }
             }
         }
-        growth.growing.push(format!("{} has {} of {}", small.claim, small.has, disk.size));
+        growth.growing.push(format!("{} has {} of {size}", small.claim, small.has));
     }
-    growth.refused = refused.as_ref().map(|refused| refused.message.clone());
-    memory.growth_refused = refused;
-    Ok(growth)
+    let message = refused.as_ref().map(|refused| refused.message.clone());
+    growth.refused = growth.refused.take().or(message);
+    *memory = refused;
+    Ok(())
 }
 
 /// The StatefulSet with the claim sizes of the one that exists.
@@ -100,10 +120,13 @@ pub(super) fn keep_claim_sizes(desired: &mut StatefulSet, live: &StatefulSet) {
     }
 }
 
-/// The volumes of nodes that are smaller than `size`, in the order of their ordinals. A claim without a volume can not be
-/// changed, and one that no node uses has time until one does.
-fn too_small(cache: &ValidCache, fetched: &Fetched, size: ByteSize) -> Vec<Small> {
-    let claims = (0..cache.replicas).filter_map(|ordinal| fetched.claim_of(&pod_name(&cache.identity.name, ordinal)));
+fn claims_of_nodes<'a>(cache: &'a ValidCache, fetched: &'a Fetched) -> impl Iterator<Item = &'a PersistentVolumeClaim> {
+    (0..cache.replicas).filter_map(|ordinal| fetched.claim_of(&pod_name(&cache.identity.name, ordinal)))
+}
+
+/// The volumes that are smaller than `size`, in the order of their claims. A claim without a volume can not be changed, and
+/// one that no pod uses has time until one does.
+fn too_small<'a>(claims: impl Iterator<Item = &'a PersistentVolumeClaim>, size: ByteSize) -> Vec<Small> {
     let bound = claims.filter(|claim| {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         phase == Some("Bound") && claim.metadata.deletion_timestamp.is_none()
@@ -165,10 +188,11 @@ mod tests {
     }
 
     fn small(spec: &str, claims: Vec<Arc<PersistentVolumeClaim>>) -> Vec<(String, bool)> {
-        let fetched = Fetched { uid: "cache-uid".to_owned(), pods: Vec::new(), claims, config_maps: Vec::new() };
+        let uid = "cache-uid".to_owned();
+        let fetched = Fetched { uid, pods: Vec::new(), redis: None, claims, config_maps: Vec::new() };
         let cache = valid(spec);
         let size = cache.disk.as_ref().unwrap().size;
-        too_small(&cache, &fetched, size).into_iter().map(|small| (small.claim, small.asked)).collect()
+        too_small(claims_of_nodes(&cache, &fetched), size).into_iter().map(|small| (small.claim, small.asked)).collect()
     }
 
     #[test]

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, RedisMode, WriteMode},
+    node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, WriteMode},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
-        Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, NAME_LENGTH_MAX, REPLICAS_MAX, Redis, Resources,
-        Retention, SlowLog, Telemetry, TieredCacheSpec, WriteQueue, memory_budget::MemoryNeeds,
+        Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, MANAGED_STORAGE_FACTOR, ManagedRedis,
+        NAME_LENGTH_MAX, REPLICAS_MAX, Redis, RedisMode, Resources, Retention, SlowLog, Telemetry, TieredCacheSpec,
+        WriteQueue, memory_budget::MemoryNeeds,
     },
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -67,7 +68,16 @@ pub(super) struct ValidRedis {
     pub(super) max_ttl: HumanDuration,
     pub(super) timeout: HumanDuration,
     pub(super) write_mode: WriteMode,
-    pub(super) external: ExternalRedis,
+    pub(super) source: RedisSource,
+}
+
+/// Who runs L2.
+#[derive(Clone, Debug)]
+pub(super) enum RedisSource {
+    /// Somebody else.
+    External(ExternalRedis),
+    /// The operator, for this cache alone.
+    Managed(ManagedRedis),
 }
 
 /// L3 and its volume.
@@ -101,6 +111,10 @@ pub(super) enum Rejection {
     Replicas(i32),
     #[error("spec.redis.mode is External; spec.redis.external must then say where Redis is")]
     RedisUnnamed,
+    #[error(
+        "spec.redis.managed.storage is {storage}; it must be at least {MANAGED_STORAGE_FACTOR} times spec.redis.managed.memory, which is {memory}"
+    )]
+    RedisStorage { storage: ByteSize, memory: ByteSize },
     #[error("{field} is {value:?}, which is not an amount such as 500m or 1Gi")]
     NotAnAmount { field: &'static str, value: String },
     #[error(
@@ -178,12 +192,18 @@ pub(super) fn identity(cache: &Watched) -> Identity {
     }
 }
 
-fn redis_of(Redis { mode, max_ttl, timeout, write_mode, external }: Redis) -> Result<Option<ValidRedis>, Rejection> {
-    match (mode, external) {
-        (RedisMode::Disabled, _) => Ok(None),
-        (RedisMode::External, Some(external)) => Ok(Some(ValidRedis { max_ttl, timeout, write_mode, external })),
-        (RedisMode::External, None) => Err(Rejection::RedisUnnamed),
-    }
+fn redis_of(redis: Redis) -> Result<Option<ValidRedis>, Rejection> {
+    let Redis { mode, max_ttl, timeout, write_mode, managed, external } = redis;
+    let source = match (mode, external) {
+        (RedisMode::Disabled, _) => return Ok(None),
+        (RedisMode::External, Some(external)) => RedisSource::External(external),
+        (RedisMode::External, None) => return Err(Rejection::RedisUnnamed),
+        (RedisMode::Managed, _) if managed.storage.0 / MANAGED_STORAGE_FACTOR < managed.memory.0 => {
+            return Err(Rejection::RedisStorage { storage: managed.storage, memory: managed.memory });
+        }
+        (RedisMode::Managed, _) => RedisSource::Managed(managed),
+    };
+    Ok(Some(ValidRedis { max_ttl, timeout, write_mode, source }))
 }
 
 fn disk_of(disk: Disk) -> Option<ValidDisk> {
@@ -269,6 +289,13 @@ mod tests {
         assert!(rejection("{redis: {mode: External}}").contains("spec.redis.external must then say where"));
         let off = validate(&cache("{redis: {external: {endpoints: ['a:1']}}}"), &settings()).unwrap();
         assert!(off.redis.is_none());
+    }
+
+    #[test]
+    fn a_volume_that_redis_would_fill_is_rejected() {
+        let text = rejection("{redis: {mode: Managed, managed: {memory: 1Gi}}}");
+        assert!(text.contains("storage is 1Gi; it must be at least 4 times") && text.contains("is 1Gi"), "{text}");
+        assert!(validate(&cache("{redis: {mode: Managed}}"), &settings()).unwrap().redis.is_some());
     }
 
     #[test]

@@ -53,3 +53,25 @@ fn storage_class_can_be_neither_added_nor_changed_nor_removed() {
         &["is fast and can not be changed to the default class"],
     );
 }
+
+#[test]
+fn the_volume_of_a_managed_redis_grows_and_stays_in_its_class_while_it_is_managed() {
+    let managed =
+        Stored::new("redis-volume", "{redis: {mode: Managed, managed: {storage: 2Gi, storageClassName: fast}}}");
+    managed.assert_patch_accepted(r#"{"redis": {"managed": {"storage": "3Gi"}}}"#);
+    managed.assert_patch_refused(
+        r#"{"redis": {"managed": {"storage": "1Gi"}}}"#,
+        &["spec.redis.managed.storage is 2Gi and can not be made 1Gi", "never shrink"],
+    );
+    // Taking a field away brings its default.
+    managed.assert_patch_refused(r#"{"redis": {"managed": null}}"#, &["is 2Gi and can not be made 1Gi"]);
+    for class in ["\"slow\"", "null"] {
+        let patch = format!(r#"{{"redis": {{"managed": {{"storageClassName": {class}}}}}}}"#);
+        managed
+            .assert_patch_refused(&patch, &["storageClassName is fast and can not be changed to", "off and on again"]);
+    }
+    // What is switched off is gone, so the next may be another.
+    let off = Stored::new("redis-off", "{redis: {managed: {storage: 2Gi}}}");
+    off.assert_patch_accepted(r#"{"redis": {"managed": {"storage": "1Gi", "storageClassName": "slow"}}}"#);
+    managed.assert_patch_accepted(r#"{"redis": {"mode": "Disabled", "managed": {"storage": "1Gi"}}}"#);
+}

@@ -14,7 +14,13 @@ fn an_empty_spec_is_stored_with_every_default() {
             "version": env!("CARGO_PKG_VERSION"),
             "imagePullPolicy": "IfNotPresent",
             "memory": {"capacity": "256Mi", "policy": "S3Fifo", "maxTtl": "24h"},
-            "redis": {"mode": "Disabled", "maxTtl": "4h", "timeout": "50ms", "writeMode": "WriteBehind"},
+            "redis": {
+                "mode": "Disabled",
+                "maxTtl": "4h",
+                "timeout": "50ms",
+                "writeMode": "WriteBehind",
+                "managed": {"image": "docker.io/library/redis:7.4", "memory": "256Mi", "storage": "1Gi"},
+            },
             "readOrder": ["Redis", "Disk"],
             "disk": {
                 "mode": "RocksDB",

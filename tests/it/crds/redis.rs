@@ -27,7 +27,37 @@ fn redis_is_external_with_endpoints_or_disabled() {
     assert_refused(&[
         ("{redis: {mode: External}}", &["spec.redis.mode is External", "spec.redis.external must then say where"]),
         ("{redis: {mode: External, external: {}}}", &["spec.redis.external.endpoints", "Required"]),
-        ("{redis: {mode: Managed}}", &["spec.redis.mode", "Managed", "\"Disabled\", \"External\""]),
+        ("{redis: {mode: Own}}", &["spec.redis.mode", "Own", "\"Disabled\", \"Managed\", \"External\""]),
+    ]);
+}
+
+#[test]
+fn a_managed_redis_has_memory_and_a_volume_that_holds_it() {
+    let managed = |fields: &str| format!("{{redis: {{mode: Managed, managed: {{{fields}}}}}}}");
+    let (memory, storage) = ("spec.redis.managed.memory", "spec.redis.managed.storage");
+    for good in [
+        "",
+        "memory: 16Mi, storage: 256Mi",
+        "memory: 1Ti, storage: 4Ti",
+        "memory: 1Gi, storage: 4Gi",
+        "image: 'localhost/redis:7', storage: 64Ti, storageClassName: fast.ssd-1",
+    ] {
+        assert_accepted(&[&managed(good)]);
+    }
+    assert_refused(&[
+        (&managed("memory: 15Mi"), &["spec.redis.managed.memory is 15Mi; it must be between 16Mi and 1Ti"]),
+        (&managed("memory: 1025Gi, storage: 8Ti"), &["spec.redis.managed.memory is 1025Gi; it must be between"]),
+        (&managed("memory: big"), &[memory, "big", "should match"]),
+        (
+            &managed("memory: 16Mi, storage: 255Mi"),
+            &["spec.redis.managed.storage is 255Mi; it must be between 256Mi and 64Ti"],
+        ),
+        (&managed("storage: 65Ti"), &["spec.redis.managed.storage is 65Ti; it must be between"]),
+        (&managed("memory: 257Mi"), &[storage, "is 1Gi; it must be at least 4 times", "memory, which is 257Mi"]),
+        (&managed("memory: 999999999999999Ti"), &["memory is 999999999999999Ti; it must be between"]),
+        (&managed("image: ''"), &["spec.redis.managed.image", "at least 1 chars"]),
+        (&managed("image: 'a b'"), &["spec.redis.managed.image", "a b", "should match"]),
+        (&managed("storageClassName: Fast_SSD"), &["spec.redis.managed.storageClassName", "Fast_SSD", "should match"]),
     ]);
 }
 

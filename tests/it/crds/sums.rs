@@ -11,6 +11,7 @@ fn memory_limit_holds_capacity_an_eighth_the_process_and_the_disk_layer() {
         "{memory: {capacity: 8Gi}, resources: {limits: {memory: 9472Mi}}}",
         "{writeQueue: {capacity: 100Mi}, resources: {limits: {memory: 580Mi}}}",
         "{redis: {mode: External, external: {endpoints: ['a:1']}}, disk: {mode: Disabled}, resources: {limits: {memory: 480Mi}}}",
+        "{redis: {mode: Managed}, disk: {mode: Disabled}, resources: {limits: {memory: 480Mi}}}",
         "{writeQueue: {capacity: 100Mi}, disk: {mode: Disabled}, resources: {limits: {memory: 416Mi}}}",
     ]);
     assert_refused(&[
@@ -26,6 +27,10 @@ fn memory_limit_holds_capacity_an_eighth_the_process_and_the_disk_layer() {
         ),
         (
             "{redis: {mode: External, external: {endpoints: ['a:1']}}, disk: {mode: Disabled}, resources: {limits: {memory: 479Mi}}}",
+            &["spec.resources.limits.memory is 479Mi", "64Mi for the write queue", "need at least 480Mi"],
+        ),
+        (
+            "{redis: {mode: Managed}, disk: {mode: Disabled}, resources: {limits: {memory: 479Mi}}}",
             &["spec.resources.limits.memory is 479Mi", "64Mi for the write queue", "need at least 480Mi"],
         ),
         (

@@ -115,14 +115,16 @@ fn the_role_of_the_chart_is_enough_in_one_namespace() {
     let config = folder.path().join("kubeconfig");
     fs::write(&config, with_token(token.text.trim())).unwrap();
     let operator = lab.operator().with_kubeconfig(config).start();
-    lab.apply("sessions", json!({"replicas": 3}));
+    lab.apply("sessions", json!({"replicas": 3, "redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");
-    lab.edit("sessions", &json!({"image": "nodes:2", "replicas": 2}));
+    lab.edit("sessions", &json!({"image": "nodes:2", "replicas": 2, "redis": {"mode": "Disabled"}}));
     lab.until_ready("sessions");
     lab.edit("sessions", &json!({"replicas": 1}));
     lab.until_ready("sessions");
     let budget = lab.path("/apis/policy/v1", "poddisruptionbudgets/sessions");
     within(10, "the budget to go", || rest::get(&budget).is_none().then_some(()));
+    let redis = lab.path("/apis/apps/v1", "statefulsets/sessions-redis");
+    within(30, "Redis to go", || rest::get(&redis).is_none().then_some(()));
     assert_eq!(operator.metric(&["tieredcache_operator_api_requests_total", "refused"]), 0.0, "{}", operator.log());
     assert!(operator.metric(&["tieredcache_operator_events_total"]) > 0.0);
 }

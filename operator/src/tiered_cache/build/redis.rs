@@ -1,15 +1,16 @@
-//! L2 in a node's configuration and in its pod: the Secrets are mounted, nobody but the kubelet reads them here.
+//! L2 in a node's configuration and in its pod: the Secrets are mounted, nobody but the kubelet reads them here. To a
+//! node a Redis of the cache's own is one like any other.
 
 use std::path::PathBuf;
 
 use crds::{
     node_config::{self, RedisMode},
-    tiered_cache::{CredentialsSecret, TlsSecret},
+    tiered_cache::{CredentialsSecret, ExternalRedis, TlsSecret},
 };
 use k8s_openapi::api::core::v1::{Volume, VolumeMount};
 
-use super::{ValidCache, secret::mounted};
-use crate::tiered_cache::validate::ValidRedis;
+use super::{ValidCache, managed_redis, secret::mounted};
+use crate::tiered_cache::validate::{RedisSource, ValidRedis};
 
 const CREDENTIALS_VOLUME: &str = "redis-credentials";
 const CREDENTIALS_DIR: &str = "/etc/tieredcache-redis/credentials";
@@ -23,13 +24,29 @@ const KEY: &str = "tls.key";
 
 /// L2 as the node is told.
 pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
-    let Some(ValidRedis { max_ttl, timeout, write_mode, external }) = &cache.redis else {
+    let Some(ValidRedis { max_ttl, timeout, write_mode, source }) = &cache.redis else {
         return node_config::Redis::default();
     };
-    let credentials = external.credentials_secret_ref.as_ref();
-    let file = |dir: &str, name: &str| PathBuf::from(dir).join(name);
+    let found = match source {
+        RedisSource::External(external) => external_config(external),
+        RedisSource::Managed(_) => node_config::Redis {
+            endpoints: vec![managed_redis::endpoint(&cache.identity.name)],
+            password_file: Some(file(CREDENTIALS_DIR, PASSWORD)),
+            ..node_config::Redis::default()
+        },
+    };
     node_config::Redis {
         mode: RedisMode::External,
+        max_ttl: *max_ttl,
+        timeout: *timeout,
+        write_mode: *write_mode,
+        ..found
+    }
+}
+
+fn external_config(external: &ExternalRedis) -> node_config::Redis {
+    let credentials = external.credentials_secret_ref.as_ref();
+    node_config::Redis {
         kind: external.kind,
         endpoints: external.endpoints.clone(),
         master_name: external.master_name.clone(),
@@ -48,16 +65,25 @@ pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
             }
         }),
         database: external.database,
-        max_ttl: *max_ttl,
-        timeout: *timeout,
-        write_mode: *write_mode,
         ..node_config::Redis::default()
     }
 }
 
+fn file(dir: &str, name: &str) -> PathBuf {
+    PathBuf::from(dir).join(name)
+}
+
 /// The Secrets as volumes of the pod, each with its mount.
 pub(super) fn volumes(cache: &ValidCache) -> Vec<(Volume, VolumeMount)> {
-    let Some(ValidRedis { external, .. }) = &cache.redis else { return Vec::new() };
+    let Some(ValidRedis { source, .. }) = &cache.redis else { return Vec::new() };
+    let external = match source {
+        RedisSource::External(external) => external,
+        RedisSource::Managed(_) => {
+            let secret = managed_redis::name(&cache.identity.name);
+            let items = [(managed_redis::PASSWORD_KEY, PASSWORD)].into_iter();
+            return vec![mounted(CREDENTIALS_VOLUME, &secret, items, CREDENTIALS_DIR)];
+        }
+    };
     let credentials = external.credentials_secret_ref.as_ref().map(credentials);
     let tls = external.tls.as_ref().and_then(|tls| tls.secret_ref.as_ref()).map(certificates);
     credentials.into_iter().chain(tls).collect()

@@ -2,37 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use crds::{
-    node_config::Shutdown,
-    tiered_cache::{ImagePullPolicy, RetentionPolicy},
-};
+use crds::{node_config::Shutdown, tiered_cache::RetentionPolicy};
 use k8s_openapi::{
     api::{
         apps::v1::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext,
-            SleepAction, TopologySpreadConstraint, Volume, VolumeMount, VolumeResourceRequirements,
+            ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
+            LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
         },
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use super::{
-    ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache,
+    ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache, claim_template,
     config_map::{DATA_DIR, FILE},
-    hash, label_selector, labels, metadata, redis, service, service_account, telemetry,
+    container_security, hash, label_selector, labels, metadata, pod_security, pull_policy, redis, service,
+    service_account, telemetry,
 };
 
 /// Name of the volume with the database; claims are named after it.
 pub(super) const DATA_VOLUME: &str = "data";
 const CONFIG_VOLUME: &str = "config";
 const CONFIG_DIR: &str = "/etc/tieredcache";
-/// The user of the image, as `distroless/…:nonroot` has it.
-const USER_ID: i64 = 65532;
 /// Time for Services to stop sending clients before the node is told to stop.
 const PRE_STOP_SECONDS: i64 = 2;
 /// Time for RocksDB to close after the queue is drained.
@@ -80,22 +75,8 @@ fn retention(policy: RetentionPolicy) -> String {
 
 fn claim_templates(cache: &ValidCache) -> Option<Vec<PersistentVolumeClaim>> {
     let disk = cache.disk.as_ref()?;
-    let spec = PersistentVolumeClaimSpec {
-        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
-        storage_class_name: disk.storage_class_name.clone(),
-        resources: Some(VolumeResourceRequirements {
-            requests: Some(BTreeMap::from([("storage".to_owned(), Quantity(disk.size.to_string()))])),
-            ..VolumeResourceRequirements::default()
-        }),
-        ..PersistentVolumeClaimSpec::default()
-    };
-    // Labels let the operator see the claims; claim templates can not change, so they have only what never needs to.
-    let metadata = ObjectMeta {
-        name: Some(DATA_VOLUME.to_owned()),
-        labels: Some(labels(&cache.identity.name)),
-        ..ObjectMeta::default()
-    };
-    Some(vec![PersistentVolumeClaim { metadata, spec: Some(spec), status: None }])
+    let asked = (disk.size, disk.storage_class_name.as_ref());
+    Some(vec![claim_template(DATA_VOLUME, labels(&cache.identity.name), asked)])
 }
 
 fn template(cache: &ValidCache, config_map: &str) -> (PodTemplateSpec, String) {
@@ -120,16 +101,7 @@ fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(PRE_STOP_SECONDS + drain_seconds + CLOSE_SECONDS),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER_ID),
-            run_as_group: Some(USER_ID),
-            fs_group: Some(USER_ID),
-            // Without this the kubelet changes the owner of every file of a large volume at every start.
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(pod_security()),
         topology_spread_constraints: Some(vec![
             spread(cache, "kubernetes.io/hostname"),
             spread(cache, "topology.kubernetes.io/zone"),
@@ -177,12 +149,7 @@ fn container(cache: &ValidCache) -> Container {
             limits: Some(cache.resources.limits.clone()),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(container_security()),
         // A node that refuses its configuration says why in its termination message; one that crashes, in its log.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(volume_mounts(cache)),
@@ -209,14 +176,6 @@ fn volume_mounts(cache: &ValidCache) -> Vec<VolumeMount> {
 /// Secrets that the node reads as files.
 fn secrets(cache: &ValidCache) -> impl Iterator<Item = (Volume, VolumeMount)> {
     redis::volumes(cache).into_iter().chain(telemetry::volume(cache))
-}
-
-fn pull_policy(policy: ImagePullPolicy) -> String {
-    match policy {
-        ImagePullPolicy::IfNotPresent => "IfNotPresent".to_owned(),
-        ImagePullPolicy::Always => "Always".to_owned(),
-        ImagePullPolicy::Never => "Never".to_owned(),
-    }
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {

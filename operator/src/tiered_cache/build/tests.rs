@@ -24,8 +24,9 @@ fn config(spec: &str) -> NodeConfig {
 /// fleets: that must be meant, and be in the release notes.
 #[test]
 fn an_ordinary_cache_is_built_as_ever() {
-    let Desired { service_account, config_map, headless_service, client_service, pdb, stateful_set, revisions } =
+    let Desired { service_account, config_map, headless_service, client_service, pdb, redis, stateful_set, revisions } =
         desired("{replicas: 3, version: 0.1.0}");
+    assert!(redis.is_none());
     let objects = serde_json::json!([service_account, config_map, headless_service, client_service, pdb, stateful_set]);
     let text = serde_saphyr::to_string(&objects).unwrap();
     let golden = include_str!("golden.yaml");
@@ -192,8 +193,13 @@ fn a_budget_exists_only_where_it_can_not_block_every_drain() {
 /// The rules of the Pod Security Standard "restricted", as far as they speak about what we build.
 #[test]
 fn pods_pass_the_restricted_profile() {
-    let set = stateful_set("{}");
-    let pod = &set["spec"]["template"]["spec"];
+    let redis = desired("{redis: {mode: Managed}}").redis.unwrap().stateful_set;
+    for set in [stateful_set("{}"), serde_json::to_value(redis).unwrap()] {
+        assert_restricted(&set["spec"]["template"]["spec"]);
+    }
+}
+
+fn assert_restricted(pod: &Value) {
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     for field in ["hostNetwork", "hostPID", "hostIPC"] {

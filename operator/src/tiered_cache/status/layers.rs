@@ -6,7 +6,7 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, count, cut, seconds};
+use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, Trouble, count, cut, seconds};
 
 const LAYERS: [LayerName; 5] =
     [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
@@ -22,9 +22,21 @@ enum Answer<'a> {
     NotYet,
 }
 
-/// Joins what the nodes say about each layer.
-pub(super) fn roll_up(nodes: &[Node], previous: &[LayerStatus], now: Timestamp) -> Vec<LayerStatus> {
-    LAYERS.into_iter().map(|name| layer(name, nodes, previous, now)).collect()
+/// Joins what the nodes say about each layer. Of a Redis that does not run they only see that it does not answer; what
+/// keeps it from running says more.
+pub(super) fn roll_up(
+    nodes: &[Node],
+    redis_trouble: Option<&Trouble>,
+    previous: &[LayerStatus],
+    now: Timestamp,
+) -> Vec<LayerStatus> {
+    let mut layers: Vec<LayerStatus> = LAYERS.into_iter().map(|name| layer(name, nodes, previous, now)).collect();
+    let redis = layers.iter_mut().find(|layer| layer.name == LayerName::Redis && is_worse(layer));
+    if let (Some(redis), Some(trouble)) = (redis, redis_trouble) {
+        redis.reason = trouble.kind.reason().to_owned();
+        redis.message = cut(trouble.message.clone(), MESSAGE_MAX);
+    }
+    layers
 }
 
 /// Whether the fleet has less of the layer than was asked for.

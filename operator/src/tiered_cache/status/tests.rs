@@ -21,7 +21,7 @@ fn applied(step: Step) -> Verdict {
 
 fn status_of(replicas: i32, nodes: &[N], verdict: Verdict) -> TieredCacheStatus {
     let nodes: Vec<Node> = nodes.iter().map(N::build).collect();
-    let view = View { identity: &identity(), replicas, nodes: &nodes, verdict };
+    let view = View { identity: &identity(), replicas, nodes: &nodes, redis_trouble: None, verdict };
     compose(&view, &TieredCacheStatus::default(), at(0))
 }
 
@@ -219,6 +219,26 @@ fn a_dead_redis_degrades_the_cache_and_leaves_it_ready() {
 }
 
 #[test]
+fn what_keeps_redis_from_running_is_said_in_place_of_what_the_nodes_see() {
+    let message = "sessions-redis-0 can not get image \"redis:9\"".to_owned();
+    let trouble = Trouble { kind: crate::tiered_cache::diagnose::TroubleKind::ImageUnavailable, message };
+    let compose_with = |state| {
+        let nodes = vec![N::current(0).with_layer(LayerName::Redis, state, "Unreachable").build()];
+        let (identity, verdict) = (identity(), applied(Step::Settled));
+        let redis_trouble = Some(trouble.clone());
+        let view = View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble, verdict };
+        compose(&view, &TieredCacheStatus::default(), at(0))
+    };
+    let status = compose_with(HealthState::Unavailable);
+    assert_eq!(says(&status, "RedisHealthy"), "False ImageUnavailable");
+    assert_eq!(condition(&status, "RedisHealthy").message, trouble.message);
+    assert_eq!(says(&status, "Degraded"), "True RedisUnavailable");
+    assert_eq!(says(&status, "Stalled"), "True ImageUnavailable");
+    assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+    assert_eq!(says(&compose_with(HealthState::Healthy), "RedisHealthy"), "True AsExpected");
+}
+
+#[test]
 fn a_layer_that_no_version_that_runs_knows_is_switched_off() {
     let without = |ordinal| N::current(ordinal).without_layer(LayerName::TagIndex);
     let status = settled(&[without(0), without(1), without(2)]);
@@ -261,7 +281,8 @@ fn an_object_in_the_way_is_named_with_its_owner_and_the_way_out() {
 fn the_same_view_gives_the_same_status_for_ever_and_times_move_only_with_states() {
     let nodes = [N::current(0), N::current(1), N::current(2)].map(|node| node.build());
     let identity = identity();
-    let view = View { identity: &identity, replicas: 3, nodes: &nodes, verdict: applied(Step::Settled) };
+    let view =
+        View { identity: &identity, replicas: 3, nodes: &nodes, redis_trouble: None, verdict: applied(Step::Settled) };
     let first = compose(&view, &TieredCacheStatus::default(), at(0));
     let second = compose(&view, &first, at(100));
     assert_eq!(first, second);
