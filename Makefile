@@ -30,6 +30,9 @@ test: ## Run every test: units, house rules, black box, fuzz, end to end on a re
 unit: ## Run only the fast tests (no servers, no cluster)
 	$(ROCKS) cargo test --locked --workspace --lib --bins --test tidy
 
+chaos: ## Break a fleet in every way, over and over, and judge ten million reads
+	@tests/chaos/run.sh long
+
 mutants: ## Plant known bugs one by one and see the unit tests catch them
 	@tests/mutants/run.sh
 

@@ -1,3 +1,9 @@
-//! Shared parts of the tests: the test cluster as a library.
+//! Shared parts of the tests: the programs under test as child processes, a Redis, a volume, and the test cluster.
+
+pub mod program;
+
+pub mod redis_server;
+
+pub mod volume;
 
 pub mod cluster;

@@ -2,7 +2,6 @@
 
 mod damage;
 mod room;
-mod volume;
 
 use std::{
     fs,
@@ -14,8 +13,8 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
+use tests::volume::Volume;
 
-use self::volume::Volume;
 use crate::{
     program::{Node, PATIENCE},
     resp::client::{Client, Reply, request},

@@ -13,8 +13,9 @@ mod embedded;
 mod node;
 mod operator;
 mod pipeline;
-mod program;
 mod redis;
 mod resp;
 mod telemetry;
 mod tracking;
+
+use tests::program;

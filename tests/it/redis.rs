@@ -4,7 +4,6 @@ mod failure;
 mod life;
 mod security;
 mod sentinel;
-mod server;
 mod writes;
 
 use std::time::Duration;
@@ -18,6 +17,7 @@ use cache_node::{
         redis::{Endpoint, Redis, RedisOptions, Topology},
     },
 };
+use tests::redis_server as server;
 use tokio::time::sleep;
 
 use crate::program::PATIENCE;

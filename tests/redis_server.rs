@@ -1,5 +1,8 @@
 //! A real `redis-server`, and a person at `redis-cli`.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+
 use std::{
     net::{TcpListener, TcpStream},
     path::Path,
@@ -13,20 +16,22 @@ use tempfile::TempDir;
 use crate::program::PATIENCE;
 
 /// A server with a folder of its own. Killed when dropped.
-pub(super) struct Server {
+pub struct Server {
     child: Child,
-    pub(super) port: u16,
+    /// Where it listens, on loopback.
+    pub port: u16,
     args: Vec<String>,
     /// How `redis-cli` gets in.
-    pub(super) cli_args: Vec<String>,
-    pub(super) folder: TempDir,
+    pub cli_args: Vec<String>,
+    /// Where it keeps what it keeps.
+    pub folder: TempDir,
 }
 
 // === impl Server ===
 
 impl Server {
     /// Starts a server that keeps nothing on disk, with more options.
-    pub(super) fn start(more: &[&str]) -> Self {
+    pub fn start(more: &[&str]) -> Self {
         let port = free_port();
         let text = port.to_string();
         let plain = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"];
@@ -34,7 +39,7 @@ impl Server {
     }
 
     /// Starts a server with these options alone, of which one must be the port.
-    pub(super) fn start_as(port: u16, args: Vec<&str>) -> Self {
+    pub fn start_as(port: u16, args: Vec<&str>) -> Self {
         let folder = TempDir::new().unwrap();
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
         let child = run(&args, folder.path());
@@ -45,29 +50,30 @@ impl Server {
     }
 
     /// Kills it as an out-of-memory killer would.
-    pub(super) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         // A stopped process dies, too.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on the same port, empty.
-    pub(super) fn restart(&mut self) {
+    /// Starts it again on the same port, with what its folder still has.
+    pub fn restart(&mut self) {
         self.child = run(&self.args, self.folder.path());
         self.wait();
     }
 
     /// Stops it in the middle of whatever it does: it neither answers nor closes its connections.
-    pub(super) fn freeze(&self) {
+    pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    pub(super) fn thaw(&self) {
+    /// Lets it go on.
+    pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Runs one command, given word by word, and gives back what `redis-cli` prints.
-    pub(super) fn cli(&self, words: &[&str]) -> String {
+    pub fn cli(&self, words: &[&str]) -> String {
         let output =
             Command::new("redis-cli").args(&self.cli_args).args(words).output().expect("redis-cli is installed");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
@@ -95,7 +101,7 @@ impl Drop for Server {
 }
 
 /// Free the moment before; Redis can not take port 0.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
 }
 

@@ -1,5 +1,8 @@
 //! The cache node's program as a child process: start it, talk to it, end it.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+
 use std::{
     env,
     fs::File,
@@ -16,32 +19,41 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longer than anything here may take, on a machine that is busy with other tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running node. Killed when dropped.
-pub(crate) struct Node {
-    pub(crate) child: Child,
-    pub(crate) resp: SocketAddr,
-    pub(crate) admin: SocketAddr,
+pub struct Node {
+    /// The process.
+    pub child: Child,
+    /// Where it speaks RESP.
+    pub resp: SocketAddr,
+    /// Where it tells its health.
+    pub admin: SocketAddr,
     log: Receiver<String>,
 }
 
 /// What a program that has ended left behind.
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
+pub struct Ended {
+    /// Its exit code, unless a signal ended it.
+    pub code: Option<i32>,
+    /// All of its standard output.
+    pub out: String,
+    /// All of its standard error.
+    pub err: String,
 }
 
 /// An answer of the admin port.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    /// The body.
+    pub body: String,
 }
 
 /// The release binary: `CACHE_NODE`, or the one in the same target folder as this test.
-pub(crate) fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("CACHE_NODE") {
         return PathBuf::from(path);
     }
@@ -53,12 +65,12 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// Runs the program to its end, without the environment of the tests.
-pub(crate) fn run(args: &[&str]) -> Ended {
+pub fn run(args: &[&str]) -> Ended {
     ended(command().args(args))
 }
 
 /// Runs a prepared command to its end.
-pub(crate) fn ended(command: &mut Command) -> Ended {
+pub fn ended(command: &mut Command) -> Ended {
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
     Ended {
         code: output.status.code(),
@@ -68,19 +80,19 @@ pub(crate) fn ended(command: &mut Command) -> Ended {
 }
 
 /// The program, without the environment of the tests.
-pub(crate) fn command() -> Command {
+pub fn command() -> Command {
     let mut command = Command::new(binary());
     command.env_remove("RUST_LOG").env_remove("NODE_NAME").env("TERMINATION_LOG", "/nonexistent");
     command
 }
 
 /// Writes a configuration file with free ports and the folder's `data`, and `more` besides.
-pub(crate) fn config(folder: &TempDir, more: &str) -> PathBuf {
+pub fn config(folder: &TempDir, more: &str) -> PathBuf {
     config_of_disk(folder, "", more)
 }
 
 /// The same with these settings of `disk`, such as `minTtl: 5s, memory: 16Mi`.
-pub(crate) fn config_of_disk(folder: &TempDir, disk: &str, more: &str) -> PathBuf {
+pub fn config_of_disk(folder: &TempDir, disk: &str, more: &str) -> PathBuf {
     let path = folder.path().join("node.yaml");
     let data = folder.path().join("data");
     let text = format!(
@@ -95,12 +107,12 @@ pub(crate) fn config_of_disk(folder: &TempDir, disk: &str, more: &str) -> PathBu
 
 impl Node {
     /// Starts a node and waits until it serves.
-    pub(crate) fn start(config: &Path) -> Self {
+    pub fn start(config: &Path) -> Self {
         Self::start_by(command().arg("--config").arg(config))
     }
 
     /// Starts a prepared command and waits until it says that it serves.
-    pub(crate) fn start_by(command: &mut Command) -> Self {
+    pub fn start_by(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let stderr = child.stderr.take().expect("asked for as a pipe");
         let (sender, log) = channel();
@@ -118,7 +130,7 @@ impl Node {
     }
 
     /// Waits for the log line with this message.
-    pub(crate) fn logged(&self, message: &str) -> Value {
+    pub fn logged(&self, message: &str) -> Value {
         let mut seen = Vec::new();
         loop {
             let Ok(line) = self.log.recv_timeout(PATIENCE) else {
@@ -132,42 +144,42 @@ impl Node {
     }
 
     /// Sends a signal to the node.
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.expect("a child has a pid"), signal).expect("the child is not reaped yet");
     }
 
     /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("the child is ours")
     }
 
     /// Asks the admin port.
-    pub(crate) fn admin(&self, method: &str, path: &str) -> Answer {
+    pub fn admin(&self, method: &str, path: &str) -> Answer {
         http(self.admin, method, path)
     }
 
     /// The report of `/v1/layers`.
-    pub(crate) fn report(&self) -> Value {
+    pub fn report(&self) -> Value {
         serde_json::from_str(&self.admin("GET", "/v1/layers").body).expect("the report is JSON")
     }
 
     /// The value of one metric by its name and labels as they are written, such as `a{b="c"}`.
-    pub(crate) fn metric(&self, name: &str) -> Option<f64> {
+    pub fn metric(&self, name: &str) -> Option<f64> {
         let text = self.admin("GET", "/metrics").body;
         let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 
     /// A client connection.
-    pub(crate) fn connect(&self) -> BufReader<TcpStream> {
+    pub fn connect(&self) -> BufReader<TcpStream> {
         let stream = TcpStream::connect(self.resp).expect("the node accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
         BufReader::new(stream)
     }
 
     /// Sends inline commands together, and returns the first line of each answer. Not for answers with bodies.
-    pub(crate) fn ask(&self, commands: &[&str]) -> Vec<String> {
+    pub fn ask(&self, commands: &[&str]) -> Vec<String> {
         let mut client = self.connect();
         client.get_mut().write_all((commands.join("\r\n") + "\r\n").as_bytes()).expect("the node reads");
         commands.iter().map(|_| line(&mut client)).collect()
@@ -183,14 +195,14 @@ impl Drop for Node {
 }
 
 /// One line without its end.
-pub(crate) fn line(client: &mut BufReader<TcpStream>) -> String {
+pub fn line(client: &mut BufReader<TcpStream>) -> String {
     let mut line = String::new();
     client.read_line(&mut line).expect("the node answers");
     line.trim_end().to_owned()
 }
 
 /// One request on a connection of its own.
-pub(crate) fn http(address: SocketAddr, method: &str, path: &str) -> Answer {
+pub fn http(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut stream = TcpStream::connect(address).expect("the admin port accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").expect("the node reads");
@@ -202,7 +214,7 @@ pub(crate) fn http(address: SocketAddr, method: &str, path: &str) -> Answer {
 }
 
 /// An empty file, as the kubelet mounts it for the last words of a container.
-pub(crate) fn termination_log(folder: &TempDir) -> PathBuf {
+pub fn termination_log(folder: &TempDir) -> PathBuf {
     let path = folder.path().join("termination-log");
     File::create(&path).expect("a scratch folder can be written");
     path

@@ -1,5 +1,8 @@
 //! A small volume of our own that really fills up and really fails: ext4 in a sparse file, on a loop device.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+
 use std::{
     fs::{self, File},
     io::Write,
@@ -11,12 +14,11 @@ use std::{
 };
 
 use rustix::fs::{Advice, fadvise, statvfs};
-use tempfile::TempDir;
 
 use crate::program::PATIENCE;
 
 /// Mounted while it lives; unmounted and its device given back when dropped.
-pub(crate) struct Volume {
+pub struct Volume {
     image: PathBuf,
     point: PathBuf,
 }
@@ -25,8 +27,8 @@ pub(crate) struct Volume {
 
 impl Volume {
     /// A fresh one in this folder, mounted at `volume`.
-    pub(crate) fn new(folder: &TempDir, bytes: u64) -> Self {
-        let (image, point) = (folder.path().join("image"), folder.path().join("volume"));
+    pub fn new(folder: impl AsRef<Path>, bytes: u64) -> Self {
+        let (image, point) = (folder.as_ref().join("image"), folder.as_ref().join("volume"));
         File::create(&image).unwrap().set_len(bytes).unwrap();
         // No share for root, who runs these tests: full is full. No time spent on initialising in the background.
         let options = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
@@ -39,16 +41,18 @@ impl Volume {
         volume
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
         &self.point
     }
 
-    pub(crate) fn mount(&self) {
+    /// Mounts it again after [`Volume::unmount`].
+    pub fn mount(&self) {
         run("mount", &["-o", "loop", path(&self.image), path(&self.point)]);
     }
 
     /// Unmounts as soon as no process has a file open in it.
-    pub(crate) fn unmount(&self) {
+    pub fn unmount(&self) {
         let until = Instant::now() + PATIENCE;
         while !Command::new("umount").arg(&self.point).output().unwrap().status.success() {
             assert!(Instant::now() < until, "{} stays in use", self.point.display());
@@ -57,7 +61,7 @@ impl Volume {
     }
 
     /// Takes all the room but this much. Whoever removes the file gives it back.
-    pub(crate) fn fill_but(&self, left_bytes: u64) -> PathBuf {
+    pub fn fill_but(&self, left_bytes: u64) -> PathBuf {
         let ballast = self.point.join("ballast");
         let mut file = File::options().create(true).append(true).open(&ballast).unwrap();
         let free = || statvfs(&self.point).map(|volume| volume.f_bavail * volume.f_frsize).unwrap();
@@ -67,17 +71,17 @@ impl Volume {
     }
 
     /// From now on every access to the device fails, and what had not reached it is lost.
-    pub(crate) fn break_device(&self) {
+    pub fn break_device(&self) {
         run("xfs_io", &["-x", "-c", "shutdown", path(&self.point)]);
     }
 
     /// Brings everything to the device.
-    pub(crate) fn sync(&self) {
+    pub fn sync(&self) {
         run("sync", &["-f", path(&self.point)]);
     }
 
     /// Reads of the second half of the file fail from now on, with everything behind it on the device.
-    pub(crate) fn lose_second_half_of(&self, file: &Path) {
+    pub fn lose_second_half_of(&self, file: &Path) {
         self.sync();
         let opened = File::open(file).unwrap();
         let block = opened.metadata().unwrap().st_blksize();

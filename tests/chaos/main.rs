@@ -1,0 +1,215 @@
+//! Chaos: a fleet of real nodes with a real Redis under faults, watched by clients whose every read is judged against
+//! what the fleet promises. See README.md for what is promised and how to read a violation.
+
+#![allow(clippy::disallowed_methods, reason = "real programs take real time")]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod propagation;
+
+mod run;
+
+mod story;
+
+mod nemesis;
+
+mod fleet;
+
+mod proxy;
+
+mod plain;
+
+mod workload;
+
+mod wire;
+
+mod judge;
+
+mod history;
+
+mod clock;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rand::Rng;
+
+use crate::{
+    fleet::Program,
+    nemesis::Fault,
+    run::{Ended, Setting},
+};
+
+/// Of one run at most so many violations are told.
+const STORIES_MAX: usize = 3;
+
+/// Breaks a fleet of cache nodes and judges what its clients read meanwhile.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Runs faults until enough reads are checked; fails on the first promise that was not kept.
+    Run(Run),
+    /// Measures how long invalidations take from node to node.
+    Propagation {
+        #[arg(long, default_value_t = 1_000_000)]
+        removals: u64,
+        #[command(flatten)]
+        fleet: FleetArguments,
+    },
+    /// Serves the plain pattern (local cache, Redis, pub/sub), for comparison.
+    #[command(hide = true)]
+    Plain {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        redis: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Faults, each in runs of its own.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Runs of two faults at once, instead of one after the other.
+    #[arg(long)]
+    pairs: bool,
+    /// Goes on until so many reads are checked, all faults having had their turn.
+    #[arg(long, default_value_t = 1)]
+    reads: u64,
+    /// Faults in one run.
+    #[arg(long, default_value_t = 1)]
+    cycles: u32,
+    /// Repeats the choices of a run; its number is printed.
+    #[arg(long, env = "SEED")]
+    seed: Option<u64>,
+    #[command(flatten)]
+    fleet: FleetArguments,
+}
+
+#[derive(Args)]
+struct FleetArguments {
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// What the nodes are.
+    #[arg(long, value_enum, default_value = "cache-node")]
+    kind: Kind,
+    /// The node's program. Default: `cache-node` beside this program.
+    #[arg(long, env = "CACHE_NODE")]
+    node: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Cache nodes.
+    CacheNode,
+    /// The plain pattern: local cache, Redis, pub/sub.
+    Plain,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().verb {
+        Verb::Run(run) => run.all(),
+        Verb::Propagation { removals, fleet } => {
+            let measured = propagation::measure(fleet.program()?, usize::from(fleet.nodes), removals)?;
+            println!("{}", measured.text());
+            Ok(if measured.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Verb::Plain { listen, redis } => {
+            plain::serve(listen, redis)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// One round of all runs after the other, and a line for each.
+    fn all(&self) -> anyhow::Result<ExitCode> {
+        let seed = self.seed.unwrap_or_else(|| rand::rng().next_u64());
+        println!("SEED={seed}");
+        let (mut passed, mut failed, mut checked, mut round) = (0, 0, 0, 0);
+        while round == 0 || checked < self.reads {
+            for (index, setting) in self.settings(seed.wrapping_add(round))?.into_iter().enumerate() {
+                match run::run(&setting) {
+                    Ok(ended) => {
+                        checked += ended.verdict.checked;
+                        let good = report(&setting, &ended);
+                        passed += u32::from(good);
+                        failed += u32::from(!good);
+                    }
+                    Err(error) => {
+                        failed += 1;
+                        println!("FAILED {:<12} run {index}: {error:#}", setting.name());
+                    }
+                }
+            }
+            round += 1;
+        }
+        let verdict = if failed == 0 { "ok" } else { "FAILED" };
+        println!("{checked} reads checked");
+        println!("test result: {verdict}. {passed} passed; {failed} failed; 0 ignored");
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    fn settings(&self, seed: u64) -> anyhow::Result<Vec<Setting>> {
+        let program = self.fleet.program()?;
+        let all = Fault::all();
+        let faults = if self.faults.is_empty() { &all } else { &self.faults };
+        let setting = |faults: Vec<Fault>, pairs| Setting {
+            program: program.clone(),
+            nodes: usize::from(self.fleet.nodes),
+            faults,
+            pairs,
+            cycles: self.cycles,
+            seed,
+        };
+        let mut settings = Vec::new();
+        if !self.pairs {
+            settings.extend(faults.iter().map(|fault| setting(vec![*fault], false)));
+        }
+        if self.pairs || self.faults.is_empty() {
+            settings.push(setting(faults.clone(), true));
+        }
+        Ok(settings)
+    }
+}
+
+/// Prints what came of a run; whether all was well.
+fn report(setting: &Setting, ended: &Ended) -> bool {
+    let verdict = if ended.is_good() { "ok    " } else { "FAILED" };
+    println!("{verdict} {:<12} {}", setting.name(), ended.figures());
+    ended.complaints.iter().for_each(|complaint| println!("       {complaint}"));
+    let violations = &ended.verdict.violations;
+    if !violations.is_empty() {
+        println!("       {} reads broke a promise; the first of them:", violations.len());
+        // The earliest are the ones that a cause is nearest to; one a key.
+        let mut told: Vec<u32> = Vec::new();
+        let mut sorted: Vec<_> = violations.iter().collect();
+        sorted.sort_by_key(|violation| violation.read.invoked);
+        for violation in sorted {
+            if told.len() < STORIES_MAX && !told.contains(&violation.read.key) {
+                told.push(violation.read.key);
+                println!("{}", story::tell(&ended.history, violation));
+            }
+        }
+    }
+    ended.is_good()
+}
+
+// === impl FleetArguments ===
+
+impl FleetArguments {
+    fn program(&self) -> anyhow::Result<Program> {
+        Ok(match (self.kind, &self.node) {
+            (Kind::Plain, _) => Program::Plain,
+            (Kind::CacheNode, Some(path)) => Program::CacheNode(path.clone()),
+            (Kind::CacheNode, None) => Program::CacheNode(std::env::current_exe()?.with_file_name("cache-node")),
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! One run: a fleet, clients on every node, faults in between, and a verdict.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
+
+use crate::{
+    clock::{Clock, nanos},
+    fleet::{Fleet, Program, Shape},
+    history::{History, NEVER, NodeId},
+    judge::{Law, Verdict, judge},
+    nemesis::Fault,
+    workload::{Client, Plan, Shared},
+};
+
+/// How long after an acknowledgement another node may serve what was there before: the lease of a node (3 s), and as
+/// long as an answer may take on its way.
+pub(crate) const BOUND: Duration = Duration::from_millis(3500);
+/// How much later than its expiry a value may be served: as coarse as a node's clock is.
+const LATE: Duration = Duration::from_millis(20);
+/// A fault lasts longer than the bound, so that a read of what changed at its beginning is judged before its end.
+const FAULT: Duration = Duration::from_millis(4800);
+/// After a fault it is quiet for longer than the bound.
+const QUIET: Duration = Duration::from_millis(4200);
+/// Before the first fault there are to be values.
+const WARM_UP: Duration = Duration::from_millis(1500);
+/// Changes a second on each node.
+const CHANGES_PER_SECOND: u32 = 400;
+/// Changes of each kind without which a run shows nothing.
+const ACKNOWLEDGED_MIN: usize = 100;
+/// Reads with a value that every node must have answered after the last fault.
+const FOUND_MIN: u64 = 200;
+
+/// What is to be run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) program: Program,
+    pub(crate) nodes: usize,
+    /// Each cycle takes one of them.
+    pub(crate) faults: Vec<Fault>,
+    /// Each cycle takes two of them at once.
+    pub(crate) pairs: bool,
+    pub(crate) cycles: u32,
+    pub(crate) seed: u64,
+}
+
+/// What came of it.
+pub(crate) struct Ended {
+    pub(crate) history: History,
+    pub(crate) verdict: Verdict,
+    /// What else was not as it must be, such as a node that did not come back into service.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Waits for real time to pass: real programs do something meanwhile.
+pub(crate) fn rest(span: Duration) {
+    thread::sleep(span);
+}
+
+/// Runs it.
+///
+/// # Errors
+/// If the fleet does not come up or a fault can not be brought about.
+pub(crate) fn run(setting: &Setting) -> anyhow::Result<Ended> {
+    let mut random = SmallRng::seed_from_u64(setting.seed);
+    let shape = setting.shape(&mut random);
+    let clock = Clock::start();
+    let mut fleet = Fleet::start(&shape, clock)?;
+    let shared = Arc::new(Shared {
+        clock,
+        stop: AtomicBool::new(false),
+        writes: AtomicU32::new(0),
+        found: (0..setting.nodes).map(|_| AtomicU64::new(0)).collect(),
+        plan: setting.plan(&shape),
+    });
+    let clients = start_clients(&fleet, &shared, &mut random);
+    let outcome = torment(setting, &mut fleet, &mut random).map(|()| wait_for_service(&shared));
+    shared.stop.store(true, Ordering::Relaxed);
+    let mut history = History::default();
+    for client in clients {
+        history.absorb(client.join().map_err(|_| anyhow!("a client panicked"))?);
+    }
+    history.writes.sort_unstable_by_key(|write| write.id);
+    history.starts.append(&mut fleet.starts);
+    history.notes.append(&mut fleet.notes);
+    drop(fleet);
+    let mut complaints = complaints(&history);
+    complaints.extend(outcome?.iter().map(|node| format!("node {node} did not come back into service")));
+    let verdict = judge(&history, setting.law(&shape));
+    Ok(Ended { history, verdict, complaints })
+}
+
+/// One client on each node that only reads, as fast as it can, and one that also changes.
+fn start_clients(fleet: &Fleet, shared: &Arc<Shared>, random: &mut SmallRng) -> Vec<JoinHandle<History>> {
+    let mut clients = Vec::new();
+    for (node, member) in fleet.members.iter().enumerate() {
+        for changes in [true, false] {
+            let place = (node as NodeId, member.resp);
+            let client = Client::new(Arc::clone(shared), place, random.random(), changes);
+            clients.push(thread::spawn(move || client.run()));
+        }
+    }
+    clients
+}
+
+/// Brings the faults about, one cycle after the other.
+fn torment(setting: &Setting, fleet: &mut Fleet, random: &mut SmallRng) -> anyhow::Result<()> {
+    rest(WARM_UP);
+    for _ in 0..setting.cycles {
+        let mut active = Vec::new();
+        for fault in setting.choose(random) {
+            active.push(fault.begin(fleet, random)?);
+            if setting.pairs {
+                rest(Duration::from_millis(random.random_range(0..1500)));
+            }
+        }
+        rest(FAULT);
+        for fault in active {
+            fault.end(fleet)?;
+        }
+        rest(QUIET);
+    }
+    Ok(())
+}
+
+/// Waits until every node has found values again; the nodes that did not within reason.
+fn wait_for_service(shared: &Shared) -> Vec<usize> {
+    let found = |node: usize| shared.found[node].load(Ordering::Relaxed);
+    let before: Vec<u64> = (0..shared.found.len()).map(found).collect();
+    let silent = || (0..before.len()).filter(|node| found(*node) < before[*node] + FOUND_MIN).collect::<Vec<_>>();
+    for _ in 0..100 {
+        if silent().is_empty() {
+            break;
+        }
+        rest(Duration::from_millis(100));
+    }
+    silent()
+}
+
+/// What a history shows that no single read does.
+fn complaints(history: &History) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if let Some(error) = &history.error {
+        complaints.push(format!("P8: {} reads were answered with an error, such as {error}", history.errors));
+    }
+    let (stored, removed) = history.acknowledged();
+    if stored.min(removed) < ACKNOWLEDGED_MIN {
+        complaints
+            .push(format!("only {stored} writes and {removed} removals were acknowledged: too few to show anything"));
+    }
+    complaints
+}
+
+// === impl Setting ===
+
+impl Setting {
+    fn shape(&self, random: &mut SmallRng) -> Shape {
+        Shape {
+            nodes: self.nodes,
+            program: self.program.clone(),
+            write_through: matches!(self.program, Program::Plain) || random.random_ratio(3, 4),
+            disk_first: random.random(),
+            small_disk: self.faults.contains(&Fault::DiskFull) && matches!(self.program, Program::CacheNode(_)),
+            clocks: self.faults.contains(&Fault::Clock),
+        }
+    }
+
+    fn plan(&self, shape: &Shape) -> Plan {
+        let own_commands = matches!(self.program, Program::CacheNode(_));
+        Plan { changes_per_second: CHANGES_PER_SECOND, own_commands, flushes: own_commands && !shape.write_through }
+    }
+
+    fn law(&self, shape: &Shape) -> Law {
+        let late = if shape.clocks { NEVER } else { nanos(LATE) };
+        Law { bound: nanos(BOUND), write_through: shape.write_through, late }
+    }
+
+    fn choose(&self, random: &mut SmallRng) -> Vec<Fault> {
+        let Some(&first) = self.faults.choose(random) else { return Vec::new() };
+        let others: Vec<Fault> = self.faults.iter().copied().filter(|other| first.goes_with(*other)).collect();
+        let second = if self.pairs { others.choose(random).copied() } else { None };
+        std::iter::once(first).chain(second).collect()
+    }
+
+    /// Its name in reports.
+    pub(crate) fn name(&self) -> String {
+        match self.faults.as_slice() {
+            _ if self.pairs => "pairs".to_owned(),
+            [fault] => fault.name(),
+            _ => "mixed".to_owned(),
+        }
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// Whether every promise was kept, and there was something to be wrong about.
+    pub(crate) fn is_good(&self) -> bool {
+        self.verdict.violations.is_empty() && self.complaints.is_empty()
+    }
+
+    /// The figures in one line.
+    pub(crate) fn figures(&self) -> String {
+        let History { reads, unanswered, removals, writes, .. } = &self.history;
+        let (stored, done) = self.history.acknowledged();
+        let share = 100 * reads.len() as u64 / self.verdict.checked.max(1);
+        format!(
+            "{checked:>8} reads checked ({share} % found a value, {unanswered} unanswered), {stored} of {all} writes and {done} of \
+             {removals} removals acknowledged",
+            checked = self.verdict.checked,
+            all = writes.len(),
+            removals = removals.len(),
+        )
+    }
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Breaks a fleet of cache nodes and judges every read of its clients. Needs the release program (`make build`), root,
+# `redis-server` and clang. What it prints ends with `N reads checked` and a line of cargo's kind.
+#
+#   tests/chaos/run.sh             every fault once, and a million reads at least
+#   tests/chaos/run.sh long        every fault and random pairs, over and over, ten million reads at least
+#   tests/chaos/run.sh run --help  anything else is given to the program
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+target=${CARGO_TARGET_DIR:-$PWD/target}
+export CACHE_NODE=${CACHE_NODE:-$target/release/cache-node}
+# The whole workspace, so that this shares the compiled dependencies of the tests.
+tests/with-rocksdb.sh cargo build --locked --quiet --workspace --bin chaos
+
+case ${1:-short} in
+short) set -- run --reads 1000000 ;;
+long) set -- run --reads 10000000 --cycles 3 ;;
+esac
+exec "$target/debug/chaos" "$@"
