@@ -12,8 +12,9 @@
 //! together, which makes their removals one write.
 //!
 //! A layer that can not be reached must neither fill the queue nor hold up removals. It stops counting for receipts,
-//! except for the disk. Once the queue is half full, values that only it lacks are forgotten, and their keys kept, to
-//! be removed there; at three quarters the keys are forgotten too, in exchange for a clear. Until all that is done,
+//! except for the disk. Once the queue is half full, or a change finds no room, values that only it lacks are
+//! forgotten, and their keys kept, to be removed there; at three quarters, or if that is not enough, the keys are
+//! forgotten too, in exchange for a clear. Until all that is done,
 //! [`WriteQueue::is_trusted`] tells readers to leave the layer out, because it holds older values.
 //!
 //! What a kill -9 loses is what is in the queue: overwrites accepted in the last moments ([`LINGER`] plus the time of

@@ -55,6 +55,12 @@ impl Used {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Whether one more change of so many bytes would be taken.
+    pub(super) fn has_room_for(&self, options: &QueueOptions, bytes: u64) -> bool {
+        self.items.load(Ordering::Relaxed) < options.items_max
+            && self.bytes.load(Ordering::Relaxed) + bytes <= options.capacity_bytes
+    }
+
     /// Whether more than this share of the bounds is in use.
     pub(super) fn exceeds(&self, options: &QueueOptions, percent: u64) -> bool {
         self.items.load(Ordering::Relaxed) * 100 > options.items_max * percent

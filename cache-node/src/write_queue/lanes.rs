@@ -33,8 +33,10 @@ pub(super) struct Lane {
     away: AtomicBool,
     /// A clear is owed: whatever the layer holds does not count.
     pub(super) void: AtomicBool,
-    /// The lane has outgrown its share, and its flusher shall forget it in exchange for a clear.
+    /// The lane has outgrown its share or is in somebody's way, and its flusher shall forget what it can.
     pub(super) overgrown: AtomicBool,
+    /// The largest change that found no room since.
+    pub(super) needed_bytes: AtomicU64,
     pub(super) relief: Notify,
     pub(super) tagged: Mutex<Tagged>,
     pub(super) counts: LaneCounts,
@@ -176,6 +178,7 @@ impl Lane {
             away: AtomicBool::new(false),
             void: AtomicBool::new(false),
             overgrown: AtomicBool::new(false),
+            needed_bytes: AtomicU64::new(0),
             relief: Notify::new(),
             tagged: Mutex::default(),
             counts: LaneCounts::default(),

@@ -79,6 +79,7 @@ impl Turn<'_> {
         let charge = change.bytes() + SLOT_OVERHEAD_BYTES;
         if !self.make_room(change.key(), charge) {
             queue.counts.refuse(now);
+            queue.ask_for_relief(charge);
             self.wake(true);
             return Err(Full);
         }
@@ -168,7 +169,7 @@ impl Turn<'_> {
         }
         self.hide(HIDDEN_PER_WRITE);
         if queue.used.exceeds(&queue.options, 75) {
-            queue.ask_for_relief();
+            queue.ask_for_relief(0);
         }
     }
 

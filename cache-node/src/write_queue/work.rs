@@ -190,17 +190,28 @@ impl WriteQueue {
         lane.wake_all();
     }
 
-    /// Forgets what a layer is owed if it is still away and still in the way.
+    /// Forgets what a layer is owed if it is still away and still in the way: values first, and keys if that is not
+    /// enough.
     pub(super) fn relieve(&self, lane: &Lane) {
-        if lane.is_away() && self.used.exceeds(&self.options, 75) {
+        // Before the look: who is refused after it asks again.
+        lane.overgrown.store(false, Ordering::Relaxed);
+        let needed_bytes = lane.needed_bytes.swap(0, Ordering::Relaxed);
+        if !lane.is_away() {
+            return;
+        }
+        let away = self.away();
+        let hidden = self.shards.iter().map(|shard| lock(shard).hide_values(lane.place, away, usize::MAX)).sum();
+        self.count_forgotten(lane.place, hidden);
+        if self.used.exceeds(&self.options, 75) || !self.used.has_room_for(&self.options, needed_bytes) {
             self.forget(lane);
         }
-        lane.overgrown.store(false, Ordering::Relaxed);
+        self.room.notify_waiters();
     }
 
-    /// Has the flushers of layers that are away forget what they owe.
-    pub(super) fn ask_for_relief(&self) {
+    /// Has the flushers of layers that are away forget what they owe, so that there is room for so many bytes.
+    pub(super) fn ask_for_relief(&self, bytes: u64) {
         for lane in self.lanes.iter().filter(|lane| lane.is_away()) {
+            lane.needed_bytes.fetch_max(bytes, Ordering::Relaxed);
             if !lane.overgrown.swap(true, Ordering::Relaxed) {
                 lane.relief.notify_one();
             }

@@ -164,6 +164,28 @@ async fn forgotten_values_leave_their_keys_to_be_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_value_finds_room_although_a_layer_is_away() {
+    for overflow in [Overflow::Block, Overflow::DropOldest] {
+        for (values, length) in [(40, 1000), (200, 1)] {
+            let two = Two::without_redis(QueueOptions { capacity_bytes: 100_000, items_max: 1000, overflow }).await;
+            for number in 0..values {
+                two.set(&format!("k{number}"), &"x".repeat(length));
+            }
+            eventually("only redis is owed", || two.lane(LayerId::Disk).items == 0).await;
+            assert!(!two.queue.used.exceeds(&two.queue.options, 50));
+            let (large, room) = ("x".repeat(90_000), two.queue.room());
+            assert_eq!(two.push(Change::Set(entry("large", &large)), None), Err(Full));
+            room.for_value(cx(&two.clock).deadline).await.unwrap();
+            two.set("large", &large);
+            eventually("the disk has it", || two.disk.value("large").is_some()).await;
+            two.redis.put(entry("large", "older"));
+            two.redis_comes_back().await;
+            assert_ne!(two.redis.value("large").as_deref(), Some("older"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn clear_does_not_wait_for_a_redis_that_is_away_nor_trust_it_before_it_is_clear() {
     let two = Two::without_redis(OPTIONS).await;
     two.redis.put(entry("k", "old"));
