@@ -37,7 +37,7 @@ pub enum LayerId {
 #[must_use]
 #[derive(Clone, Debug)]
 pub enum LayerResult {
-    /// Here it is, live at `cx.now`. The search stops.
+    /// Here it is, within its life, stale life included. The search stops if it is fresh.
     Hit(Entry),
     /// The layer could hold it and does not. The search goes on; a later hit is promoted into this layer.
     Miss,
@@ -199,6 +199,12 @@ pub trait Layer: Component {
 
     /// The removals of tagged entries that the layer has been told of and that may still matter.
     async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError>;
+
+    /// The newest position that any change had that the layer was given; none if it does not keep that. Changes from now
+    /// on need newer ones, or a removal by tag would spare what was written before the clock was set back.
+    async fn newest_position(&self, _cx: &OperationContext) -> Result<Position, LayerError> {
+        Ok(Position::NONE)
+    }
 }
 
 // === impl LayerResult ===
@@ -224,6 +230,15 @@ impl Change {
             Self::Set(entry) | Self::Fill(entry) => entry.key(),
             Self::Remove(key) => key.as_bytes(),
             Self::RemoveTagged(_) => &[],
+        }
+    }
+
+    /// When it was made, if tags are concerned; nothing else is compared with positions.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Set(entry) | Self::Fill(entry) => entry.position(),
+            Self::Remove(_) => Position::NONE,
+            Self::RemoveTagged(removal) => removal.position,
         }
     }
 

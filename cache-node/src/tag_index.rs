@@ -125,6 +125,11 @@ impl TagIndex {
         self.newest.fetch_max(removal.position.to_bits(), Ordering::AcqRel);
     }
 
+    /// Takes note of a position that was given to a change before: all later ones are newer.
+    pub fn see(&self, position: Position) {
+        self.positions.see(position);
+    }
+
     /// Whether an entry with these tags, as fresh as `position`, was removed.
     #[inline]
     pub fn is_removed(&self, tags: Tags<'_>, position: Position) -> bool {
@@ -146,8 +151,8 @@ impl TagIndex {
         let now = self.clock.now();
         let life_ms = u64::try_from(self.options.life_max.as_millis()).unwrap_or(u64::MAX);
         let ended = Position::from_parts(now.0.saturating_sub(life_ms), 0);
-        let oldest_matters = self.read().any.values().any(|&position| position < ended);
-        if oldest_matters || !self.read().all.is_empty() {
+        let somebody_ended = self.read().positions().any(|position| position < ended);
+        if somebody_ended {
             self.write().retain(|position| position >= ended);
         }
         self.observed.observe(self.verdict(now));
@@ -244,12 +249,16 @@ impl Table {
 
     /// Forgets the older half, and answers the newest position that was forgotten.
     fn forget_older_half(&mut self) -> Position {
-        let of_all = self.all.values().flatten().map(|(_, position)| *position);
-        let mut positions: Vec<Position> = self.any.values().copied().chain(of_all).collect();
+        let mut positions: Vec<Position> = self.positions().collect();
         let middle = positions.len() / 2;
         let floor = *positions.select_nth_unstable(middle).1;
         self.retain(|position| position > floor);
         floor
+    }
+
+    fn positions(&self) -> impl Iterator<Item = Position> {
+        let of_all = self.all.values().flatten().map(|(_, position)| *position);
+        self.any.values().copied().chain(of_all)
     }
 
     fn retain(&mut self, matters: impl Fn(Position) -> bool) {

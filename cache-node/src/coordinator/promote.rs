@@ -111,16 +111,18 @@ impl Stores {
             if cold.tags_known.load(Ordering::Acquire) {
                 continue;
             }
-            match cold.layer.tag_removals(cx).await {
-                Ok(removals) => {
+            let known = async { Ok((cold.layer.tag_removals(cx).await?, cold.layer.newest_position(cx).await?)) };
+            match known.await {
+                Ok((removals, newest)) => {
                     for removal in &removals {
                         self.tags.record(removal);
                         self.tell(cx, What::Tagged(removal));
                     }
+                    self.tags.see(newest);
                     cold.tags_known.store(true, Ordering::Release);
                 }
                 // It is asked again with the next tick, and not read before.
-                Err(error) => tracing::debug!(%error, "removals by tag are not known yet"),
+                Err::<_, LayerError>(error) => tracing::debug!(%error, "removals by tag are not known yet"),
             }
         }
     }

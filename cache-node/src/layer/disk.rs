@@ -47,7 +47,7 @@ use self::{
 use crate::{
     clock::Clock,
     context::OperationContext,
-    entry::Key,
+    entry::{Key, Position},
     layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
 };
 
@@ -204,6 +204,10 @@ impl Layer for Disk {
         let read = move || shared.store()?.tag_removals(now);
         let found = self.reads.run(Some(cx.deadline), read).await.and_then(|found| found);
         found.inspect_err(|error| self.shared.counts.failed_read(error))
+    }
+
+    async fn newest_position(&self, _cx: &OperationContext) -> Result<Position, LayerError> {
+        Ok(self.shared.store()?.newest_position())
     }
 }
 

@@ -9,7 +9,7 @@ use prometheus::{Histogram, IntCounter};
 use crate::{
     clock::Clock,
     context::OperationContext,
-    entry::Key,
+    entry::{Key, Position},
     layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
     metrics::{Definition, Kind, Metrics},
     telemetry::{Operation, Spans},
@@ -230,8 +230,13 @@ impl Layer for Metered {
         }
         answer
     }
+
     async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError> {
         self.inner.tag_removals(cx).await
+    }
+
+    async fn newest_position(&self, cx: &OperationContext) -> Result<Position, LayerError> {
+        self.inner.newest_position(cx).await
     }
 }
 

@@ -1,6 +1,15 @@
 //! Removal by tag.
 
+use tempfile::tempdir;
+
 use super::*;
+use crate::{
+    layer::{
+        disk::{Disk, DiskOptions},
+        metered::Metered,
+    },
+    metrics::Metrics,
+};
 
 fn tagged(f: &Fixture, name: &str, value: &str, tags: &TagSet) -> Entry {
     let meta = EntryMeta { tags: tags.tags(), position: f.coordinator.position(&f.cx()), ..EntryMeta::default() };
@@ -57,6 +66,31 @@ async fn removal_by_tag_is_acknowledged_only_once_the_layer_has_it_and_holds_aft
     // A slow write of before the removal ends only now.
     again.layer.put(entry);
     assert_eq!(again.get("k").await, None);
+}
+
+#[tokio::test]
+async fn removal_by_tag_takes_also_what_was_written_before_the_clock_was_set_back() {
+    let folder = tempdir().unwrap();
+    let open = async |clock: Clock| {
+        let disk = Arc::new(Disk::open(DiskOptions::at(folder.path()), clock.clone()).await.unwrap());
+        let measured = Arc::new(Metered::new(disk, &Metrics::new(""), clock.clone()));
+        let parts = parts(&clock, Policy::S3Fifo, vec![measured]);
+        Coordinator::open(parts, clock.clone()).await
+    };
+    let (clock, red) = (Clock::manual(START), tag_set(&["red"]));
+    let before = open(clock.clone()).await;
+    let meta = before.meta(&cx(&clock), None, None, red.tags());
+    before.set(&cx(&clock), Entry::new(b"k", b"v", meta)).await.unwrap();
+    before.shutdown(clock.monotonic() + Duration::from_secs(60)).await;
+    let clock = Clock::manual(UnixMillis(START.0 - 3_600_000));
+    let after = open(clock.clone()).await;
+    let found = async || after.get(&cx(&clock), &key("k"), Wants::Value).await.entry.as_ref().map(text);
+    assert_eq!(found().await.as_deref(), Some("v"));
+    after.remove_tagged(&cx(&clock), red.clone(), Matching::Any).await.unwrap();
+    assert_eq!(found().await, None);
+    let meta = after.meta(&cx(&clock), None, None, red.tags());
+    after.set(&cx(&clock), Entry::new(b"k", b"newer", meta)).await.unwrap();
+    assert_eq!(found().await.as_deref(), Some("newer"), "written after the removal");
 }
 
 #[tokio::test]

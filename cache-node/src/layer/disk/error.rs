@@ -27,3 +27,8 @@ pub(super) fn damaged_removal() -> LayerError {
     let message = "a removal by tag is damaged".to_owned();
     LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
 }
+
+pub(super) fn damaged_position() -> LayerError {
+    let message = "the newest position of all changes is damaged".to_owned();
+    LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
+}

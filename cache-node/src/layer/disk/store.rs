@@ -4,7 +4,13 @@ mod changes;
 #[cfg(test)]
 mod inspect;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use rocksdb::{
     CStrLike, ColumnFamily, DB, DBPinnableSlice, FlushOptions, IteratorMode, ReadOptions, ReadTier, WriteOptions,
@@ -15,7 +21,7 @@ pub(super) use self::changes::Applied;
 use super::{
     DiskOptions,
     counts::Counts,
-    error::{damaged_removal, from_io, from_rocksdb},
+    error::{damaged_position, damaged_removal, from_io, from_rocksdb},
     files::{Files, Mark, boot_id},
     reclaim::is_over,
     removals,
@@ -25,7 +31,7 @@ use super::{
 use crate::{
     clock::{Clock, UnixMillis},
     entry::{
-        Entry, Key,
+        Entry, Key, Position,
         envelope::{self, Codec},
     },
     layer::{ErrorKind, LayerError, LayerId, TagRemoval},
@@ -33,6 +39,9 @@ use crate::{
 
 /// Key of the stamp in the column family `meta`.
 const STAMP: &[u8] = b"stamp";
+
+/// Key of the newest position of all changes, in the same place, with a value like that of a removal by tag.
+const NEWEST: &[u8] = b"newest";
 
 const LIVE_BLOB_FILES_SIZE: &str = "rocksdb.live-blob-file-size";
 
@@ -46,6 +55,8 @@ pub(super) struct Store {
     files: Files,
     boot: [u8; 36],
     max_ttl: Duration,
+    /// The newest position of all changes. Only the one writer changes it.
+    newest: AtomicU64,
     codec: Codec,
     cached_only: ReadOptions,
     write: WriteOptions,
@@ -133,6 +144,7 @@ impl Store {
         }
         // A removal that can not be read can not be kept, so nothing beside it can be served.
         tag_removals(&opened.db, options.max_ttl, clock.now()).map_err(|error| error.message)?;
+        newest_position(&opened.db).map_err(|error| error.message)?;
         Ok(opened)
     }
 
@@ -161,6 +173,7 @@ impl Store {
         let mut cached_only = ReadOptions::default();
         cached_only.set_read_tier(ReadTier::BlockCache);
         let store = Self {
+            newest: AtomicU64::new(newest_position(&opened.db)?.to_bits()),
             db: opened.db,
             tickers: opened.tickers,
             files,
@@ -227,6 +240,11 @@ impl Store {
         tag_removals(&self.db, self.max_ttl, now)
     }
 
+    /// The newest position of all changes that the database was given.
+    pub(super) fn newest_position(&self) -> Position {
+        Position::from_bits(self.newest.load(Ordering::Acquire))
+    }
+
     fn read(
         &self,
         now: UnixMillis,
@@ -290,6 +308,12 @@ fn tag_removals(db: &DB, max_ttl: Duration, now: UnixMillis) -> Result<Vec<TagRe
         }
     }
     Ok(found)
+}
+
+fn newest_position(db: &DB) -> Result<Position, LayerError> {
+    let found = db.get_cf(meta(db), NEWEST).map_err(|error| from_rocksdb("reading the newest position", &error))?;
+    let Some(value) = found else { return Ok(Position::NONE) };
+    removals::position(NEWEST, &value).ok_or_else(damaged_position)
 }
 
 fn entries(db: &DB) -> &ColumnFamily {

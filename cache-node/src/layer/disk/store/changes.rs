@@ -1,10 +1,10 @@
 //! How a database changes: batches, removals by tag, ranges.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use rocksdb::WriteBatch;
 
-use super::{Found, Store, entries, tags};
+use super::{Found, NEWEST, Store, entries, meta, tags};
 use crate::{
     clock::UnixMillis,
     entry::{Entry, KEY_BYTES_MAX, Position},
@@ -69,7 +69,14 @@ impl Store {
         }
         applied.removed += tag_positions.len() as u64;
         self.remove_tagged(tag_positions, &mut batch)?;
+        let newest = changes.iter().map(Change::position).max().filter(|newest| *newest > self.newest_position());
+        if let Some(newest) = newest {
+            batch.put_cf(meta(&self.db), NEWEST, removals::value(NEWEST, newest));
+        }
         self.db.write_opt(batch, &self.write).map_err(|error| from_rocksdb("writing", &error))?;
+        if let Some(newest) = newest {
+            self.newest.store(newest.to_bits(), Ordering::Release);
+        }
         self.mark(false, false)?;
         Ok(applied)
     }

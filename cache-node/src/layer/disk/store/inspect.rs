@@ -2,7 +2,7 @@
 
 use rocksdb::IteratorMode;
 
-use super::{Store, entries, tags};
+use super::{NEWEST, Store, entries, meta, tags};
 
 impl Store {
     /// Compacts everything.
@@ -25,6 +25,11 @@ impl Store {
         for record in self.db.iterator_cf(tags(&self.db), IteratorMode::Start) {
             self.db.put_cf(tags(&self.db), record.unwrap().0, value).unwrap();
         }
+    }
+
+    /// Writes this in the place of the newest position.
+    pub(in super::super) fn overwrite_newest_position(&self, value: &[u8]) {
+        self.db.put_cf(meta(&self.db), NEWEST, value).unwrap();
     }
 
     /// Memory of block cache and memtables. The memtables are charged to the cache.

@@ -102,6 +102,32 @@ async fn database_from_before_there_were_tags_opens_warm() {
     assert_eq!(disk.tag_removals(&f.cx()).await.unwrap(), []);
 }
 
+#[tokio::test]
+async fn newest_position_of_all_changes_is_known_after_a_restart() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    assert_eq!(disk.newest_position(&f.cx()).await.unwrap(), Position::NONE);
+    f.set(&disk, tagged("k", "red", 7)).await;
+    f.set(&disk, tagged("older", "red", 5)).await;
+    let position = |millis| Position::from_parts(millis, 0);
+    assert_eq!(disk.newest_position(&f.cx()).await.unwrap(), position(7));
+    // Not written to disk, and yet it may be elsewhere.
+    let brief = tagged("brief", "red", 9);
+    let meta = EntryMeta { expires_at: Some(START.after(Duration::from_millis(1))), ..brief.meta() };
+    f.set(&disk, Entry::new(brief.key(), brief.value(), meta)).await;
+    close(disk).await;
+    let disk = f.open().await;
+    assert_eq!((disk.newest_position(&f.cx()).await.unwrap(), cold_starts(&disk)), (position(9), 0));
+    disk.apply(&f.cx(), &[Change::RemoveTagged(removal(Matching::Any, &["a"], 11))]).await.unwrap();
+    close(disk).await;
+    let disk = f.open().await;
+    assert_eq!(disk.newest_position(&f.cx()).await.unwrap(), position(11));
+    disk.shared.store().unwrap().overwrite_newest_position(b"nonsense");
+    close(disk).await;
+    let disk = f.open().await;
+    assert_eq!((disk.newest_position(&f.cx()).await.unwrap(), cold_starts(&disk)), (Position::NONE, 1));
+}
+
 // === compaction ===
 
 #[test]
