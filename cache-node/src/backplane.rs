@@ -1,16 +1,19 @@
 //! What the nodes of a cache tell each other: which entries are older than they look.
 //!
-//! Every change of this node, and every change that it hears of from another one, is told to a [`Listener`] once memory
-//! has it.
+//! Every change of this node, and every change that it hears of from another one, is told to each [`Listener`] once
+//! memory has it.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::{context::Origin, entry::Position, layer::TagRemoval};
 
+/// Who must know what changes: leases, and the near caches of clients.
+const LISTENERS_MAX: usize = 2;
+
 /// The backplane of one node.
 #[derive(Default)]
 pub struct Backplane {
-    listener: OnceLock<Arc<dyn Listener>>,
+    listeners: [OnceLock<Arc<dyn Listener>>; LISTENERS_MAX],
 }
 
 /// Hears of changes.
@@ -47,16 +50,22 @@ pub enum What<'a> {
 // === impl Backplane ===
 
 impl Backplane {
-    /// Has the listener hear of all changes from now on. Only the first call counts.
+    /// Has the listener hear of all changes from now on.
+    ///
+    /// # Panics
+    /// If there is no place for it: then somebody would not hear.
     pub fn listen(&self, listener: Arc<dyn Listener>) {
-        // A second listener would be a mistake of the composition root, which has one.
-        let _ = self.listener.set(listener);
+        let left = self.listeners.iter().try_fold(listener, |listener, place| match place.set(listener) {
+            Ok(()) => Err(()),
+            Err(listener) => Ok(listener),
+        });
+        assert!(left.is_err(), "there are places for all listeners of a node");
     }
 
-    /// Tells the listener, if there is one. Costs one load if there is none.
+    /// Tells the listeners.
     #[inline]
     pub(crate) fn tell(&self, notice: &Notice<'_>) {
-        if let Some(listener) = self.listener.get() {
+        for listener in self.listeners.iter().filter_map(OnceLock::get) {
             listener.changed(notice);
         }
     }

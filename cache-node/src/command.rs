@@ -9,6 +9,7 @@ mod change;
 mod error;
 mod introspect;
 mod later;
+mod lease;
 mod options;
 mod own;
 mod read;
@@ -257,6 +258,8 @@ impl Commands {
             Verb::TcTags => self.read(call, One::Tags, out),
             Verb::TcInvalidate => self.remove_tagged(call, Matching::Any, out),
             Verb::TcInvalidateall => self.remove_tagged(call, Matching::All, out),
+            Verb::TcGetlease => self.get_lease(call, out),
+            Verb::TcFill => self.fill(call, out),
             Verb::TcExplain => self.explain(call, out),
             Verb::TcLayers => self.layers(out),
             Verb::TcFlush => Step::Later(Later::flush()),

@@ -13,6 +13,7 @@
 mod explain;
 mod flight;
 mod freshness;
+mod lease;
 mod promote;
 mod remove;
 mod update;
@@ -30,15 +31,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     explain::{Explanation, Seen},
     freshness::FreshnessOptions,
+    lease::{LeaseCounts, Leased, Token},
     update::{TryUpdate, Update},
 };
 use self::{
     flight::Flights,
     freshness::{Freshness, Refreshes},
+    lease::Leases,
     promote::{ColdRead, Found, Stores},
 };
 use crate::{
-    backplane::Backplane,
+    backplane::{Backplane, Listener},
     clock::{Clock, UnixMillis},
     context::{OperationContext, Trail},
     entry::{Entry, EntryMeta, Key, Position, Tags},
@@ -80,6 +83,7 @@ pub struct Coordinator {
     stores: Arc<Stores>,
     flights: Flights,
     refreshes: Refreshes,
+    leases: Arc<Leases>,
     freshness: FreshnessOptions,
     write_mode: WriteMode,
     clock: Clock,
@@ -175,6 +179,7 @@ impl Coordinator {
             stores: Arc::new(Stores::new(memory, write_queue, cold, tags, clock.clone())),
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(freshness.refresh_window),
+            leases: Arc::default(),
             freshness,
             write_mode,
             clock,
@@ -188,6 +193,7 @@ impl Coordinator {
                 stores.forgot(key);
             }
         });
+        coordinator.backplane().listen(Arc::clone(&coordinator.leases) as Arc<dyn Listener>);
         let upkeep = upkeep::Upkeep::new(Arc::clone(&coordinator.stores), coordinator.clock.clone());
         upkeep.learn().await;
         coordinator.tasks.spawn(upkeep.run(coordinator.stop.clone()));
@@ -481,12 +487,6 @@ impl Coordinator {
 
     async fn confirmed(&self, cx: &OperationContext, receipt: &Receipt) -> Result<(), WriteError> {
         within(cx, receipt.settled()).await.ok_or(WriteError::Unconfirmed)
-    }
-}
-
-impl From<Full> for WriteError {
-    fn from(Full: Full) -> Self {
-        Self::QueueFull
     }
 }
 

@@ -10,6 +10,7 @@ mod crds;
 mod disk;
 mod durability;
 mod embedded;
+mod lease;
 mod node;
 mod operator;
 mod pipeline;

@@ -3,11 +3,13 @@
 //! Neighbours in a pipeline that can share one round trip are joined: reads with reads, removals of different keys
 //! with removals.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use futures::future::join_all;
 
-use super::{Commands, Near, REPLY_BYTES_PAUSE, change::Change, error, own::tag_array, owned, table::Verb};
+use super::{
+    Commands, Near, REPLY_BYTES_PAUSE, change::Change, error, lease::Fill, own::tag_array, owned, table::Verb,
+};
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
@@ -50,6 +52,8 @@ enum Work {
     Removals(Vec<Vec<Key>>),
     Clear,
     RemoveTagged(TagSet, Matching),
+    Lease(Key, Duration),
+    Fill(Box<Fill>),
     Explain(Key),
     Flush,
     Capacity(u64),
@@ -155,6 +159,14 @@ impl Later {
         Self::new(Work::RemoveTagged(tags, matching))
     }
 
+    pub(super) fn lease(key: Key, life: Duration) -> Self {
+        Self::new(Work::Lease(key, life))
+    }
+
+    pub(super) fn fill(fill: Fill) -> Self {
+        Self::new(Work::Fill(Box::new(fill)))
+    }
+
     pub(super) fn explain(key: Key) -> Self {
         Self::new(Work::Explain(key))
     }
@@ -222,6 +234,8 @@ impl Commands {
             Work::RemoveTagged(tags, matching) => {
                 acknowledge(self.coordinator.remove_tagged(cx, tags, matching).await, out);
             }
+            Work::Lease(key, life) => ran.trail = self.lease_later(cx, (&key, life), near.is_some(), out).await,
+            Work::Fill(fill) => self.fill_later(cx, *fill, out).await,
             Work::Explain(key) => self.explain_later(cx, &key, out).await,
             Work::Flush => acknowledge(self.coordinator.flush(cx).await, out),
             Work::Capacity(bytes) => self.set_capacity(bytes, out).await,

@@ -109,9 +109,26 @@ impl OwnSetOptions {
     /// # Errors
     /// The text of the reply.
     pub(super) fn parse(args: &Arguments<'_>, now: UnixMillis) -> Result<Self, String> {
+        Self::parse_from("tc.set", args, 3, now)
+    }
+
+    /// Parses the words of TC.FILL after the value, which knows no NX and no XX.
+    ///
+    /// # Errors
+    /// The text of the reply.
+    pub(super) fn parse_fill(args: &Arguments<'_>, now: UnixMillis) -> Result<Self, String> {
+        let own = Self::parse_from("tc.fill", args, 4, now)?;
+        if own.set.existing != Existing::Any {
+            return Err(error::SYNTAX.to_owned());
+        }
+        Ok(own)
+    }
+
+    /// Parses the words from `first` on, which come after the value.
+    fn parse_from(command: &str, args: &Arguments<'_>, first: usize, now: UnixMillis) -> Result<Self, String> {
         let mut own = Self::default();
         let mut taken = SetWords::default();
-        let mut words = args.from(3);
+        let mut words = args.from(first);
         while let Some(word) = words.next() {
             match word.to_ascii_lowercase().as_slice() {
                 b"tags" => own.take_tags(&mut words)?,
@@ -120,14 +137,14 @@ impl OwnSetOptions {
                 _ => taken.take(word, &mut words)?,
             }
         }
-        own.set = taken.finish("tc.set", now)?;
+        own.set = taken.finish(command, now)?;
         if own.set.get || own.set.life == Life::Kept {
             return Err(error::SYNTAX.to_owned());
         }
         if own.stale.is_some() && own.set.life == Life::Unlimited && !own.negative {
             return Err("ERR STALE begins at the expiry, so it needs EX, PX, EXAT or PXAT".to_owned());
         }
-        if own.negative && !args.at(2).is_empty() {
+        if own.negative && !args.at(first - 1).is_empty() {
             return Err("ERR NEGATIVE says that there is no value, so the value must be empty".to_owned());
         }
         Ok(own)

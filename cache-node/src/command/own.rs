@@ -42,7 +42,7 @@ impl Commands {
         self.store(call.cx, entry, out)
     }
 
-    fn own_entry(&self, cx: &OperationContext, key: &[u8], value: &[u8], options: &OwnSetOptions) -> Entry {
+    pub(super) fn own_entry(&self, cx: &OperationContext, key: &[u8], value: &[u8], options: &OwnSetOptions) -> Entry {
         let expires_at = match options.set.life {
             Life::Until(at) => Some(if options.set.relative { self.jittered(key, at, cx.now) } else { at }),
             Life::Unlimited | Life::Kept => options.negative.then(|| cx.now.after(self.settings.negative_ttl)),

@@ -127,6 +127,8 @@ commands! {
     TcTags "tc.tags" 2 First Generic "readonly fast" "Returns the tags of a key.";
     TcInvalidate "tc.invalidate" -2 None Generic "write" "Removes all entries that carry one of the tags.";
     TcInvalidateall "tc.invalidateall" -2 None Generic "write" "Removes all entries that carry every one of the tags.";
+    TcGetlease "tc.getlease" -2 First String "readonly fast" "Returns the value of a key, or for one caller at a time the right to fill it.";
+    TcFill "tc.fill" -4 First String "write denyoom fast" "Sets a value under a lease, unless the key has changed since.";
     TcExplain "tc.explain" 2 First Server "readonly" "Tells what every layer knows about a key.";
     TcLayers "tc.layers" 1 None Server "loading stale" "Tells how well every layer does and what it has counted.";
     TcFlush "tc.flush" 1 None Server "write" "Waits until the layers have all writes accepted so far.";

@@ -1,4 +1,5 @@
 mod cold;
+mod lease;
 mod model;
 mod orders;
 mod stale;

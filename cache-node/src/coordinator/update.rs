@@ -138,7 +138,7 @@ impl Coordinator {
     }
 
     /// What is known about the key under its turn.
-    fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
+    pub(super) fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
         if let Some(entry) = self.stores.memory.peek(cx.now, key) {
             match self.stores.freshness(cx, &entry) {
                 Freshness::Fresh => return Look::Hit(entry),
@@ -147,5 +147,11 @@ impl Coordinator {
             }
         }
         if self.stores.cold.is_empty() { Look::Absent } else { self.below(cx, turn, key) }
+    }
+}
+
+impl From<Full> for WriteError {
+    fn from(Full: Full) -> Self {
+        Self::QueueFull
     }
 }

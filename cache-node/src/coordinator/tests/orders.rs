@@ -35,6 +35,7 @@ impl World {
             stores: Arc::new(Stores::new(memory, queue, cold, tags, clock.clone())),
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(REFRESH_WINDOW),
+            leases: Arc::default(),
             freshness,
             write_mode,
             clock: clock.clone(),

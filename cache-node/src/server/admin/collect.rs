@@ -8,7 +8,7 @@ mod write_queue;
 use std::sync::{Arc, Weak};
 
 use self::{
-    near::{NEAR, near},
+    near::{LEASE, NEAR, leases, near},
     redis::{REDIS, redis},
     tags::{TAGS, tags},
     write_queue::{QUEUE, write_queue},
@@ -223,6 +223,12 @@ pub fn register_coordinator(metrics: &Metrics, coordinator: &Arc<Coordinator>) {
             }
         });
     };
+    let leasing = Arc::downgrade(coordinator);
+    metrics.at_scrape(&[], LEASE, move |samples| {
+        if let Some(coordinator) = Weak::upgrade(&leasing) {
+            leases(&coordinator, samples);
+        }
+    });
     register(coordinator.memory().name(), MEMORY, memory);
     register(coordinator.tags().name(), TAGS, tags);
     if coordinator.cold().next().is_some() {

@@ -1,8 +1,9 @@
-//! Near caches: what clients hold in caches of their own.
+//! What clients hold and fetch themselves: near caches, and leases.
 
 use super::{counter, gauge};
 use crate::{
     command::{NearCaches, Reason},
+    coordinator::Coordinator,
     metrics::{Definition, Samples},
 };
 
@@ -22,6 +23,24 @@ const TOLD: Definition = counter(
 );
 
 pub(super) const NEAR: &[Definition] = &[CLIENTS, KEYS, ITEMS, ITEMS_MAX, TOLD];
+
+const LEASES: Definition = gauge("tieredcache_leases", "Leases to fill a key that are held.", &[]);
+const LEASES_TOTAL: Definition = counter(
+    "tieredcache_leases_total",
+    "What became of leases: granted, others told to wait for them, filled, and fills refused because the key had changed or the lease had ended.",
+    &["result"],
+);
+
+pub(super) const LEASE: &[Definition] = &[LEASES, LEASES_TOTAL];
+
+pub(super) fn leases(coordinator: &Coordinator, samples: &mut Samples) {
+    let counts = coordinator.leases();
+    samples.put(&LEASES, &[], counts.held as f64);
+    samples.put(&LEASES_TOTAL, &["granted"], counts.granted as f64);
+    samples.put(&LEASES_TOTAL, &["waited"], counts.waits as f64);
+    samples.put(&LEASES_TOTAL, &["filled"], counts.filled as f64);
+    samples.put(&LEASES_TOTAL, &["refused"], counts.refused as f64);
+}
 
 pub(super) fn near(near_caches: &NearCaches, samples: &mut Samples) {
     let held = near_caches.held();
