@@ -9,6 +9,8 @@ mod build;
 
 mod observe;
 
+mod lineage;
+
 mod rollout;
 
 mod storage;
@@ -41,13 +43,14 @@ use futures::FutureExt;
 use kube::{
     Client, Resource, ResourceExt,
     core::DeserializeGuard,
-    runtime::{controller::Action, events::Recorder},
+    runtime::{controller::Action, events::Recorder, reflector::ObjectRef},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
     events::Tale,
     fetch::Fetched,
+    lineage::Lineage,
     memory::{Memories, Memory},
     observe::Node,
     rollout::Step,
@@ -147,7 +150,7 @@ async fn pass(
     memory: &mut Memory,
 ) -> Result<(Outcome, Duration), Error> {
     let fetched = fetch::fetch(&cx.stores, identity); // what the watches know
-    let valid = validate::validate(cache, &cx.shared.settings); // pure
+    let valid = validate::validate(cache, &cx.shared.settings).map(|valid| settle(valid, cx, memory)); // pure
     let nodes = observe::observe(&cx.shared.poller, &fetched, memory, clock::now()).await; // asks the nodes
     let done = match valid {
         Ok(valid) => carry_out(cx, (&valid, &fetched), &nodes, memory).await, // asks and changes the API server
@@ -164,6 +167,17 @@ async fn pass(
         Some(error) => Err(error.into()),
         None => Ok((outcome, next_look(memory, &nodes))),
     }
+}
+
+/// The cache with the lineage of its data in Redis.
+fn settle(valid: ValidCache, cx: &Context, memory: &mut Memory) -> ValidCache {
+    let key = ObjectRef::new(&valid.identity.name).within(&valid.identity.namespace);
+    let live = cx.stores.stateful_sets.get(&key);
+    let written = || Lineage::written_on(live.as_deref()?, &valid.identity);
+    let used = memory.lineage.take().or_else(written);
+    let lineage = Lineage::of(&valid, used.as_ref(), clock::now());
+    memory.lineage = Some(lineage.clone());
+    ValidCache { lineage, ..valid }
 }
 
 /// Makes the objects, asks for larger volumes, then replaces at most one node.

@@ -8,6 +8,7 @@ mod chart;
 mod cluster;
 mod fleet;
 mod layers;
+mod managed_redis;
 mod steady;
 mod story;
 mod trouble;

@@ -36,7 +36,10 @@ impl Config {
             password_file: redis.password_file.clone(),
             tls,
             database: redis.database,
-            cache_uid: cache.uid.clone(),
+            cache_uid: match redis.lineage {
+                0 => cache.uid.clone(),
+                lineage => format!("{}.{lineage}", cache.uid),
+            },
             max_ttl: redis.max_ttl.0,
             removals_kept: self.copies_live_max(),
             timeout: redis.timeout.0,
@@ -60,6 +63,7 @@ impl Checks {
             password_file,
             tls,
             database,
+            lineage: _,
             max_ttl,
             timeout,
             connections,
@@ -155,6 +159,14 @@ mod tests {
             codec: Codec::default(),
         };
         assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn another_lineage_is_another_name_for_all_keys() {
+        let text = "cache: {uid: u-7}\nredis: {mode: External, endpoints: ['a:1'], lineage: 1700000000}";
+        let uid = |text: &str| config(text).unwrap().redis(Codec::default()).unwrap().cache_uid;
+        assert_eq!(uid(text), "u-7.1700000000");
+        assert_eq!(uid(&text.replace(", lineage: 1700000000", "")), "u-7");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod breaker;
 mod clear;
 mod connect;
 mod counts;
+mod eviction;
 mod gate;
 mod keeper;
 mod keys;
@@ -81,6 +82,8 @@ struct Shared {
     trouble: Mutex<Option<Trouble>>,
     /// The last write that a working Redis refused.
     refusal: Mutex<Option<Refusal>>,
+    /// Its eviction policy, if that may evict what must stay.
+    evicts_all: Mutex<Option<String>>,
     /// When Redis last answered, in milliseconds since `opened_at`.
     answered_ms: AtomicU64,
     opened_at: Instant,
@@ -206,6 +209,7 @@ impl Shared {
             observed: Observed::new(clock.clone()),
             trouble: Mutex::new(None),
             refusal: Mutex::new(None),
+            evicts_all: Mutex::new(None),
             answered_ms: AtomicU64::new(0),
             opened_at: clock.monotonic(),
             newest_written_ms: AtomicU64::new(0),

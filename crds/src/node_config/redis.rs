@@ -31,6 +31,9 @@ pub struct Redis {
     pub tls: Option<RedisTls>,
     /// Number of the database. Default 0, at most 1023.
     pub database: u16,
+    /// Which of this cache's data in Redis counts: part of the names of its keys. A cache that did without this Redis for
+    /// a while gives another number, so that it finds nothing of what it has overwritten since. Default 0: none.
+    pub lineage: u64,
     /// How long an entry may stay in Redis. Default 4h, at least 1s, at most 87600h.
     pub max_ttl: HumanDuration,
     /// How long one call may take; a write has as long again for each MiB. Default 50ms, at least 1ms, at most 10s.
@@ -107,6 +110,7 @@ impl Default for Redis {
             password_file: None,
             tls: None,
             database: 0,
+            lineage: 0,
             max_ttl: hours(4),
             timeout: milliseconds(50),
             connections: 3,

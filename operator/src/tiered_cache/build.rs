@@ -195,7 +195,7 @@ fn pull_policy(policy: ImagePullPolicy) -> String {
 }
 
 /// A short, stable name for content.
-fn hash(content: &[u8]) -> String {
+pub(super) fn hash(content: &[u8]) -> String {
     format!("{:016x}", xxhash_rust::xxh3::xxh3_64(content))[..10].to_owned()
 }
 

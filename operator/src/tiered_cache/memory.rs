@@ -9,7 +9,7 @@ use std::{
 use crds::{quantity::ByteSize, tiered_cache::TieredCacheStatus};
 use tokio::time::Instant;
 
-use super::{apply::Settled, diagnose::Trouble, observe::Polled};
+use super::{apply::Settled, diagnose::Trouble, lineage::Lineage, observe::Polled};
 
 /// The memories of all caches, by UID.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub(super) struct Memory {
     pub(super) growth_refused: Option<GrowthRefused>,
     /// The last refusal to let the volume of Redis grow.
     pub(super) redis_growth_refused: Option<GrowthRefused>,
+    /// Which data in Redis the nodes were last told to use: the watches may not show it yet.
+    pub(super) lineage: Option<Lineage>,
     /// Whether there is a Secret with the password of Redis, as far as this process knows.
     pub(super) has_password: bool,
     /// When every object was last read from the API server itself.

@@ -17,7 +17,7 @@ use crds::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{Resource, ResourceExt};
 
-use super::{Watched, amount};
+use super::{Watched, amount, lineage::Lineage};
 
 /// What the operator adds to every cache, from its flags.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub(super) struct ValidCache {
     pub(super) image_pull_policy: ImagePullPolicy,
     pub(super) memory: ValidMemory,
     pub(super) redis: Option<ValidRedis>,
+    /// Which data in Redis counts; known once it is known what the nodes use.
+    pub(super) lineage: Lineage,
     pub(super) disk: Option<ValidDisk>,
     pub(super) read_order: Vec<ColdLayer>,
     pub(super) write_queue: WriteQueue,
@@ -171,6 +173,7 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         image_pull_policy,
         memory,
         redis,
+        lineage: Lineage::default(),
         disk,
         read_order,
         write_queue,

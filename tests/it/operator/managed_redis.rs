@@ -91,3 +91,38 @@ fn a_redis_that_can_not_start_is_told_and_a_good_image_heals_it() {
     lab.edit("sessions", &json!({"redis": {"managed": {"image": "redis:good"}}}));
     lab.until("sessions", "Stalled", "False AsExpected");
 }
+
+/// The lineage in the configuration that the nodes are given.
+fn lineage(lab: &Lab) -> String {
+    let set = rest::get(&lab.path("/apis/apps/v1", "statefulsets/sessions")).expect("the nodes are there");
+    let volumes = set["spec"]["template"]["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+    let name = volumes.iter().find_map(|volume| volume["configMap"]["name"].as_str()).expect("a configuration");
+    let config = rest::get(&lab.path("/api/v1", &format!("configmaps/{name}"))).expect("it is there");
+    let text = config["data"]["config.yaml"].as_str().expect("a file").to_owned();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("lineage: ")).expect("a lineage");
+    line.to_owned()
+}
+
+#[test]
+fn a_cache_that_comes_back_to_a_redis_trusts_nothing_in_it() {
+    let lab = Lab::new("lineage");
+    let external = json!({"redis": {"mode": "External", "external": {"endpoints": ["redis:6379"]}}});
+    let operator = lab.operator().start();
+    lab.apply("sessions", external.clone());
+    lab.until_ready("sessions");
+    let first = lineage(&lab);
+    assert_ne!(first, "0");
+    drop(operator);
+    let _operator = lab.operator().start();
+    lab.edit("sessions", &json!({"redis": {"timeout": "60ms"}}));
+    lab.until_ready("sessions");
+    assert_eq!(lineage(&lab), first, "another operator, and another setting, change nothing");
+
+    lab.edit("sessions", &json!({"redis": {"mode": "Disabled"}}));
+    lab.until_ready("sessions");
+    assert_eq!(lineage(&lab), "0");
+    lab.edit("sessions", &external);
+    lab.until_ready("sessions");
+    let second = lineage(&lab);
+    assert!(second != "0" && second != first, "{first}, then {second}");
+}

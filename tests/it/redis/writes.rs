@@ -147,3 +147,15 @@ async fn a_damaged_floor_serves_nothing_rather_than_what_was_cleared() {
     set(&redis, "a", "w").await;
     assert_eq!(got(&redis, "a").await, "w");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_could_evict_removals_is_told_until_it_is_another() {
+    let server = Server::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let redis = opened(options(&[server.port])).await;
+    let health = healthy_as(&redis, HealthState::Degraded, "EvictsAll").await;
+    assert!(health.message.contains("maxmemory-policy is allkeys-lru"), "{}", health.message);
+    set(&redis, "a", "v").await;
+    assert_eq!(got(&redis, "a").await, "v", "it works all the same");
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
+    healthy_as(&redis, HealthState::Healthy, "AsExpected").await;
+}

@@ -15,6 +15,7 @@ use super::{
     breaker::State,
     connect::{Connected, connect_all},
     counts::Counts,
+    eviction,
     link::Fence,
     secrets::Secrets,
     sentinel::find_master,
@@ -41,6 +42,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const OBSERVE_EVERY: Duration = Duration::from_millis(500);
 const OBSERVATIONS_PER_SPAN: u32 = 20;
 
+/// How often Redis is asked what it evicts.
+const EVICTION_EVERY: Duration = Duration::from_secs(5);
+
 /// How long a refused write shows in health.
 const REFUSAL_SHOWS: Duration = Duration::from_secs(10);
 
@@ -61,13 +65,15 @@ struct Keeper {
     files_due: Instant,
     master_due: Instant,
     renew_due: Instant,
+    eviction_due: Instant,
 }
 
 /// The task that keeps the layer connected.
 pub(super) fn start(shared: &Arc<Shared>) -> impl Future<Output = ()> + Send + 'static {
     let now = shared.clock.monotonic();
     let shared = Arc::clone(shared);
-    let mut keeper = Keeper { shared, secrets: None, files_due: now, master_due: now, renew_due: now };
+    let mut keeper =
+        Keeper { shared, secrets: None, files_due: now, master_due: now, renew_due: now, eviction_due: now };
     async move {
         loop {
             // A connection that was given up is replaced at once, all else in its time.
@@ -119,6 +125,10 @@ impl Keeper {
             }
         } else if self.shared.idle() >= IDLE {
             self.probe().await;
+        }
+        if now >= self.eviction_due {
+            self.eviction_due = now + EVICTION_EVERY;
+            self.shared.look_at_eviction().await;
         }
     }
 
@@ -244,6 +254,9 @@ impl Shared {
             && self.clock.monotonic().saturating_duration_since(*at) < REFUSAL_SHOWS
         {
             return Verdict::degraded(trouble.reason, trouble.message.clone());
+        }
+        if let Some(policy) = &*self.evicts_all.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Verdict::degraded("EvictsAll", eviction::advice(policy));
         }
         let soft = self.options.timeout / 2;
         match self.counts.latency.percentile(99) {

@@ -37,6 +37,7 @@ pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
     };
     node_config::Redis {
         mode: RedisMode::External,
+        lineage: cache.lineage.number,
         max_ttl: *max_ttl,
         timeout: *timeout,
         write_mode: *write_mode,

@@ -23,6 +23,7 @@ use super::{
     container_security, hash, label_selector, labels, metadata, pod_security, pull_policy, redis, service,
     service_account, telemetry,
 };
+use crate::tiered_cache::lineage;
 
 /// Name of the volume with the database; claims are named after it.
 pub(super) const DATA_VOLUME: &str = "data";
@@ -63,7 +64,9 @@ pub(super) fn build(cache: &ValidCache, config_map: &str) -> (StatefulSet, Strin
         volume_claim_templates: claim_templates(cache),
         ..StatefulSetSpec::default()
     };
-    (StatefulSet { metadata: metadata(&cache.identity, name.clone()), spec, status: None }, revision)
+    let annotations = BTreeMap::from([(lineage::ANNOTATION.to_owned(), cache.lineage.text())]);
+    let metadata = ObjectMeta { annotations: Some(annotations), ..metadata(&cache.identity, name.clone()) };
+    (StatefulSet { metadata, spec, status: None }, revision)
 }
 
 fn retention(policy: RetentionPolicy) -> String {
