@@ -36,9 +36,9 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::{
-    gates::{GOALS, PAIRS_MIN, Verdict},
+    gates::{GOALS, Goal, Judged, PAIRS_MIN, Verdict},
     pair::{Outcome, Plan},
-    server::Kind,
+    server::{Kind, Programs},
     workload::{GRAMMAR, Workload},
 };
 
@@ -72,26 +72,35 @@ enum Verb {
         #[arg(long, value_enum, value_delimiter = ',', default_value = "redis,node")]
         kinds: Vec<Kind>,
         #[command(flatten)]
-        node: Node,
+        programs: Programs,
     },
     /// Checks the goals; fails only if one is missed beyond noise on a quiet machine.
     Gate {
+        /// Those of these names, such as `G7` or `"G3 CPU"`; default all that there are programs for.
+        #[arg(long, value_delimiter = ',')]
+        goal: Vec<String>,
         #[command(flatten)]
-        run: Run,
+        measuring: Measuring,
     },
     /// Everything, as a Markdown file.
     All {
         #[arg(long)]
         out: PathBuf,
         #[command(flatten)]
-        run: Run,
+        measuring: Measuring,
     },
 }
 
 #[derive(Args)]
 struct Run {
-    #[arg(long, value_delimiter = ',', default_value = GOAL_WORKLOADS, help = GRAMMAR)]
+    #[arg(long, value_delimiter = ',', default_value = WORKLOADS, help = GRAMMAR)]
     workload: Vec<Workload>,
+    #[command(flatten)]
+    measuring: Measuring,
+}
+
+#[derive(Args)]
+struct Measuring {
     /// Undisturbed pairs wanted; the goals need 24.
     #[arg(long, default_value_t = PAIRS_MIN, value_parser = clap::value_parser!(usize))]
     rounds: usize,
@@ -102,18 +111,11 @@ struct Run {
     #[arg(long)]
     json: Option<PathBuf>,
     #[command(flatten)]
-    node: Node,
+    programs: Programs,
 }
 
-#[derive(Args)]
-struct Node {
-    /// The node's program. Default: `cache-node` beside this program.
-    #[arg(long)]
-    node: Option<PathBuf>,
-}
-
-/// The workloads of all goals.
-const GOAL_WORKLOADS: &str = "get-p1,get-p16,set-p1,set-p16,get4k-p16,set4k-p16,mix-r80000,get-p1-c900";
+/// The workloads of the goals beside Redis.
+const WORKLOADS: &str = "get-p1,get-p16,set-p1,set-p16,get4k-p16,set4k-p16,mix-r80000,get-p1-c900";
 
 fn main() -> anyhow::Result<ExitCode> {
     // The load generator opens hundreds of connections to each of two servers.
@@ -123,94 +125,115 @@ fn main() -> anyhow::Result<ExitCode> {
     server::pin(server::CLIENT_CORE).context("two cores are needed, one for the server and one for the client")?;
     match Arguments::parse().verb {
         Verb::Pair { base, cand, run } => {
-            run.compare(base, cand)?;
+            run.measuring.compare(base, cand, &run.workload)?;
         }
         Verb::Null { base, run } => {
-            run.compare(base, base)?;
+            run.measuring.compare(base, base, &run.workload)?;
         }
-        Verb::Memory { kinds, node } => println!("{}", measure_memory(&kinds, &node.program()?)?),
-        Verb::Gate { run } => return gate(&run),
-        Verb::All { out, run } => all(&out, &run)?,
+        Verb::Memory { kinds, programs } => println!("{}", measure_memory(&kinds, &programs)?),
+        Verb::Gate { goal, measuring } => return gate(&goal, &measuring),
+        Verb::All { out, measuring } => all(&out, &measuring)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every goal with its control.
-fn gate(run: &Run) -> anyhow::Result<ExitCode> {
-    let controls = run.compare(Kind::Redis, Kind::Redis)?;
-    let outcomes = run.compare(Kind::Redis, Kind::Node)?;
-    print!("{}", report::goals(&outcomes, &controls));
-    let missed = GOALS.iter().any(|goal| {
-        let of_goal = |outcome: &&Outcome| outcome.workload.to_string() == goal.workload;
-        let control = controls.iter().find(of_goal).and_then(|control| control.ratio(goal.metric));
-        let verdict = |outcome: &Outcome| goal.judge(outcome, control.map(|ratio| ratio.median));
-        outcomes.iter().find(of_goal).map(verdict) == Some(Verdict::Missed)
+/// The goals of these names, each with its control.
+fn gate(names: &[String], measuring: &Measuring) -> anyhow::Result<ExitCode> {
+    let wanted = |goal: &&Goal| names.is_empty() || names.iter().any(|name| goal.is_called(name));
+    let (goals, measured) = measuring.measure(wanted)?;
+    let judged = judge(&goals, &measured);
+    print!("{}", report::goals(&judged));
+    let missed = judged.iter().any(|Judged { goal, outcome, control }| {
+        goal.judge(outcome, control.ratio(goal.metric).map(|ratio| ratio.median)) == Verdict::Missed
     });
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The control, both forms of the node and memory, written with what a reader needs to do it again.
-fn all(out: &Path, run: &Run) -> anyhow::Result<()> {
-    let node = run.node.program()?;
+/// All goals, the node with its disk layer, and memory, written with what a reader needs to do it again.
+fn all(out: &Path, measuring: &Measuring) -> anyhow::Result<()> {
+    let programs = &measuring.programs;
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
     let machine = report::machine();
-    let controls = run.compare(Kind::Redis, Kind::Redis)?;
-    let mut outcomes = run.compare(Kind::Redis, Kind::Node)?;
-    outcomes.extend(run.compare(Kind::Redis, Kind::NodeDisk)?);
-    let rows = |outcomes: &[Outcome]| outcomes.iter().map(report::row).collect::<Vec<_>>().join("\n");
+    let (goals, mut measured) = measuring.measure(|_| true)?;
+    let table = report::goals(&judge(&goals, &measured));
+    let workloads: Vec<Workload> = WORKLOADS.split(',').map(str::parse).collect::<Result<_, _>>()?;
+    measured.extend(measuring.compare(Kind::Redis, Kind::NodeDisk, &workloads)?);
     let text = format!(
         "# Measured, side by side\n\n\
-         How to read this: README.md in this folder. Written by `make bench` (`{command}`).\n\n\
+         How to read this: README.md in the folder of `bench`. Written by `{command}`.\n\n\
          - Date: {date}\n- Machine: {machine}\n- Yardstick: {redis}\n- Candidate: {candidate}\n\n\
-         ## Goals\n\n{goals}\n## Memory\n\n{memory}\n## All workloads\n\n{heading}\n{rows}\n\n\
-         ## Control: the yardstick against a second copy of itself\n\n{heading}\n{control}\n",
+         ## Goals\n\n{table}\n## Memory\n\n{memory}\n## All rows\n\n{heading}\n{rows}\n",
         command = std::env::args().skip(1).fold("bench".to_owned(), |line, word| line + " " + &word),
-        redis = Kind::Redis.version(&node)?,
-        candidate = Kind::Node.version(&node)?,
-        goals = report::goals(&outcomes, &controls),
-        memory = measure_memory(&[Kind::Redis, Kind::Node], &node)?,
+        redis = Kind::Redis.version(programs)?,
+        candidate = Kind::Node.version(programs)?,
+        memory = measure_memory(&[Kind::Redis, Kind::Node], programs)?,
         heading = report::HEADING,
-        rows = rows(&outcomes),
-        control = rows(&controls),
+        rows = measured.iter().map(report::row).collect::<Vec<_>>().join("\n"),
     );
     fs::write(out, text).with_context(|| format!("write {}", out.display()))
 }
 
-fn measure_memory(kinds: &[Kind], node: &Path) -> anyhow::Result<String> {
+/// Finds each goal's measurement and its control among all.
+fn judge<'a>(goals: &'a [Goal], measured: &'a [Outcome]) -> Vec<Judged<'a>> {
+    let find = |goal: &Goal, candidate: Kind| {
+        measured.iter().find(|outcome| {
+            (outcome.base, outcome.candidate) == (goal.base, candidate) && outcome.workload.to_string() == goal.workload
+        })
+    };
+    let judged = goals.iter().filter_map(|goal| {
+        Some(Judged { goal, outcome: find(goal, goal.candidate)?, control: find(goal, goal.base)? })
+    });
+    judged.collect()
+}
+
+fn measure_memory(kinds: &[Kind], programs: &Programs) -> anyhow::Result<String> {
     let results: anyhow::Result<Vec<(Kind, f64)>> =
-        kinds.iter().map(|&kind| Ok((kind, memory::bytes_per_entry(kind, node)?))).collect();
+        kinds.iter().map(|&kind| Ok((kind, memory::bytes_per_entry(kind, programs)?))).collect();
     Ok(report::memory(&results?))
 }
 
-// === impl Run ===
+// === impl Measuring ===
 
-impl Run {
-    /// Runs every workload, printing each row when it is done.
-    fn compare(&self, base: Kind, candidate: Kind) -> anyhow::Result<Vec<Outcome>> {
-        let (rounds, slice, node) = (self.rounds, Duration::from_millis(self.slice_ms), self.node.program()?);
-        let plan = Plan { base, candidate, rounds, slice, node };
+impl Measuring {
+    /// Measures the wanted goals for which there are programs, each with its control, and none of it twice.
+    fn measure(&self, wanted: impl Fn(&&Goal) -> bool) -> anyhow::Result<(Vec<Goal>, Vec<Outcome>)> {
+        let (goals, missing): (Vec<Goal>, Vec<Goal>) =
+            GOALS.iter().filter(wanted).copied().partition(|goal| self.programs.has(goal.base));
+        for goal in missing {
+            println!("{} is left out: it needs --pipeline", goal.id);
+        }
         println!("{}", report::HEADING);
-        let mut outcomes = Vec::new();
-        for workload in &self.workload {
-            let outcome = pair::compare(&plan, workload).with_context(|| format!("workload {workload}"))?;
-            println!("{}", report::row(&outcome));
-            if let Some(path) = &self.json {
-                append_json(path, &outcome).with_context(|| format!("write {}", path.display()))?;
+        let mut measured: Vec<Outcome> = Vec::new();
+        for goal in &goals {
+            let workload: Workload = goal.workload.parse()?;
+            for candidate in [goal.base, goal.candidate] {
+                let done = |outcome: &Outcome| {
+                    (outcome.base, outcome.candidate, &outcome.workload) == (goal.base, candidate, &workload)
+                };
+                if !measured.iter().any(done) {
+                    measured.push(self.compare_one(goal.base, candidate, &workload)?);
+                }
             }
-            outcomes.push(outcome);
         }
-        Ok(outcomes)
+        Ok((goals, measured))
     }
-}
 
-// === impl Node ===
+    /// Runs every workload.
+    fn compare(&self, base: Kind, candidate: Kind, workloads: &[Workload]) -> anyhow::Result<Vec<Outcome>> {
+        println!("{}", report::HEADING);
+        workloads.iter().map(|workload| self.compare_one(base, candidate, workload)).collect()
+    }
 
-impl Node {
-    fn program(&self) -> anyhow::Result<PathBuf> {
-        match &self.node {
-            Some(path) => Ok(path.clone()),
-            None => Ok(std::env::current_exe()?.with_file_name("cache-node")),
+    /// Runs a workload and prints its row.
+    fn compare_one(&self, base: Kind, candidate: Kind, workload: &Workload) -> anyhow::Result<Outcome> {
+        let (rounds, slice) = (self.rounds, Duration::from_millis(self.slice_ms));
+        let plan = Plan { base, candidate, rounds, slice, programs: self.programs.clone() };
+        let outcome = pair::compare(&plan, workload).with_context(|| format!("workload {workload}"))?;
+        println!("{}", report::row(&outcome));
+        if let Some(path) = &self.json {
+            append_json(path, &outcome).with_context(|| format!("write {}", path.display()))?;
         }
+        Ok(outcome)
     }
 }
 

@@ -1,14 +1,13 @@
 //! Resident memory per entry: a million entries of 16-byte keys and 100-byte values, each with a time to live, as a
 //! cache has them.
 
-use std::path::Path;
-
 use anyhow::{Context, ensure};
 
 use crate::{
     pair::load_keys,
     resp::{Blocking, Reply},
-    server::{Kind, Server},
+    server::{Kind, Programs, Server},
+    workload::Stored,
 };
 
 /// Enough that fixed costs vanish.
@@ -22,10 +21,10 @@ const LIFE_MS: &[u8] = b"3600000";
 ///
 /// # Errors
 /// If the server does not hold all entries afterwards.
-pub(crate) fn bytes_per_entry(kind: Kind, node: &Path) -> anyhow::Result<f64> {
-    let server = Server::start(kind, node)?;
+pub(crate) fn bytes_per_entry(kind: Kind, programs: &Programs) -> anyhow::Result<f64> {
+    let server = Server::start(kind, programs)?;
     let before = server.resident_bytes()?;
-    load_keys(&server, ENTRIES, VALUE_BYTES, Some(LIFE_MS))?;
+    load_keys(&server, ENTRIES, VALUE_BYTES, Stored::Until(LIFE_MS))?;
     let after = server.resident_bytes()?;
     let held = Blocking::open(server.address)?.ask(&[b"DBSIZE"]).context("DBSIZE")?;
     ensure!(held == Reply::Integer(ENTRIES as i64), "{} holds {held:?} of {ENTRIES} entries", kind.label());

@@ -1,16 +1,16 @@
 //! The sandwich: base, candidate, base, candidate, …, base, in slices of half a second, because the machine's own
 //! speed drifts by more than what is to be seen. Slices that another process disturbed are measured again.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::{
     load::{Client, Slice},
-    server::{Kind, Server, Usage},
+    server::{Kind, Programs, Server, Usage},
     stats::{self, Quartiles},
-    workload::{self, Ring, Workload},
+    workload::{self, Stored, Workload},
 };
 
 /// A slice in which the server or the client waited longer than this share for other processes is void.
@@ -31,8 +31,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Length of one slice.
     pub(crate) slice: Duration,
-    /// The node's program.
-    pub(crate) node: PathBuf,
+    /// The programs.
+    pub(crate) programs: Programs,
 }
 
 /// One slice as numbers.
@@ -42,8 +42,8 @@ pub(crate) struct Measure {
     pub(crate) requests_per_second: f64,
     /// Server CPU, all threads.
     pub(crate) cpu_us_per_request: f64,
-    /// Server CPU of its busiest thread.
-    pub(crate) busiest_cpu_us_per_request: f64,
+    /// Server CPU of the threads that serve clients.
+    pub(crate) foreground_cpu_us_per_request: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
@@ -62,6 +62,8 @@ pub(crate) enum Metric {
     Throughput,
     /// Server CPU a request.
     Cpu,
+    /// The same, of the threads that serve clients.
+    Foreground,
     /// Median latency.
     P50,
     /// 99 of 100 requests are at most as slow.
@@ -93,9 +95,8 @@ struct Side {
 /// # Errors
 /// If a server does not start, fails a request or loses a loaded key.
 pub(crate) fn compare(plan: &Plan, workload: &Workload) -> anyhow::Result<Outcome> {
-    let ring = Arc::new(workload.ring());
-    let mut base = Side::open(plan.base, plan, workload, &ring)?;
-    let mut candidate = Side::open(plan.candidate, plan, workload, &ring)?;
+    let mut base = Side::open(plan.base, plan, workload)?;
+    let mut candidate = Side::open(plan.candidate, plan, workload)?;
     // The first slices warm caches, buffers and the branch predictor, and are thrown away.
     base.measure(plan.slice)?;
     candidate.measure(plan.slice)?;
@@ -119,7 +120,7 @@ pub(crate) fn compare(plan: &Plan, workload: &Workload) -> anyhow::Result<Outcom
 ///
 /// # Errors
 /// If the server refuses one.
-pub(crate) fn load_keys(server: &Server, keys: usize, value_bytes: usize, life: Option<&[u8]>) -> io::Result<()> {
+pub(crate) fn load_keys(server: &Server, keys: usize, value_bytes: usize, stored: Stored<'_>) -> io::Result<()> {
     let value = workload::value(value_bytes);
     let mut client = crate::resp::Blocking::open(server.address)?;
     let mut requests = Vec::new();
@@ -127,10 +128,7 @@ pub(crate) fn load_keys(server: &Server, keys: usize, value_bytes: usize, life: 
         let last = (first + LOAD_BATCH).min(keys);
         requests.clear();
         for index in first..last {
-            let key = workload::key(index);
-            let mut words: Vec<&[u8]> = vec![b"SET", &key, &value];
-            words.extend(life.into_iter().flat_map(|life| [b"PX".as_slice(), life]));
-            crate::resp::render(&mut requests, &words);
+            stored.render(&mut requests, index, &value);
         }
         client.send_all(&requests, (last - first) as u64)?;
     }
@@ -140,10 +138,12 @@ pub(crate) fn load_keys(server: &Server, keys: usize, value_bytes: usize, life: 
 // === impl Side ===
 
 impl Side {
-    fn open(kind: Kind, plan: &Plan, workload: &Workload, ring: &Arc<Ring>) -> anyhow::Result<Self> {
-        let server = Server::start(kind, &plan.node).with_context(|| format!("start {}", kind.label()))?;
-        load_keys(&server, workload.keys, workload.value_bytes, None)?;
-        let client = Client::open(server.address, workload, ring)?;
+    fn open(kind: Kind, plan: &Plan, workload: &Workload) -> anyhow::Result<Self> {
+        let server = Server::start(kind, &plan.programs).with_context(|| format!("start {}", kind.label()))?;
+        let stored = if kind.is_tagged() { Stored::Tagged } else { Stored::Plain };
+        load_keys(&server, workload.keys, workload.value_bytes, stored)?;
+        server.settle()?;
+        let client = Client::open(server.address, workload, &Arc::new(workload.ring(stored)))?;
         Ok(Self { server, client })
     }
 
@@ -168,7 +168,7 @@ impl Measure {
             requests,
             requests_per_second: requests as f64 / wall,
             cpu_us_per_request: us_per_request(server.cpu),
-            busiest_cpu_us_per_request: us_per_request(server.busiest_cpu),
+            foreground_cpu_us_per_request: us_per_request(server.foreground_cpu),
             p50_us: latency_us(0.5),
             p99_us: latency_us(0.99),
             p999_us: latency_us(0.999),
@@ -187,6 +187,7 @@ impl Measure {
         match metric {
             Metric::Throughput => self.requests_per_second,
             Metric::Cpu => self.cpu_us_per_request,
+            Metric::Foreground => self.foreground_cpu_us_per_request,
             Metric::P50 => self.p50_us,
             Metric::P99 => self.p99_us,
             Metric::P999 => self.p999_us,
@@ -292,6 +293,7 @@ mod tests {
             cpu: Duration::from_millis(cpu_ms),
             busiest_cpu: Duration::from_millis(cpu_ms),
             busiest_wait: Duration::from_millis(wait_ms),
+            ..Usage::default()
         };
         let measure = Measure::of(&slice, usage(5, 9), usage(50, 0));
         assert_eq!(measure.requests_per_second, 10_000.0);

@@ -3,7 +3,7 @@
 use std::{fmt::Write, fs, path::Path};
 
 use crate::{
-    gates::{self, GOALS, Goal},
+    gates::{self, Goal, Judged},
     memory,
     pair::{Metric, Outcome},
     server::Kind,
@@ -12,12 +12,13 @@ use crate::{
 
 /// Above this share of its core the client is the bottleneck and throughput is a lower bound.
 const CLIENT_BOUND: f64 = 0.97;
-const COLUMNS: [Metric; 5] = [Metric::Throughput, Metric::Cpu, Metric::P50, Metric::P99, Metric::P999];
+const COLUMNS: [Metric; 6] =
+    [Metric::Throughput, Metric::Cpu, Metric::Foreground, Metric::P50, Metric::P99, Metric::P999];
 
 /// The heading of [`row`].
 pub(crate) const HEADING: &str = "\
-| workload | compared | base: requests/s; CPU us; p99 us | throughput | CPU/request | p50 | p99 | p999 | pairs | client busy | machine |
-|---|---|---|---|---|---|---|---|---|---|---|";
+| workload | compared | base: requests/s; CPU us; p99 us | throughput | CPU/request | clients' threads | p50 | p99 | p999 | pairs | client busy | machine |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// One workload as a row: ratios as median and, in brackets, quartiles.
 pub(crate) fn row(outcome: &Outcome) -> String {
@@ -43,22 +44,26 @@ pub(crate) fn row(outcome: &Outcome) -> String {
     row
 }
 
-/// The judgement of every goal that was measured. `controls` are the base against itself.
-pub(crate) fn goals(outcomes: &[Outcome], controls: &[Outcome]) -> String {
-    let mut table = "| goal | workload | ratio | gate | target | verdict |\n|---|---|---|---|---|---|\n".to_owned();
-    for goal in GOALS {
-        let of_goal = |outcome: &&Outcome| outcome.workload.to_string() == goal.workload;
-        let Some(outcome) = outcomes.iter().filter(|outcome| outcome.candidate == Kind::Node).find(of_goal) else {
-            continue;
-        };
-        let control = controls.iter().find(of_goal).and_then(|control| control.ratio(goal.metric));
-        let verdict = goal.judge(outcome, control.map(|ratio| ratio.median));
-        let ratio = outcome.ratio(goal.metric).map_or_else(|| "-".to_owned(), ratio_cell);
-        let (metric, sign) = metric_name(&goal);
+/// The judgement of every goal that was measured.
+pub(crate) fn goals(judged: &[Judged<'_>]) -> String {
+    let mut table = "| goal | workload | compared | ratio | gate | target | control | verdict |\n\
+                     |---|---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for Judged { goal, outcome, control } in judged {
+        let verdict = goal.judge(outcome, control.ratio(goal.metric).map(|ratio| ratio.median));
+        let cell = |outcome: &Outcome| outcome.ratio(goal.metric).map_or_else(|| "-".to_owned(), ratio_cell);
+        let (metric, sign) = metric_name(goal);
         let _ = writeln!(
             table,
-            "| {} | {} {metric} | {ratio} | {sign} {:.2} | {sign} {:.2} | {verdict} |",
-            goal.id, goal.workload, goal.gate, goal.target
+            "| {} | {} {metric} | {} / {} | {} | {sign} {:.2} | {sign} {:.2} | {} | {verdict} |",
+            goal.id,
+            goal.workload,
+            goal.candidate.label(),
+            goal.base.label(),
+            cell(outcome),
+            goal.gate,
+            goal.target,
+            cell(control)
         );
     }
     table
@@ -108,6 +113,7 @@ fn metric_name(goal: &Goal) -> (&'static str, &'static str) {
     match goal.metric {
         Metric::Throughput => ("throughput", ">="),
         Metric::Cpu => ("CPU/request", "<="),
+        Metric::Foreground => ("CPU/request of clients' threads", "<="),
         Metric::P50 => ("p50", "<="),
         Metric::P99 => ("p99", "<="),
         Metric::P999 => ("p999", "<="),

@@ -1,5 +1,7 @@
 //! The servers under test: started pinned to one core, asked by the kernel's own counters, ended with the run.
 
+mod kind;
+
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -10,9 +12,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_setaffinity},
+};
 
+use self::kind::Place;
+pub(crate) use self::kind::{Kind, Programs};
 use crate::{
     clock::Clock,
     resp::{Blocking, Reply},
@@ -24,79 +30,36 @@ pub(crate) const SERVER_CORE: usize = 0;
 pub(crate) const CLIENT_CORE: usize = 1;
 /// A server must answer PING within this time.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    /// `redis-server`, persistence off, otherwise as installed.
-    Redis,
-    /// `cache-node`, memory only, one thread.
-    Node,
-    /// `cache-node` with its disk layer, one thread.
-    NodeDisk,
-}
+/// Reads that find nothing, more than it takes a node to give a dead Redis up.
+const VAIN_READS: usize = 20;
 
 /// A running server. Dropping it ends the process and removes its folder.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    kind: Kind,
+    process: Process,
     /// Where it speaks RESP.
     pub(crate) address: SocketAddr,
+    /// The Redis below it.
+    redis: Option<Process>,
     _folder: tempfile::TempDir,
 }
+
+/// A process that ends with its owner.
+#[derive(Debug)]
+struct Process(Child);
 
 /// What the kernel counted for one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// CPU of all threads.
     pub(crate) cpu: Duration,
+    /// CPU of the threads that serve clients: those of the name `resp-*`, or else the first.
+    pub(crate) foreground_cpu: Duration,
     /// CPU of the busiest thread.
     pub(crate) busiest_cpu: Duration,
     /// How long the busiest thread was ready and not running.
     pub(crate) busiest_wait: Duration,
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// The name in tables.
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Redis => "redis",
-            Self::Node => "node (L1)",
-            Self::NodeDisk => "node (L1+L3)",
-        }
-    }
-
-    fn command(self, node: &Path, folder: &Path, port: u16) -> anyhow::Result<Command> {
-        if self == Self::Redis {
-            let mut command = Command::new("redis-server");
-            command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "", "--dir"]);
-            command.arg(folder).arg("--port").arg(port.to_string());
-            return Ok(command);
-        }
-        let mode = if self == Self::NodeDisk { "RocksDB" } else { "Disabled" };
-        let (admin, data) = (free_port()?, folder.join("data"));
-        let config = format!(
-            "listen: {{ resp: \"127.0.0.1:{port}\", admin: \"127.0.0.1:{admin}\", threads: 1 }}\n\
-             memory: {{ capacity: 1Gi }}\n\
-             disk: {{ mode: {mode}, path: {:?} }}\n",
-            data.display().to_string()
-        );
-        let file = folder.join("node.yaml");
-        fs::write(&file, config)?;
-        let mut command = Command::new(node);
-        command.arg("--config").arg(file).env("TIEREDCACHE_LOG", "warn");
-        Ok(command)
-    }
-
-    /// The first line of the program's own `--version`.
-    pub(crate) fn version(self, node: &Path) -> anyhow::Result<String> {
-        let program = if self == Self::Redis { Path::new("redis-server") } else { node };
-        let output =
-            Command::new(program).arg("--version").output().with_context(|| format!("start {}", program.display()))?;
-        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
-    }
 }
 
 // === impl Server ===
@@ -105,36 +68,44 @@ impl Server {
     /// Starts a server on [`SERVER_CORE`] and waits until it answers.
     ///
     /// # Errors
-    /// If the program is missing, ends or does not answer within 20 s.
-    pub(crate) fn start(kind: Kind, node: &Path) -> anyhow::Result<Self> {
+    /// If a program is missing, ends or does not answer within 20 s.
+    pub(crate) fn start(kind: Kind, programs: &Programs) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
+        let redis = kind.has_redis().then(|| Self::start_redis(folder.path())).transpose()?;
+        let (redis, redis_at) = redis.unzip();
         let port = free_port()?;
-        let mut command = kind.command(node, folder.path(), port)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        // Affinity is inherited: the child starts on its core without a program in between, whose pid would be another.
-        pin(SERVER_CORE)?;
-        let child = command.spawn();
-        pin(CLIENT_CORE)?;
-        let child = child.with_context(|| format!("start {}", command.get_program().display()))?;
+        let place = Place { folder: folder.path(), port, redis: redis_at };
+        let process = Process::start(kind.command(programs, &place)?)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Self { child, address, _folder: folder };
-        server.wait_ready()?;
+        let mut server = Self { kind, process, address, redis, _folder: folder };
+        server.process.wait_ready(address)?;
         Ok(server)
     }
 
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let clock = Clock::start();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the server ended while starting: {status}");
-            }
-            let answer = Blocking::open(self.address).and_then(|mut client| client.ask(&[b"PING"]));
-            match answer {
-                Ok(reply) if reply == Reply::Simple("PONG".to_owned()) => return Ok(()),
-                answer if clock.passed(START_TIMEOUT) => bail!("the server did not answer PING: {answer:?}"),
-                _ => thread::sleep(Duration::from_millis(20)),
+    fn start_redis(folder: &Path) -> anyhow::Result<(Process, SocketAddr)> {
+        let place = Place { folder, port: free_port()?, redis: None };
+        let mut process = Process::start(kind::redis(&place))?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, place.port));
+        process.wait_ready(address)?;
+        Ok((process, address))
+    }
+
+    /// Once everything is stored: waits until the layers below memory have it, and takes away what this kind loses.
+    ///
+    /// # Errors
+    /// If the server fails a command.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        let mut client = Blocking::open(self.address)?;
+        if self.kind.is_layered_below() {
+            client.ask(&[b"TC.FLUSH"]).context("TC.FLUSH")?;
+        }
+        if let Some(redis) = self.redis.as_ref().filter(|_| self.kind.loses_redis()) {
+            kill_process(redis.pid()?, Signal::STOP)?;
+            for _ in 0..VAIN_READS {
+                client.ask(&[b"GET", b"nothing"])?;
             }
         }
+        Ok(())
     }
 
     /// What the kernel counted so far.
@@ -157,15 +128,47 @@ impl Server {
     }
 
     fn folder(&self) -> PathBuf {
-        Path::new("/proc").join(self.child.id().to_string())
+        Path::new("/proc").join(self.process.0.id().to_string())
     }
 }
 
-impl Drop for Server {
+// === impl Process ===
+
+impl Process {
+    fn start(mut command: Command) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        // Affinity is inherited: the child starts on its core without a program in between, whose pid would be another.
+        pin(SERVER_CORE)?;
+        let child = command.spawn();
+        pin(CLIENT_CORE)?;
+        Ok(Self(child.with_context(|| format!("start {}", command.get_program().display()))?))
+    }
+
+    fn wait_ready(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let clock = Clock::start();
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                bail!("the server ended while starting: {status}");
+            }
+            let answer = Blocking::open(address).and_then(|mut client| client.ask(&[b"PING"]));
+            match answer {
+                Ok(reply) if reply == Reply::Simple("PONG".to_owned()) => return Ok(()),
+                answer if clock.passed(START_TIMEOUT) => bail!("the server did not answer PING: {answer:?}"),
+                _ => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn pid(&self) -> anyhow::Result<Pid> {
+        Pid::from_raw(i32::try_from(self.0.id())?).context("a process has a number")
+    }
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
         // Nothing a benchmark stored is worth a clean stop; both calls fail only if the process has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -183,14 +186,27 @@ impl Usage {
     /// Sums `task/*/schedstat` of a process folder.
     fn read(folder: PathBuf) -> io::Result<Self> {
         let mut usage = Self::default();
+        let mut of_first = Duration::ZERO;
         for task in fs::read_dir(folder.join("task"))? {
+            let task = task?.path();
             // A thread may end between the listing and the reading.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+            let read = |file: &str| fs::read_to_string(task.join(file));
+            let (Ok(text), Ok(name)) = (read("schedstat"), read("comm")) else { continue };
             let (cpu, wait) = parse_schedstat(&text).ok_or(io::ErrorKind::InvalidData)?;
             usage.cpu += cpu;
+            if name.starts_with("resp-") {
+                usage.foreground_cpu += cpu;
+            }
+            // The first thread has the number of the process.
+            if task.file_name() == folder.file_name() {
+                of_first = cpu;
+            }
             if cpu > usage.busiest_cpu {
                 (usage.busiest_cpu, usage.busiest_wait) = (cpu, wait);
             }
+        }
+        if usage.foreground_cpu.is_zero() {
+            usage.foreground_cpu = of_first;
         }
         Ok(usage)
     }
@@ -199,6 +215,7 @@ impl Usage {
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             cpu: self.cpu.saturating_sub(earlier.cpu),
+            foreground_cpu: self.foreground_cpu.saturating_sub(earlier.foreground_cpu),
             busiest_cpu: self.busiest_cpu.saturating_sub(earlier.busiest_cpu),
             busiest_wait: self.busiest_wait.saturating_sub(earlier.busiest_wait),
         }
@@ -258,7 +275,7 @@ mod tests {
     #[test]
     fn waiting_for_the_own_threads_is_no_disturbance() {
         let second = Duration::from_secs(1);
-        let usage = Usage { cpu: second * 3, busiest_cpu: second * 2, busiest_wait: second };
+        let usage = Usage { cpu: second * 3, busiest_cpu: second * 2, busiest_wait: second, ..Usage::default() };
         assert_eq!(usage.foreign_wait(), Duration::ZERO);
         let usage = Usage { busiest_wait: second * 4, ..usage };
         assert_eq!(usage.foreign_wait(), second * 3);

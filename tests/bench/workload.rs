@@ -40,6 +40,17 @@ pub(crate) struct Workload {
     pub(crate) uniform: bool,
 }
 
+/// What a value is stored with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stored<'a> {
+    /// Nothing.
+    Plain,
+    /// A life, in milliseconds.
+    Until(&'a [u8]),
+    /// Two tags: one of ten and one of a thousand.
+    Tagged,
+}
+
 /// A name that is no workload.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a workload; write {GRAMMAR}")]
@@ -106,7 +117,7 @@ impl fmt::Display for Workload {
 
 impl Workload {
     /// Draws keys and operations, the same ones in every run, and renders them.
-    pub(crate) fn ring(&self) -> Ring {
+    pub(crate) fn ring(&self, stored: Stored<'_>) -> Ring {
         let value = value(self.value_bytes);
         let request_bytes = if self.get_percent == 100 { 64 } else { 64 + self.value_bytes };
         let count = (RING_BYTES_MAX / request_bytes).clamp(self.pipeline, RING_REQUESTS_MAX);
@@ -115,11 +126,11 @@ impl Workload {
         let mut ring = Ring { bytes: Vec::new(), starts: vec![0] };
         for _ in 0..count {
             let point = random.random::<f64>();
-            let key = key(cumulative.partition_point(|&below| below < point).min(self.keys - 1));
+            let index = cumulative.partition_point(|&below| below < point).min(self.keys - 1);
             if random.random_range(0..100) < u32::from(self.get_percent) {
-                resp::render(&mut ring.bytes, &[b"GET", &key]);
+                resp::render(&mut ring.bytes, &[b"GET", &key(index)]);
             } else {
-                resp::render(&mut ring.bytes, &[b"SET", &key, &value]);
+                stored.render(&mut ring.bytes, index, &value);
             }
             ring.starts.push(ring.bytes.len());
         }
@@ -135,6 +146,24 @@ impl Workload {
             Some(*sum)
         });
         running.collect()
+    }
+}
+
+// === impl Stored ===
+
+impl Stored<'_> {
+    /// The command that stores a value under the `index`-th key.
+    pub(crate) fn render(self, out: &mut Vec<u8>, index: usize, value: &[u8]) {
+        let key = key(index);
+        match self {
+            Self::Plain => resp::render(out, &[b"SET", &key, value]),
+            Self::Until(life) => resp::render(out, &[b"SET", &key, value, b"PX", life]),
+            Self::Tagged => {
+                let tags = [format!("group:{}", index % 10), format!("owner:{:05}", index % 1000)];
+                let [often, seldom] = tags.each_ref().map(String::as_bytes);
+                resp::render(out, &[b"TC.SET", &key, value, b"TAGS", b"2", often, seldom]);
+            }
+        }
     }
 }
 
@@ -212,7 +241,7 @@ mod tests {
         let share = workload.cumulative()[0];
         let harmonic: f64 = (1..=workload.keys).map(|rank| (rank as f64).powf(-ZIPF_EXPONENT)).sum();
         assert!((share - 1.0 / harmonic).abs() < 1e-12);
-        let ring = workload.ring();
+        let ring = workload.ring(Stored::Plain);
         let mut first = Vec::new();
         resp::render(&mut first, &[b"GET", &key(0)]);
         let drawn = (0..ring.len()).filter(|&at| ring.bytes()[ring.span(at, 1)] == first).count();
@@ -222,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_mix_holds_one_set_in_ten() {
-        let ring = parse("mix-r1000").ring();
+        let ring = parse("mix-r1000").ring(Stored::Plain);
         let sets = (0..ring.len()).filter(|&at| ring.bytes()[ring.span(at, 1)].starts_with(b"*3")).count();
         let share = sets as f64 / ring.len() as f64;
         assert!((0.09..0.11).contains(&share), "{share}");
@@ -230,8 +259,18 @@ mod tests {
 
     #[test]
     fn a_ring_stays_within_its_memory() {
-        let ring = parse("set4k-p16").ring();
+        let ring = parse("set4k-p16").ring(Stored::Plain);
         assert!(ring.bytes().len() <= RING_BYTES_MAX);
         assert!(ring.len() > 10_000);
+    }
+
+    #[test]
+    fn tags_come_with_the_commands_that_store() {
+        let ring = parse("set-p1").ring(Stored::Tagged);
+        let request = String::from_utf8(ring.bytes()[ring.span(0, 1)].to_vec()).unwrap();
+        assert!(
+            request.starts_with("*7\r\n$6\r\nTC.SET\r\n") && request.contains("\r\nTAGS\r\n$1\r\n2\r\n"),
+            "{request}"
+        );
     }
 }

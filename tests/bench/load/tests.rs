@@ -35,7 +35,7 @@ fn run(name: &str, reply: &'static [u8], length: Duration) -> (io::Result<Slice>
     let seen = Arc::new(AtomicU64::new(0));
     let (connections, counter) = (workload.connections, Arc::clone(&seen));
     let server = thread::spawn(move || serve(listener, connections, reply, &counter));
-    let ring = Arc::new(workload.ring());
+    let ring = Arc::new(workload.ring(crate::workload::Stored::Plain));
     let mut client = Client::open(address, &workload, &ring).unwrap();
     let slice = client.run(length);
     server.join().unwrap();
