@@ -1,4 +1,4 @@
-//! A real `redis-server`, and a person at `redis-cli`.
+//! A real `redis-server`, or a server like it, and a person at `redis-cli`.
 
 #![allow(clippy::unwrap_used, reason = "a test that can not go on says so and ends")]
 #![allow(clippy::disallowed_methods, reason = "real programs take real time")]
@@ -15,8 +15,12 @@ use tempfile::TempDir;
 
 use crate::program::PATIENCE;
 
+/// Makes a command that runs a server, to which only its options are added.
+pub type Program = fn() -> Command;
+
 /// A server with a folder of its own. Killed when dropped.
 pub struct Server {
+    program: Program,
     child: Child,
     /// Where it listens, on loopback.
     pub port: u16,
@@ -32,19 +36,29 @@ pub struct Server {
 impl Server {
     /// Starts a server that keeps nothing on disk, with more options.
     pub fn start(more: &[&str]) -> Self {
+        Self::start_of(redis, more)
+    }
+
+    /// The same of another make.
+    pub fn start_of(program: Program, more: &[&str]) -> Self {
         let port = free_port();
         let text = port.to_string();
         let plain = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"];
-        Self::start_as(port, [&plain[..], more].concat())
+        Self::start_of_as(program, port, [&plain[..], more].concat())
     }
 
     /// Starts a server with these options alone, of which one must be the port.
     pub fn start_as(port: u16, args: Vec<&str>) -> Self {
+        Self::start_of_as(redis, port, args)
+    }
+
+    /// The same of another make.
+    pub fn start_of_as(program: Program, port: u16, args: Vec<&str>) -> Self {
         let folder = TempDir::new().unwrap();
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        let child = run(&args, folder.path());
+        let child = run(program, &args, folder.path());
         let cli_args = vec!["-h".to_owned(), "127.0.0.1".to_owned(), "-p".to_owned(), port.to_string()];
-        let server = Self { child, port, args, cli_args, folder };
+        let server = Self { program, child, port, args, cli_args, folder };
         server.wait();
         server
     }
@@ -58,7 +72,7 @@ impl Server {
 
     /// Starts it again on the same port, with what its folder still has.
     pub fn restart(&mut self) {
-        self.child = run(&self.args, self.folder.path());
+        self.child = run(self.program, &self.args, self.folder.path());
         self.wait();
     }
 
@@ -105,8 +119,12 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
 }
 
-fn run(args: &[String], folder: &Path) -> Child {
-    let mut command = Command::new("redis-server");
+fn redis() -> Command {
+    Command::new("redis-server")
+}
+
+fn run(program: Program, args: &[String], folder: &Path) -> Child {
+    let mut command = program();
     command.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("redis-server is installed")
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }

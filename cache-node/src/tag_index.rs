@@ -130,6 +130,26 @@ impl TagIndex {
         self.positions.see(position);
     }
 
+    /// The removals that are remembered here, and not there or only with an older position.
+    pub fn missing_from(&self, there: &[TagRemoval]) -> Vec<TagRemoval> {
+        let mut known = Table::default();
+        there.iter().for_each(|removal| known.insert(removal));
+        let table = self.read();
+        let any = table.any.iter().filter(|(tag, position)| known.any.get(*tag).is_none_or(|there| there < *position));
+        let all = table.all.values().flatten().filter(|(tags, position)| !known.has_all(tags.tags(), *position));
+        let of_one = |(tag, position): (&[u8], &Position)| {
+            let mut tags = TagSet::default();
+            tags.add(tag).expect("it was a tag of a set before");
+            TagRemoval { tags, matching: Matching::Any, position: *position }
+        };
+        let of_all = |(tags, position): &(TagSet, Position)| TagRemoval {
+            tags: tags.clone(),
+            matching: Matching::All,
+            position: *position,
+        };
+        any.map(|(tag, position)| of_one((tag, position))).chain(all.map(of_all)).collect()
+    }
+
     /// Whether an entry with these tags, as fresh as `position`, was removed.
     #[inline]
     pub fn is_removed(&self, tags: Tags<'_>, position: Position) -> bool {
@@ -245,6 +265,12 @@ impl Table {
             };
             by_tag || (!self.all.is_empty() && self.all.get(tag).is_some_and(|removals| removals.iter().any(by_all)))
         })
+    }
+
+    /// Whether the removal of what carries all of these is here, at this position or a newer one.
+    fn has_all(&self, tags: Tags<'_>, position: Position) -> bool {
+        let of_first = tags.iter().min().and_then(|first| self.all.get(first));
+        of_first.is_some_and(|removals| removals.iter().any(|(all, at)| *at >= position && same(all.tags(), tags)))
     }
 
     /// Forgets the older half, and answers the newest position that was forgotten.
@@ -409,6 +435,20 @@ mod tests {
         clock.advance(Duration::from_millis(1));
         index.tick();
         assert_eq!(index.stats().entries, Some(0));
+    }
+
+    #[test]
+    fn removals_that_another_list_lacks_or_has_older_are_told() {
+        let (index, _) = index(100);
+        let removal = |words: &[&str], matching| index.remove(START, set(words), matching);
+        let (a, ab) = ([removal(&["a"], Matching::Any)], [removal(&["b", "a"], Matching::All)]);
+        assert_eq!(index.missing_from(&[a.clone(), ab.clone()].concat()), []);
+        assert_eq!(index.missing_from(&ab), a);
+        assert_eq!(index.missing_from(&a), ab);
+        let newer = [removal(&["a"], Matching::Any), removal(&["a", "b"], Matching::All)];
+        let missing = index.missing_from(&[a, ab].concat());
+        assert_eq!(missing.len(), 2);
+        assert!(missing.iter().zip(newer).all(|(missing, newer)| missing.position == newer.position), "{missing:?}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn sources() -> PathBuf {
 }
 
 /// The folder `name` of installed clients, made by `install` if it is not there. What is half made never gets the name.
-fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
+pub(crate) fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
     let home = || PathBuf::from(env::var_os("HOME").expect("there is a home folder")).join(".cache/tieredcache");
     let clients = env::var_os("TIEREDCACHE_CACHE").map_or_else(home, PathBuf::from).join("clients");
     let folder = clients.join(name);
@@ -37,7 +37,7 @@ fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
 }
 
 /// Runs a command that has to succeed, and returns what it printed.
-fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{command:?} ended with {status}\n{out}\n{err}");

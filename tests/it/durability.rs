@@ -1,6 +1,7 @@
 //! What survives a kill -9, and what a damaged volume may do: miss, never lie.
 
 pub(crate) mod damage;
+mod redis;
 
 use std::{
     collections::BTreeSet,
@@ -42,7 +43,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill() {
         let node = Node::start(&config);
         let mut client = Client::connect(&node);
         assert_eq!(disk_health(&node)["reason"], "AsExpected", "round {round}, seed {seed}: {}", disk_health(&node));
-        for (key, (value, allowed)) in client.values().into_iter().zip(&mut allowed).enumerate() {
+        for (key, (value, allowed)) in client.values(KEYS).into_iter().zip(&mut allowed).enumerate() {
             assert!(allowed.contains(&value), "round {round}, seed {seed}: k{key} is {value:?}, may be {allowed:?}");
             lost += u64::from(allowed.len() > 1 && value.is_none());
             *allowed = BTreeSet::from([value]);
@@ -50,7 +51,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill() {
 
         // Overwrites that are flushed: from now on only the new value may be read.
         let count = if round == 0 { KEYS } else { 1000 };
-        let keys: Vec<usize> = if round == 0 { (0..KEYS).collect() } else { some_keys(&mut random, count) };
+        let keys: Vec<usize> = if round == 0 { (0..KEYS).collect() } else { some_keys(&mut random, KEYS, count) };
         let changes: Vec<(usize, String)> = keys
             .into_iter()
             .map(|key| {
@@ -66,7 +67,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill() {
 
         // Right before the kill: overwrites that may still be queued, which may be lost, but then the key is absent; then
         // removals, of which those acknowledged count.
-        let late: Vec<(usize, String)> = some_keys(&mut random, 100)
+        let late: Vec<(usize, String)> = some_keys(&mut random, KEYS, 100)
             .into_iter()
             .map(|key| {
                 version += 1;
@@ -78,7 +79,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill() {
         for (key, value) in late {
             allowed[key] = BTreeSet::from([None, Some(value)]);
         }
-        let removals = some_keys(&mut random, 500);
+        let removals = some_keys(&mut random, KEYS, 500);
         let pid = node.child.id();
         let delay = Duration::from_micros(random.random_range(0..20_000));
         let killer = thread::spawn(move || {
@@ -152,7 +153,7 @@ fn cleared_node_stays_empty_after_a_kill() {
         node.signal(Signal::KILL);
         node.wait();
         let node = Node::start(&config);
-        assert_eq!(Client::connect(&node).values().into_iter().flatten().count(), 0);
+        assert_eq!(Client::connect(&node).values(KEYS).into_iter().flatten().count(), 0);
     }
 }
 
@@ -165,7 +166,7 @@ fn volume_of_another_cache_or_node_starts_cold_and_says_so() {
         let config = config(&folder, &format!("cache: {identity}"));
         let mut node = Node::start(&config);
         let mut client = Client::connect(&node);
-        assert_eq!(client.values()[0], value, "{identity}");
+        assert_eq!(client.values(KEYS)[0], value, "{identity}");
         client.set(&[(0, identity.to_owned())]);
         flushed(&node);
         node.signal(Signal::TERM);
@@ -193,8 +194,8 @@ fn flushed(node: &Node) {
     }
 }
 
-fn some_keys(random: &mut StdRng, count: usize) -> Vec<usize> {
-    (0..count).map(|_| random.random_range(0..KEYS)).collect::<BTreeSet<_>>().into_iter().collect()
+fn some_keys(random: &mut StdRng, of: usize, count: usize) -> Vec<usize> {
+    (0..count).map(|_| random.random_range(0..of)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Versions compare like their text; some are long enough for a blob file.
@@ -239,10 +240,10 @@ impl Client {
         keys.iter().take_while(|_| self.line().is_some_and(|line| line.starts_with(':'))).count()
     }
 
-    /// The values of all keys.
-    fn values(&mut self) -> Vec<Option<String>> {
+    /// The values of this many keys, a multiple of 500.
+    fn values(&mut self, keys: usize) -> Vec<Option<String>> {
         let mut values = Vec::new();
-        for first in (0..KEYS).step_by(500) {
+        for first in (0..keys).step_by(500) {
             let keys: Vec<String> = (first..first + 500).map(|key| format!("k{key}")).collect();
             let args: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
             assert_eq!(self.call(&args), "*500");

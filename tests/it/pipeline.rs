@@ -1,6 +1,10 @@
 //! A whole node with L1, the write queue, a real Redis as L2 and RocksDB as L3, and what happens when one of them is gone.
 
+mod away;
+mod network;
 pub(crate) mod redis_server;
+mod secrets;
+mod slow;
 
 use std::{
     fs,
@@ -27,7 +31,11 @@ struct Pipeline {
 
 impl Pipeline {
     fn start(more: &str) -> Self {
-        let (folder, redis) = (tempdir().unwrap(), RedisServer::start());
+        Self::start_with(RedisServer::start(), more)
+    }
+
+    fn start_with(redis: RedisServer, more: &str) -> Self {
+        let folder = tempdir().unwrap();
         let node = start(&folder, &redis, more);
         Self { folder, redis, node }
     }
@@ -67,10 +75,12 @@ impl Pipeline {
 
 fn start(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
     let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address);
-    Node::start(&config_of_disk(folder, "minTtl: 1s", &redis))
+    // What does not reach a Redis that is away is not to be waited for.
+    let stop = "shutdown: {drainTimeout: 2s}";
+    Node::start(&config_of_disk(folder, "minTtl: 1s", &format!("{redis}\n{stop}")))
 }
 
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");

@@ -2,8 +2,11 @@
 
 mod failure;
 mod life;
+mod makes;
 mod security;
 mod sentinel;
+mod slow;
+pub(crate) mod wire;
 mod writes;
 
 use std::time::Duration;
@@ -37,6 +40,7 @@ fn options(ports: &[u16]) -> RedisOptions {
         timeout: Duration::from_millis(500),
         connections: 3,
         concurrency: 64,
+        writer_file: None,
         codec: Codec::default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crds::node_config::{NodeConfig, Redis, RedisKind, RedisMode, RedisTls, limits};
+use crds::node_config::{DiskMode, NodeConfig, Redis, RedisKind, RedisMode, RedisTls, limits};
 
 use super::{Checks, Config};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 impl Config {
     /// How L2 is opened; none if there is none.
     pub fn redis(&self, codec: Codec) -> Option<RedisOptions> {
-        let NodeConfig { cache, redis, .. } = &self.effective;
+        let NodeConfig { cache, redis, disk, .. } = &self.effective;
         if redis.mode == RedisMode::Disabled {
             return None;
         }
@@ -45,6 +45,7 @@ impl Config {
             timeout: redis.timeout.0,
             connections: redis.connections.into(),
             concurrency: redis.concurrency.into(),
+            writer_file: (disk.mode == DiskMode::RocksDb).then(|| disk.path.join("redis-writer")),
             codec,
         })
     }
@@ -156,6 +157,7 @@ mod tests {
             timeout: Duration::from_millis(20),
             connections: 5,
             concurrency: 9,
+            writer_file: path("./tieredcache-data/redis-writer"),
             codec: Codec::default(),
         };
         assert_eq!(options, expected);

@@ -15,10 +15,13 @@ use crate::{
     clock::{Clock, UnixMillis},
     context::{OperationContext, Origin, Outcome, Trail, TrailStep},
     entry::{Entry, Key, Position},
-    layer::{Change, ErrorKind, Layer, LayerError, LayerResult, memory::Memory},
+    layer::{Change, ErrorKind, Layer, LayerError, LayerId, LayerResult, TagRemoval, memory::Memory},
     tag_index::TagIndex,
     write_queue::{Full, Lanes, Pending, Receipt, Ticket, Turn, WriteQueue},
 };
+
+/// Removals by tag that a layer is told of in one batch.
+const REMOVALS_AT_ONCE: usize = 256;
 
 /// All places where an entry can be, from top to bottom.
 pub(super) struct Stores {
@@ -107,10 +110,8 @@ impl Stores {
 
     /// Learns which tagged entries the layers know to be gone, from those that have not told yet.
     pub(super) async fn learn_tags(&self, cx: &OperationContext) {
-        for cold in &self.cold {
-            if cold.tags_known.load(Ordering::Acquire) {
-                continue;
-            }
+        let mut told = Vec::new();
+        for cold in self.cold.iter().filter(|cold| !cold.tags_known.load(Ordering::Acquire)) {
             let known = async { Ok((cold.layer.tag_removals(cx).await?, cold.layer.newest_position(cx).await?)) };
             match known.await {
                 Ok((removals, newest)) => {
@@ -119,12 +120,35 @@ impl Stores {
                         self.tell(cx, What::Tagged(removal));
                     }
                     self.tags.see(newest);
-                    cold.tags_known.store(true, Ordering::Release);
+                    told.push((cold, removals));
                 }
                 // It is asked again with the next tick, and not read before.
                 Err::<_, LayerError>(error) => tracing::debug!(%error, "removals by tag are not known yet"),
             }
         }
+        // Only now: what one layer knows may be news to another.
+        for (cold, removals) in told {
+            match self.tell_tags(cx, cold, &removals).await {
+                // One that takes no writes can be read all the same: this node knows what is gone.
+                Ok(()) | Err(LayerError { kind: ErrorKind::Refused, .. }) => {
+                    cold.tags_known.store(true, Ordering::Release);
+                }
+                Err(error) => tracing::debug!(%error, "removals by tag are not told yet"),
+            }
+        }
+    }
+
+    /// Tells a layer of the removals that it has missed: made while it was away, by a process that has ended since. The
+    /// disk is never away.
+    async fn tell_tags(&self, cx: &OperationContext, cold: &Cold, known: &[TagRemoval]) -> Result<(), LayerError> {
+        if cold.layer.id() == LayerId::Disk {
+            return Ok(());
+        }
+        for removals in self.tags.missing_from(known).chunks(REMOVALS_AT_ONCE) {
+            let changes: Vec<Change> = removals.iter().cloned().map(Change::RemoveTagged).collect();
+            cold.layer.apply(cx, &changes).await?;
+        }
+        Ok(())
     }
 
     /// Drops from memory what is past its life or was removed by tag.

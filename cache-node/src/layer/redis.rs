@@ -202,7 +202,7 @@ impl Shared {
         Self {
             keys: Keys::new(&options.cache_uid),
             breaker: Breaker::new(clock.clone()),
-            link: Link::new(options.connections),
+            link: Link::new(options.connections, options.writer_file.clone()),
             reads: Gate::new(options.concurrency),
             writes: Gate::new(options.concurrency),
             counts: Counts::default(),

@@ -26,11 +26,13 @@ use crate::entry::Key;
 /// Bytes of keys that one shard can have in the ring: 64 shards make 16 MiB.
 const RING_BYTES: usize = 256 * 1024;
 
-/// Magic, version and owner, then one word that names the layers that are owed a clear.
+/// Magic, version and owner, then one word that names the layers that are owed a clear, and one that names those in which
+/// the keys may be older than what was accepted: none stands for all.
 const HEADER_BYTES: usize = 64;
 const MAGIC: u64 = u64::from_le_bytes(*b"TCJRNL01");
 const OWNER_AT: usize = 8;
 const VOID_AT: usize = 16;
+const LACKING_AT: usize = 24;
 
 /// In front of the keys of a ring: where the next key goes, where the oldest is, and whether keys are missing.
 const RING_HEADER_BYTES: usize = 24;
@@ -87,6 +89,8 @@ pub(super) enum Record {
 pub(super) struct LeftBehind {
     /// Keys whose newest value may be lost.
     pub(super) keys: Vec<Key>,
+    /// Layers that may have older values of them; if none is named, all.
+    pub(super) lacking: Lanes,
     /// Layers that are owed a clear.
     pub(super) void: Lanes,
     /// Keys are missing or damaged: whatever is below may be older than what was accepted.
@@ -130,6 +134,11 @@ impl Journal {
     /// Notes which layers are owed a clear.
     pub(super) fn owe_clears(&self, void: Lanes) {
         store(&self.map, VOID_AT, u64::from(void.bits()));
+    }
+
+    /// Only these layers lack writes of the keys, for the queue has ended; the others have them all.
+    pub(super) fn end_lacking(&self, lanes: Lanes) {
+        store(&self.map, LACKING_AT, u64::from(lanes.bits()));
     }
 
     /// The queue ended empty: there is nothing to remember.
@@ -237,7 +246,8 @@ impl LeftBehind {
         if word_at(bytes, OWNER_AT) != owner {
             return Self::default();
         }
-        let mut left = Self { void: Lanes::from_bits(word_at(bytes, VOID_AT)), ..Self::default() };
+        let lanes = |at| Lanes::from_bits(word_at(bytes, at));
+        let mut left = Self { void: lanes(VOID_AT), lacking: lanes(LACKING_AT), ..Self::default() };
         for ring in bytes[HEADER_BYTES..].chunks_exact(RING_HEADER_BYTES + RING_BYTES) {
             left.incomplete |= word_at(ring, INCOMPLETE_AT) != 0 || left.read_ring(ring).is_none();
         }

@@ -127,6 +127,15 @@ impl Shard {
         }
     }
 
+    /// Takes in that these layers forget the key, of which others have the newest value.
+    pub(super) fn put_hidden(&mut self, hash: u64, accepted: Accepted) {
+        let key = accepted.change.key().to_vec();
+        self.put(hash, accepted, None);
+        if let Some(slot) = self.slots.find_mut(hash, |slot| slot.change.key() == key) {
+            slot.hide(&self.used);
+        }
+    }
+
     /// Keys are noted no more.
     pub(super) fn forget_ring(&mut self) {
         self.ring = None;

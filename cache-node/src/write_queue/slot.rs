@@ -212,12 +212,17 @@ impl Slot {
         let is_value = matches!(self.change, Change::Set(_) | Change::Fill(_));
         if is_value {
             self.keep_key(used);
-            self.hidden = self.owed();
-            for place in self.hidden.places() {
-                used.hidden[place].fetch_add(1, Ordering::AcqRel);
-            }
+            self.hide(used);
         }
         is_value
+    }
+
+    /// From now on readers do not see it, and leave the layers out that it goes to.
+    pub(super) fn hide(&mut self, used: &Used) {
+        self.hidden = self.owed();
+        for place in self.hidden.places() {
+            used.hidden[place].fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     fn keep_key(&mut self, used: &Used) {

@@ -7,7 +7,11 @@ use super::{
     shard::{Accepted, Dropped, Shard},
     stripe_of,
 };
-use crate::{clock::UnixMillis, entry::Entry, layer::Change};
+use crate::{
+    clock::UnixMillis,
+    entry::{Entry, Key},
+    layer::Change,
+};
 
 /// A value this large is worth a flush of its own.
 const LARGE_BYTES: u64 = BATCH_BYTES / 4;
@@ -94,6 +98,25 @@ impl Turn<'_> {
         queue.counts.accepted.fetch_add(1, Ordering::Relaxed);
         self.relieve();
         self.wake(urgent);
+        Ok(())
+    }
+
+    /// Has these layers forget the key, of which others have the newest value: readers are not told that it is gone. A
+    /// key that waits already is left alone.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    pub(super) fn forget_in(&mut self, now: UnixMillis, key: &Key, lanes: Lanes) -> Result<(), Full> {
+        if self.shard.charge_of(self.hash, key.as_bytes()).is_some() {
+            return Ok(());
+        }
+        let change = Change::Remove(key.clone());
+        let charge = change.bytes() + SLOT_OVERHEAD_BYTES;
+        if !self.queue.used.reserve(&self.queue.options, None, charge) {
+            return Err(Full);
+        }
+        self.shard.put_hidden(self.hash, Accepted { change, charge, at_ms: now.0, lanes });
+        self.wake(false);
         Ok(())
     }
 

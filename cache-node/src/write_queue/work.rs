@@ -227,9 +227,13 @@ impl WriteQueue {
         let now = self.clock.now();
         let mut void = left.void.and(self.all);
         if !left.is_nothing() && !self.lanes.is_empty() {
-            let remove = |key: &Key| self.turn(key.as_bytes()).push(now, Change::Remove(key.clone()), None);
+            let lacking = Some(left.lacking.and(self.all)).filter(|lanes| !lanes.is_empty()).unwrap_or(self.all);
+            let remove = |key: &Key| match self.turn(key.as_bytes()) {
+                mut turn if lacking == self.all => turn.push(now, Change::Remove(key.clone()), None),
+                mut turn => turn.forget_in(now, key, lacking),
+            };
             if left.incomplete || left.keys.iter().any(|key| remove(key).is_err()) {
-                void = self.all;
+                void = void.with(lacking);
             }
             self.counts.recovered.fetch_add(left.keys.len() as u64, Ordering::Relaxed);
             let (keys, clears) = (left.keys.len(), void.count());
@@ -261,12 +265,19 @@ impl WriteQueue {
         *lock(&self.journal_trouble) = Some(error.to_string());
     }
 
-    /// Ends the journal if every layer has everything.
+    /// Ends the journal if every layer has everything; otherwise it says which have not.
     pub(super) fn close_journal(&self) {
-        let all_done = self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void());
-        if let Some(Err(error)) = lock(&self.journal).as_ref().filter(|_| all_done).map(Journal::discard) {
-            tracing::warn!(%error, "the journal of queued keys can not be given up; the next start removes its keys");
+        let journal = lock(&self.journal);
+        let Some(journal) = journal.as_ref() else { return };
+        if self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void()) {
+            if let Err(error) = journal.discard() {
+                tracing::warn!(%error, "the journal of queued keys can not be given up; the next start removes its keys");
+            }
+            return;
         }
+        let owes = |lane: &&Arc<Lane>| self.shards.iter().any(|shard| lock(shard).owed(lane.place) > 0);
+        let lacking = self.lanes.iter().filter(owes);
+        journal.end_lacking(lacking.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place))));
     }
 }
 

@@ -49,7 +49,7 @@ fn damaged_volume_misses_but_never_serves_an_older_or_a_removed_value() {
         let damage = damage(&mut random, &folder.path().join("data"));
         let node = Node::start(&config(&folder, "limits: {requestTimeout: 30s}"));
         let mut client = Client::connect(&node);
-        let values = client.values();
+        let values = client.values(KEYS);
         for (key, value) in values.iter().enumerate() {
             let current = (key % 3 != 0).then(|| version(key, 2));
             assert!(

@@ -5,7 +5,16 @@ use std::{sync::Arc, time::Instant};
 use cache_node::layer::ErrorKind;
 use futures::future::join_all;
 
-use super::{server::Server, *};
+use super::{
+    makes::{Make, on_every_make},
+    server::Server,
+    *,
+};
+
+on_every_make! {
+    a_death_shows_within_15_seconds_and_the_return_within_30_also_without_traffic
+    a_write_that_nobody_waits_for_any_more_never_overtakes_a_later_one
+}
 
 /// The slowest of many reads, with no pause between them.
 async fn slowest_read(redis: &Redis) -> Duration {
@@ -19,9 +28,8 @@ async fn slowest_read(redis: &Redis) -> Duration {
     slowest
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_death_shows_within_15_seconds_and_the_return_within_30_also_without_traffic() {
-    let mut server = Server::start(&[]);
+async fn a_death_shows_within_15_seconds_and_the_return_within_30_also_without_traffic(make: Make) {
+    let mut server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     server.kill();
     let died = Instant::now();
@@ -108,9 +116,8 @@ async fn a_crowd_in_front_of_a_stalled_redis_is_turned_away_within_one_timeout()
     server.thaw();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_nobody_waits_for_any_more_never_overtakes_a_later_one() {
-    let server = Server::start(&[]);
+async fn a_write_that_nobody_waits_for_any_more_never_overtakes_a_later_one(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(RedisOptions { timeout: Duration::from_millis(50), ..options(&[server.port]) }).await;
     for round in 0..8 {
         set(&redis, "a", "before").await;

@@ -2,18 +2,35 @@
 
 use cache_node::layer::{Matching, TagRemoval};
 
-use super::{server::Server, *};
+use super::{
+    makes::{Make, on_every_make},
+    server::Server,
+    *,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+on_every_make! {
+    entries_come_back_with_everything_they_carry
+    life_in_redis_is_what_is_left_of_the_useful_life_and_never_more_than_the_limit
+    an_entry_without_life_left_is_not_stored_and_its_older_copy_goes
+    nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still_has_it
+    changes_of_a_batch_take_effect_in_their_order_and_a_fill_never_replaces
+    caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix
+    a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back
+    a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does
+    removals_of_tags_are_kept_by_their_greatest_position_while_they_matter
+    an_emptied_redis_gives_misses_and_goes_on
+    another_database_is_used_as_configured
+}
 
 fn pttl(server: &Server, key: &str) -> Duration {
     let text = server.cli(&["PTTL", &format!("{{tc:u-1}}:e:{key}")]);
     Duration::from_millis(text.parse().unwrap_or_else(|_| panic!("{key} has the life {text}")))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn entries_come_back_with_everything_they_carry() {
-    let server = Server::start(&[]);
+async fn entries_come_back_with_everything_they_carry(make: Make) {
+    let server = make.start(&[]);
     let compressed = Codec { compression: cache_node::entry::envelope::Compression::Zstd, threshold_bytes: 100 };
     let redis = opened(RedisOptions { codec: compressed, ..options(&[server.port]) }).await;
     let now = Clock::system().now();
@@ -47,9 +64,8 @@ async fn entries_come_back_with_everything_they_carry() {
     assert_eq!((stats.hits, stats.misses, stats.operations, stats.errors), (4, 1, 9, vec![]));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn life_in_redis_is_what_is_left_of_the_useful_life_and_never_more_than_the_limit() {
-    let server = Server::start(&[]);
+async fn life_in_redis_is_what_is_left_of_the_useful_life_and_never_more_than_the_limit(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     let now = Clock::system().now();
     let stale =
@@ -68,9 +84,8 @@ async fn life_in_redis_is_what_is_left_of_the_useful_life_and_never_more_than_th
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_entry_without_life_left_is_not_stored_and_its_older_copy_goes() {
-    let server = Server::start(&[]);
+async fn an_entry_without_life_left_is_not_stored_and_its_older_copy_goes(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     set(&redis, "a", "old").await;
     set(&redis, "b", "old").await;
@@ -82,9 +97,8 @@ async fn an_entry_without_life_left_is_not_stored_and_its_older_copy_goes() {
     assert_eq!(server.cli(&["DBSIZE"]), "1");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still_has_it() {
-    let server = Server::start(&[]);
+async fn nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still_has_it(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     redis.apply(&cx(), &[Change::Set(entry_for("a", "v", HOUR)), Change::Set(entry("b", "v"))]).await.unwrap();
     for key in ["a", "b"] {
@@ -98,9 +112,8 @@ async fn nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still
     assert!(matches!(read("b", 4 * HOUR).await, LayerResult::Miss));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changes_of_a_batch_take_effect_in_their_order_and_a_fill_never_replaces() {
-    let server = Server::start(&[]);
+async fn changes_of_a_batch_take_effect_in_their_order_and_a_fill_never_replaces(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     let changes = [
         Change::Set(entry("a", "1")),
@@ -117,9 +130,8 @@ async fn changes_of_a_batch_take_effect_in_their_order_and_a_fill_never_replaces
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix() {
-    let server = Server::start(&[]);
+async fn caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix(make: Make) {
+    let server = make.start(&[]);
     let one = opened(options(&[server.port])).await;
     let other = opened(RedisOptions { cache_uid: "u-2".to_owned(), ..options(&[server.port]) }).await;
     let prefixed = "{tc:u-1}:e:a";
@@ -133,9 +145,8 @@ async fn caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix(
     assert_eq!((got(&one, "a").await.as_str(), got(&other, "a").await.as_str()), ("plain", "Miss"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back() {
-    let server = Server::start(&[]);
+async fn a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back(make: Make) {
+    let server = make.start(&[]);
     let node = opened(options(&[server.port])).await;
     let other_node = opened(options(&[server.port])).await;
     let old: Vec<Change> = (0..3000).map(|number| Change::Set(entry(&format!("k{number}"), "old"))).collect();
@@ -156,11 +167,11 @@ async fn a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back()
     assert_eq!(got(&after_restart, "k1").await, "new");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does() {
-    let server = Server::start(&[]);
+async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does(make: Make) {
+    let server = make.start(&[]);
     let clock = Clock::manual(Clock::system().now());
-    let redis = Redis::open(options(&[server.port]), clock.clone());
+    // While this clock stands, so do the ends of all timeouts.
+    let redis = Redis::open(RedisOptions { timeout: PATIENCE, ..options(&[server.port]) }, clock.clone());
     available(&redis).await;
     let at = |now: UnixMillis| OperationContext { now, ..cx() };
     let now = clock.now();
@@ -172,9 +183,8 @@ async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall
     assert_eq!(got(&redis, "a").await, "2");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn removals_of_tags_are_kept_by_their_greatest_position_while_they_matter() {
-    let server = Server::start(&[]);
+async fn removals_of_tags_are_kept_by_their_greatest_position_while_they_matter(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     let now = Clock::system().now().0;
     let removal = |words: &[&str], matching, millis| TagRemoval {
@@ -202,9 +212,8 @@ async fn removals_of_tags_are_kept_by_their_greatest_position_while_they_matter(
     assert_eq!(server.cli(&["HLEN", "{tc:u-1}:tags"]), "3", "what no longer matters is forgotten");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_emptied_redis_gives_misses_and_goes_on() {
-    let server = Server::start(&[]);
+async fn an_emptied_redis_gives_misses_and_goes_on(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     set(&redis, "a", "1").await;
     server.cli(&["FLUSHALL"]);
@@ -214,9 +223,8 @@ async fn an_emptied_redis_gives_misses_and_goes_on() {
     assert_eq!(got(&redis, "a").await, "2");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_database_is_used_as_configured() {
-    let server = Server::start(&[]);
+async fn another_database_is_used_as_configured(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(RedisOptions { database: 3, ..options(&[server.port]) }).await;
     set(&redis, "a", "1").await;
     assert_eq!((server.cli(&["DBSIZE"]).as_str(), server.cli(&["-n", "3", "DBSIZE"]).as_str()), ("0", "1"));

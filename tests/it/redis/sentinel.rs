@@ -1,14 +1,23 @@
 //! Sentinels know the master; the layer follows them.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use super::{
+    makes::{Make, on_every_make},
     server::{Server, free_port},
     *,
 };
 
+on_every_make! {
+    a_dead_master_is_followed_by_the_one_that_the_sentinels_elect
+}
+
 /// A Sentinel that watches the server under the name `main` and needs nobody else to decide.
-fn sentinel(master: u16) -> Server {
+fn sentinel(make: Make, master: u16) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let file = folder.keep().join("sentinel.conf");
@@ -17,14 +26,14 @@ fn sentinel(master: u16) -> Server {
          sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
     );
     fs::write(&file, text).unwrap();
-    Server::start_as(port, vec![&file.display().to_string(), "--sentinel"])
+    make.start_as(port, vec![&file.display().to_string(), "--sentinel"])
 }
 
 /// A master and a replica of it, in step.
-fn pair() -> (Server, Server) {
-    let master = Server::start(&[]);
+fn pair(make: Make) -> (Server, Server) {
+    let master = make.start(&[]);
     let replica =
-        Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string(), "--repl-diskless-sync-delay", "0"]);
+        make.start(&["--replicaof", "127.0.0.1", &master.port.to_string(), "--repl-diskless-sync-delay", "0"]);
     (master, replica)
 }
 
@@ -40,10 +49,9 @@ async fn in_step(sentinel: &Server, replica: &Server) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_master_is_followed_by_the_one_that_the_sentinels_elect() {
-    let (mut master, replica) = pair();
-    let sentinel = sentinel(master.port);
+async fn a_dead_master_is_followed_by_the_one_that_the_sentinels_elect(make: Make) {
+    let (mut master, replica) = pair(make);
+    let sentinel = sentinel(make, master.port);
     // The first Sentinel of the list is away.
     let redis = opened(sentinel_options(&[free_port(), sentinel.port])).await;
     in_step(&sentinel, &replica).await;
@@ -60,8 +68,8 @@ async fn a_dead_master_is_followed_by_the_one_that_the_sentinels_elect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_gave_its_place_up_is_left_though_it_still_answers() {
-    let (master, replica) = pair();
-    let sentinel = sentinel(master.port);
+    let (master, replica) = pair(Make::Redis);
+    let sentinel = sentinel(Make::Redis, master.port);
     let redis = opened(sentinel_options(&[sentinel.port])).await;
     in_step(&sentinel, &replica).await;
     eventually("failover begins", async || sentinel.cli(&["SENTINEL", "FAILOVER", "main"]) == "OK").await;
@@ -77,9 +85,51 @@ async fn a_master_that_gave_its_place_up_is_left_though_it_still_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sentinels_that_do_not_know_the_master_are_named() {
     let master = Server::start(&[]);
-    let sentinel = sentinel(master.port);
+    let sentinel = sentinel(Make::Redis, master.port);
     let topology = Topology::Sentinel { master_name: "other".to_owned() };
     let redis = Redis::open(RedisOptions { topology, ..options(&[sentinel.port]) }, Clock::system());
     let health = healthy_as(&redis, HealthState::Unavailable, "UnknownMaster").await;
     assert!(health.message.contains("\"other\""), "{}", health.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_a_failover_delays_nobody_for_long_and_loses_nothing_that_the_replica_had() {
+    let (master, replica) = pair(Make::Redis);
+    let sentinel = sentinel(Make::Redis, master.port);
+    let timeout = Duration::from_millis(100);
+    let redis = opened(RedisOptions { timeout, ..sentinel_options(&[sentinel.port]) }).await;
+    in_step(&sentinel, &replica).await;
+    let settled: Vec<Change> = (0..500).map(|number| Change::Set(entry(&format!("s{number}"), "v"))).collect();
+    eventually("settled", async || redis.apply(&cx(), &settled).await.is_ok()).await;
+    eventually("replicated", async || replica.cli(&["DBSIZE"]) == "500").await;
+    let stop = AtomicBool::new(false);
+    let using = async |name: &str| {
+        let (mut slowest, mut failed, mut number) = (Duration::ZERO, 0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            number += 1;
+            let start = Instant::now();
+            let written = redis.apply(&cx(), &[Change::Set(entry(&format!("{name}{number}"), "w"))]).await;
+            let read = got(&redis, &format!("s{}", number % 500)).await;
+            slowest = slowest.max(start.elapsed());
+            failed += u32::from(written.is_err() || read != "v");
+            assert!(read != "Miss", "s{} was replicated", number % 500);
+            // With an open breaker all is answered at once.
+            sleep(Duration::from_millis(1)).await;
+        }
+        println!("{number} writes and reads, {failed} failed, the slowest took {slowest:?}");
+        slowest
+    };
+    let failover = async {
+        eventually("failover begins", async || sentinel.cli(&["SENTINEL", "FAILOVER", "main"]) == "OK").await;
+        eventually("the replica is master", async || replica.cli(&["ROLE"]).starts_with("master")).await;
+        eventually("it is written to", async || {
+            let now = Clock::system().now().0.to_string();
+            let written = redis.apply(&cx(), &[Change::Set(entry("new", &now))]).await.is_ok();
+            written && got(&redis, "new").await == now && replica.cli(&["EXISTS", "{tc:u-1}:e:new"]) == "1"
+        })
+        .await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (one, other, ()) = tokio::join!(using("a"), using("b"), failover);
+    assert!(one.max(other) < Duration::from_secs(2), "{one:?} {other:?}");
 }

@@ -3,7 +3,22 @@
 use cache_node::layer::{ErrorKind, Matching, TagRemoval};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use super::{server::Server, *};
+use super::{
+    makes::{Make, on_every_make},
+    server::Server,
+    *,
+};
+
+on_every_make! {
+    without_memory_sets_give_way_and_never_leave_an_older_value
+    without_memory_a_fill_leaves_what_is_there
+    a_redis_without_memory_is_degraded_while_that_lasts
+    a_replica_is_read_and_refuses_writes_until_it_is_a_master
+    a_master_that_becomes_a_replica_is_noticed_by_the_refused_write
+    what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other
+    a_damaged_value_is_told_to_who_asked_for_it_alone_and_one_of_another_type_is_a_miss
+    a_damaged_floor_serves_nothing_rather_than_what_was_cleared
+}
 
 /// Fills the server to its limit, so that it takes nothing more that needs room.
 fn fill(server: &Server) {
@@ -14,9 +29,8 @@ fn fill(server: &Server) {
     assert!(server.cli(&["SET", "one more", "x"]).starts_with("OOM"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_memory_sets_give_way_and_never_leave_an_older_value() {
-    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+async fn without_memory_sets_give_way_and_never_leave_an_older_value(make: Make) {
+    let server = make.start(&["--maxmemory-policy", "noeviction"]);
     let redis = opened(options(&[server.port])).await;
     set(&redis, "a", "old").await;
     set(&redis, "b", "old").await;
@@ -37,9 +51,8 @@ async fn without_memory_sets_give_way_and_never_leave_an_older_value() {
     assert!(redis.is_available(), "it works, but for room");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_memory_a_fill_leaves_what_is_there() {
-    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+async fn without_memory_a_fill_leaves_what_is_there(make: Make) {
+    let server = make.start(&["--maxmemory-policy", "noeviction"]);
     let redis = opened(options(&[server.port])).await;
     set(&redis, "a", "newer").await;
     fill(&server);
@@ -47,9 +60,8 @@ async fn without_memory_a_fill_leaves_what_is_there() {
     assert_eq!(got(&redis, "a").await, "newer");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_without_memory_is_degraded_while_that_lasts() {
-    let server = Server::start(&["--maxmemory-policy", "noeviction"]);
+async fn a_redis_without_memory_is_degraded_while_that_lasts(make: Make) {
+    let server = make.start(&["--maxmemory-policy", "noeviction"]);
     let redis = opened(options(&[server.port])).await;
     fill(&server);
     eventually("degraded", async || {
@@ -64,10 +76,9 @@ async fn a_redis_without_memory_is_degraded_while_that_lasts() {
     assert_eq!(got(&redis, "a").await, "v");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_is_read_and_refuses_writes_until_it_is_a_master() {
-    let master = Server::start(&[]);
-    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+async fn a_replica_is_read_and_refuses_writes_until_it_is_a_master(make: Make) {
+    let master = make.start(&[]);
+    let replica = make.start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
     let writer = opened(options(&[master.port])).await;
     set(&writer, "a", "v").await;
     let redis = opened(options(&[replica.port])).await;
@@ -81,9 +92,8 @@ async fn a_replica_is_read_and_refuses_writes_until_it_is_a_master() {
     assert_eq!(got(&redis, "a").await, "w");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_becomes_a_replica_is_noticed_by_the_refused_write() {
-    let (one, other) = (Server::start(&[]), Server::start(&[]));
+async fn a_master_that_becomes_a_replica_is_noticed_by_the_refused_write(make: Make) {
+    let (one, other) = (make.start(&[]), make.start(&[]));
     let redis = opened(options(&[one.port, other.port])).await;
     set(&redis, "a", "v").await;
     assert_eq!(one.cli(&["DBSIZE"]), "1", "the first master of the list is used");
@@ -93,9 +103,8 @@ async fn a_master_that_becomes_a_replica_is_noticed_by_the_refused_write() {
     assert_eq!(other.cli(&["EXISTS", "{tc:u-1}:e:b"]), "1");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other() {
-    let server = Server::start(&[]);
+async fn what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     let seed = rand::rng().next_u64();
     println!("seed {seed}");
@@ -124,9 +133,8 @@ async fn what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other() 
     assert!(errors.iter().any(|(kind, count)| *kind == ErrorKind::Corrupt && *count >= 60), "{errors:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_value_is_told_to_who_asked_for_it_alone_and_one_of_another_type_is_a_miss() {
-    let server = Server::start(&[]);
+async fn a_damaged_value_is_told_to_who_asked_for_it_alone_and_one_of_another_type_is_a_miss(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     server.cli(&["SET", "{tc:u-1}:e:foreign", "no envelope"]);
     server.cli(&["RPUSH", "{tc:u-1}:e:list", "x"]);
@@ -136,9 +144,8 @@ async fn a_damaged_value_is_told_to_who_asked_for_it_alone_and_one_of_another_ty
     assert_eq!(got(&redis, "list").await, "v");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_floor_serves_nothing_rather_than_what_was_cleared() {
-    let server = Server::start(&[]);
+async fn a_damaged_floor_serves_nothing_rather_than_what_was_cleared(make: Make) {
+    let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
     set(&redis, "a", "v").await;
     server.cli(&["SET", "{tc:u-1}:floor", "soon"]);

@@ -5,6 +5,7 @@ use tempfile::tempdir;
 use super::*;
 use crate::{
     layer::{
+        TagRemoval,
         disk::{Disk, DiskOptions},
         metered::Metered,
     },
@@ -91,6 +92,23 @@ async fn removal_by_tag_takes_also_what_was_written_before_the_clock_was_set_bac
     let meta = after.meta(&cx(&clock), None, None, red.tags());
     after.set(&cx(&clock), Entry::new(b"k", b"newer", meta)).await.unwrap();
     assert_eq!(found().await.as_deref(), Some("newer"), "written after the removal");
+}
+
+#[tokio::test]
+async fn layer_that_missed_a_removal_is_told_of_it_by_the_next_process() {
+    let clock = Clock::manual(START);
+    let (redis, disk) = (Scripted::gated_as(LayerId::Redis, 1000, 1000), Scripted::gated(1000, 1000));
+    let removal = |words: &[&str], matching, millis| TagRemoval {
+        tags: tag_set(words),
+        matching,
+        position: Position::from_parts(millis, 0),
+    };
+    let (known, missed) = (removal(&["a"], Matching::Any, 5), removal(&["a", "b"], Matching::All, 7));
+    disk.tag_removals.lock().unwrap().extend([known.clone(), missed.clone()]);
+    redis.tag_removals.lock().unwrap().push(known.clone());
+    let cold: Vec<Arc<dyn Layer>> = vec![Arc::clone(&redis) as Arc<dyn Layer>, Arc::clone(&disk) as Arc<dyn Layer>];
+    let _coordinator = Coordinator::open(parts(&clock, Policy::S3Fifo, cold), clock.clone()).await;
+    assert_eq!(*redis.tag_removals.lock().unwrap(), [known, missed]);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 use tokio::time::{interval, sleep};
 
 use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, trouble::Trouble};
@@ -75,8 +75,9 @@ impl Shared {
         // Above everything that this node has written, also if the wall clock has stepped back since.
         let newest = self.newest_written_ms.load(Ordering::Acquire);
         let floor = cx.now.max(self.clock.now()).0.max(newest);
-        let (script, key) = (Script::new(RAISE_FLOOR), self.keys.floor());
-        let raise = async |mut connection| script.key(key).arg(floor).invoke_async::<()>(&mut connection).await;
+        let mut raise = redis::cmd("EVAL");
+        raise.arg(RAISE_FLOOR).arg(1).arg(self.keys.floor()).arg(floor);
+        let raise = async |mut connection| raise.exec_async(&mut connection).await;
         let errand = self.errand(cx, "a clear", self.options.timeout);
         // Before the call: a set that follows must be above the floor even if the answer is lost.
         self.floor_ms.fetch_max(floor, Ordering::AcqRel);
@@ -112,14 +113,9 @@ impl Shared {
             let step = async |mut connection| scan.query_async::<(u64, Vec<Vec<u8>>)>(&mut connection).await;
             let (next, keys) = self.step("SCAN", step).await?;
             if !keys.is_empty() {
-                let script = Script::new(RECLAIM);
-                let step = async |mut connection| {
-                    let mut call = script.prepare_invoke();
-                    for key in &keys {
-                        call.key(key);
-                    }
-                    call.arg(floor).invoke_async::<u64>(&mut connection).await
-                };
+                let mut remove = redis::cmd("EVAL");
+                remove.arg(RECLAIM).arg(keys.len()).arg(&keys).arg(floor);
+                let step = async |mut connection| remove.query_async::<u64>(&mut connection).await;
                 Counts::add(&self.counts.reclaimed, self.step("EVAL", step).await?);
             }
             cursor = next;
@@ -174,14 +170,9 @@ impl Shared {
             }
         }
         for outdated in outdated.chunks(SCAN_COUNT) {
-            let script = Script::new(FORGET_REMOVALS);
-            let forget = async |mut connection| {
-                let mut call = script.key(self.keys.tags());
-                for (field, value) in outdated {
-                    call.arg(field).arg(value);
-                }
-                call.invoke_async::<()>(&mut connection).await
-            };
+            let mut forget = redis::cmd("EVAL");
+            forget.arg(FORGET_REMOVALS).arg(1).arg(self.keys.tags()).arg(outdated);
+            let forget = async |mut connection| forget.exec_async(&mut connection).await;
             // Only room is lost if this fails.
             if self.step("EVAL", forget).await.is_err() {
                 break;

@@ -1,7 +1,7 @@
 //! From the options to one connection that is known to work: authenticated, to a server that is new enough, with the
 //! permission to read.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, RedisConnectionInfo,
@@ -153,7 +153,8 @@ async fn greet(
         if let Err(error) = answer {
             let trouble = Trouble::from(error);
             let no_hello = number == needed - 2 && trouble.reason == "Refused";
-            return Err(if no_hello { too_old("older than 6.0") } else { trouble });
+            // From 6.2 on it may be asked without a version of the protocol.
+            return Err(if no_hello { too_old("older than 6.2") } else { trouble });
         }
     }
     let mut answers = answers.into_iter().skip(needed - 2);
@@ -186,9 +187,19 @@ impl ClientIdentity {
     /// From the answer to CLIENT INFO: `id=3 addr=127.0.0.1:50188 …`.
     fn of(info: &Value) -> Option<Self> {
         let Value::BulkString(bytes) = info else { return None };
-        let text = std::str::from_utf8(bytes).ok()?;
+        Self::parse(std::str::from_utf8(bytes).ok()?)
+    }
+
+    /// From such a text, or one that [`fmt::Display`] has made.
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let word = |name: &str| text.split_ascii_whitespace().find_map(|word| word.strip_prefix(name));
         Some(Self { id: word("id=")?.parse().ok()?, address: word("addr=")?.to_owned() })
+    }
+}
+
+impl fmt::Display for ClientIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "id={} addr={}", self.id, self.address)
     }
 }
 
@@ -225,6 +236,7 @@ mod tests {
     fn identity_is_read_from_the_servers_own_words() {
         let info = Value::BulkString(b"id=30 addr=10.0.0.7:50188 laddr=10.0.0.1:6379 fd=8 name=".to_vec());
         let identity = ClientIdentity { id: 30, address: "10.0.0.7:50188".to_owned() };
+        assert_eq!(ClientIdentity::parse(&identity.to_string()).as_ref(), Some(&identity));
         assert_eq!(ClientIdentity::of(&info), Some(identity));
         assert_eq!(ClientIdentity::of(&Value::BulkString(b"ERR".to_vec())), None);
     }

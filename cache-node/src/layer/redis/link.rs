@@ -2,16 +2,21 @@
 //!
 //! All writes go over the first connection, so that Redis sees them in the order in which they were sent, also one
 //! that nobody waits for any more. When it is replaced, the server is told to drop the old one before anything is
-//! written over the new one: what may still be in the old one's buffers can not overtake.
+//! written over the new one: what may still be in the old one's buffers can not overtake. Who writes is also written
+//! down in a file, because what a killed process has sent may hang in the network for minutes.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use tokio::{sync::Notify, time::timeout};
+use tokio::{fs, sync::Notify, time::timeout};
 
 use super::{
     Endpoint,
@@ -25,6 +30,8 @@ pub(super) struct Link {
     turn: AtomicUsize,
     /// Who wrote last, and must be dropped before somebody else writes.
     writer: Mutex<Writer>,
+    /// Where that is written down for the next process.
+    writer_file: Option<PathBuf>,
     read_only: AtomicBool,
     /// Told when a connection was given up.
     pub(super) broken: Notify,
@@ -51,12 +58,13 @@ pub(super) enum Fence {
 
 impl Link {
     /// Without connections.
-    pub(super) fn new(connections: usize) -> Self {
+    pub(super) fn new(connections: usize, writer_file: Option<PathBuf>) -> Self {
         assert!(connections >= 2, "one for writes, at least one for reads");
         Self {
             slots: (0..connections).map(|_| ArcSwapOption::empty()).collect(),
             turn: AtomicUsize::new(0),
             writer: Mutex::new(Writer::Nobody),
+            writer_file,
             read_only: AtomicBool::new(false),
             broken: Notify::new(),
         }
@@ -115,11 +123,16 @@ impl Link {
         let old = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // No write begins over the old connection from here on.
         self.slots[0].store(None);
+        let old = match old {
+            Writer::Nobody => self.writer_before().await,
+            known => known,
+        };
         let fence = match old {
             Writer::Nobody => Fence::Kept,
             Writer::Known(old) => drop_client(new[0].connection.clone(), &old).await?,
             Writer::Unknown => Fence::Refused,
         };
+        self.note_writer(new[0].identity.as_ref()).await;
         self.read_only.store(!new[0].is_master, Ordering::Relaxed);
         *self.writer.lock().unwrap_or_else(PoisonError::into_inner) =
             new[0].identity.clone().map_or(Writer::Unknown, Writer::Known);
@@ -127,6 +140,26 @@ impl Link {
             slot.store(Some(Arc::new(connected)));
         }
         Ok(fence)
+    }
+
+    /// Who wrote last when the process before this one ended.
+    async fn writer_before(&self) -> Writer {
+        let Some(file) = &self.writer_file else { return Writer::Nobody };
+        let text = fs::read_to_string(file).await.unwrap_or_default();
+        ClientIdentity::parse(&text).map_or(Writer::Nobody, Writer::Known)
+    }
+
+    /// Writes down who writes from now on.
+    async fn note_writer(&self, identity: Option<&ClientIdentity>) {
+        let (Some(file), Some(identity)) = (&self.writer_file, identity) else { return };
+        let note = async {
+            // The volume may be as new as this process.
+            fs::create_dir_all(file.parent().ok_or(io::ErrorKind::InvalidInput)?).await?;
+            fs::write(file, identity.to_string()).await
+        };
+        if let Err(error) = note.await {
+            tracing::warn!(%error, "after a kill, a write that is on its way to redis may take effect late");
+        }
     }
 
     /// Closes all connections, once the calls under way are done.

@@ -31,6 +31,9 @@ pub struct RedisOptions {
     pub connections: usize,
     /// Reads, and writes, that may be under way at once; four times as many may wait.
     pub concurrency: usize,
+    /// Where to write down who writes, so that the next process can have what a killed one has left on its way dropped;
+    /// none is nowhere.
+    pub writer_file: Option<PathBuf>,
     /// How envelopes are written.
     pub codec: Codec,
 }

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use redis::Script;
-
 use super::{Shared, counts::Counts, trouble::Trouble};
 use crate::{
     clock::UnixMillis,
@@ -112,11 +110,10 @@ impl Shared {
     async fn remove_damaged(&self, key: &[u8], value: &[u8]) {
         let Some(connected) = self.link.writer() else { return };
         let header = &value[..value.len().min(HEADER_BYTES)];
-        let query = async {
-            let script = Script::new(REMOVE_IF_UNCHANGED);
-            let mut connection = connected.connection.clone();
-            script.key(key).arg(header).invoke_async::<u64>(&mut connection).await
-        };
+        let mut remove = redis::cmd("EVAL");
+        remove.arg(REMOVE_IF_UNCHANGED).arg(1).arg(key).arg(header);
+        let mut connection = connected.connection.clone();
+        let query = async { remove.query_async::<u64>(&mut connection).await };
         if let Ok(removed) = self.measured(&connected, self.background("EVAL"), query).await {
             self.counts.reclaimed.fetch_add(removed, Ordering::Relaxed);
         }

@@ -24,6 +24,7 @@ pub(super) fn options(endpoint: &str) -> RedisOptions {
         timeout: Duration::from_millis(50),
         connections: 2,
         concurrency: 64,
+        writer_file: None,
         codec: Codec::default(),
     }
 }

@@ -68,6 +68,36 @@ async fn queue_that_ended_empty_leaves_nothing_behind_and_one_that_did_not_does(
 }
 
 #[tokio::test]
+async fn what_only_one_layer_lacks_at_a_stop_is_removed_there_and_stays_in_the_other() {
+    let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
+    let place = place(&folder);
+    let (disk, redis) = (Scripted::open(), Scripted::gated_as(LayerId::Redis, 1000, 0));
+    let open = || {
+        let targets = [Arc::clone(&redis) as Arc<dyn Layer>, Arc::clone(&disk) as Arc<dyn Layer>];
+        WriteQueue::open(OPTIONS, targets.to_vec(), Some(&place), clock.clone())
+    };
+    redis.put(entry("k", "old"));
+    let stopped = open();
+    push(&stopped, Change::Set(entry("k", "new")));
+    eventually("the disk has it", || disk.value("k").is_some()).await;
+    stopped.shutdown(clock.monotonic() + Duration::from_millis(300)).await;
+
+    let next = open();
+    let pending = || next.turn(b"k").pending(b"k");
+    assert!(matches!(pending(), Pending::Unknown), "it is not gone");
+    assert_eq!((next.is_trusted(LayerId::Redis), next.is_trusted(LayerId::Disk)), (false, true));
+    redis.write_gate.add_permits(1000);
+    eventually("redis has forgotten it", || next.is_trusted(LayerId::Redis)).await;
+    assert_eq!((redis.value("k"), disk.value("k").as_deref()), (None, Some("new")));
+
+    // A key that the client writes meanwhile is written as ever.
+    redis.put(entry("k", "older"));
+    push(&next, Change::Set(entry("k", "newest")));
+    next.flush(&cx(&clock)).await.unwrap();
+    assert_eq!((redis.value("k").as_deref(), disk.value("k").as_deref()), (Some("newest"), Some("newest")));
+}
+
+#[tokio::test]
 async fn kill_during_a_clear_leaves_the_layer_to_be_cleared() {
     let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
     let place = place(&folder);

@@ -1,0 +1,246 @@
+//! The same promises with a Redis below memory that dies, stalls, comes back with all that it had, or is emptied, at any
+//! time: what it holds from before must never be served.
+
+use std::{
+    collections::BTreeSet,
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use rustix::process::Signal;
+use tempfile::tempdir;
+
+use super::{Allowed, Client, some_keys, value_of};
+use crate::{
+    pipeline::redis_server::RedisServer,
+    program::{Node, PATIENCE, config},
+};
+
+const ROUNDS: usize = 200;
+const KEYS: usize = 2000;
+
+/// The Redis and how it is.
+struct Fickle {
+    server: RedisServer,
+    mood: Mood,
+    deaths: u32,
+    stalls: u32,
+    emptied: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Stalled,
+    Dead,
+}
+
+/// What the test knows of every key.
+struct Known {
+    allowed: Vec<Allowed>,
+    version: u64,
+}
+
+// === impl Fickle ===
+
+impl Fickle {
+    fn new() -> Self {
+        Self { server: RedisServer::that_remembers(), mood: Mood::Well, deaths: 0, stalls: 0, emptied: 0 }
+    }
+
+    /// Maybe something happens to it, maybe not.
+    fn turn(&mut self, random: &mut StdRng) {
+        let chance = random.random_range(0..100);
+        match (self.mood, chance) {
+            (Mood::Well, 0..12) => {
+                self.server.kill();
+                (self.mood, self.deaths) = (Mood::Dead, self.deaths + 1);
+            }
+            (Mood::Well, 12..24) => {
+                self.server.signal(Signal::STOP);
+                (self.mood, self.stalls) = (Mood::Stalled, self.stalls + 1);
+            }
+            (Mood::Well, 24..30) => {
+                // Loading its file it answers with an error.
+                self.server.client().call("FLUSHALL");
+                self.emptied += 1;
+            }
+            (Mood::Stalled | Mood::Dead, 0..60) => self.heal(),
+            _ => {}
+        }
+    }
+
+    fn heal(&mut self) {
+        match self.mood {
+            Mood::Well => {}
+            Mood::Stalled => self.server.signal(Signal::CONT),
+            Mood::Dead => self.server.start_again(),
+        }
+        self.mood = Mood::Well;
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// New values for these keys.
+    fn changes(&mut self, keys: Vec<usize>) -> Vec<(usize, String)> {
+        let change = |key| {
+            self.version += 1;
+            (key, value_of(self.version))
+        };
+        keys.into_iter().map(change).collect()
+    }
+
+    /// Every key must be what it may be, and is that from now on.
+    fn check(&mut self, values: Vec<Option<String>>, when: &str) {
+        for (key, (value, allowed)) in values.into_iter().zip(&mut self.allowed).enumerate() {
+            assert!(allowed.contains(&value), "{when}: k{key} is {value:?}, may be {allowed:?}");
+            *allowed = BTreeSet::from([value]);
+        }
+    }
+}
+
+#[test]
+fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_does() {
+    let seed = rand::rng().next_u64();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let folder = tempdir().unwrap();
+    let mut redis = Fickle::new();
+    let more = format!(
+        "memory: {{capacity: 1Mi}}\nlimits: {{valueBytesMax: 64Ki, requestTimeout: 30s}}\n\
+         redis: {{mode: External, endpoints: ['{}'], timeout: 50ms}}",
+        redis.server.address
+    );
+    let config = config(&folder, &more);
+    let mut known = Known { allowed: vec![BTreeSet::from([None]); KEYS], version: 0 };
+    let mut confirmed = 0;
+    for round in 0..ROUNDS {
+        redis.turn(&mut random);
+        let node = Node::start(&config);
+        let mut client = Client::connect(&node);
+        known.check(client.values(KEYS), &format!("round {round}, seed {seed}"));
+        redis.turn(&mut random);
+        overwrite(&mut client, &node, &mut known, &mut random, round);
+        redis.turn(&mut random);
+        confirmed += remove(&mut client, &node, &mut known, &mut redis, &mut random);
+    }
+    println!(
+        "{ROUNDS} kills, {confirmed} acknowledged removals, {} deaths and {} stalls of Redis, emptied {} times: nothing \
+         came back",
+        redis.deaths, redis.stalls, redis.emptied
+    );
+    assert!(confirmed > ROUNDS && redis.deaths > 5 && redis.stalls > 5 && redis.emptied > 3);
+
+    // What Redis has by now is all that there is, and as new as it may be.
+    redis.heal();
+    let mut node = Node::start(&config);
+    let mut client = Client::connect(&node);
+    known.check(client.values(KEYS), &format!("at the end, seed {seed}"));
+    let changes = known.changes((0..KEYS).step_by(2).collect());
+    client.set(&changes);
+    all_flushed(&node);
+    node.signal(Signal::TERM);
+    node.wait();
+    fs::remove_dir_all(folder.path().join("data")).unwrap();
+    let node = Node::start(&config);
+    let mut client = Client::connect(&node);
+    for allowed in &mut known.allowed {
+        allowed.insert(None);
+    }
+    for (key, value) in changes {
+        known.allowed[key] = BTreeSet::from([None, Some(value)]);
+    }
+    let mut values = Vec::new();
+    eventually("Redis has what was written last", || {
+        values = client.values(KEYS);
+        values.iter().step_by(2).all(Option::is_some)
+    });
+    known.check(values, &format!("from Redis alone, seed {seed}"));
+}
+
+/// Overwrites that every layer which can be reached has, tagged entries and their removal by tag, and sometimes a clear.
+fn overwrite(client: &mut Client, node: &Node, known: &mut Known, random: &mut StdRng, round: usize) {
+    let keys = if round == 0 { (0..KEYS).collect() } else { some_keys(random, KEYS, 300) };
+    let changes = known.changes(keys);
+    client.set(&changes);
+    assert_eq!(client.call(&["TC.FLUSH"]), "+OK");
+    // What Redis has not got is in the journal; a kill makes it a miss.
+    let is_in_all = node.metric("tieredcache_layer_entries{layer=\"writeQueue\"}") == Some(0.0);
+    for (key, value) in changes {
+        known.allowed[key] = BTreeSet::from([Some(value)]);
+        if !is_in_all {
+            known.allowed[key].insert(None);
+        }
+    }
+    let tagged = known.changes(some_keys(random, KEYS, 20));
+    for (key, value) in &tagged {
+        assert_eq!(client.call(&["TC.SET", &format!("k{key}"), value, "TAGS", "1", "red"]), "+OK");
+    }
+    assert_eq!(client.call(&["TC.INVALIDATE", "red"]), "+OK");
+    tagged.into_iter().for_each(|(key, _)| known.allowed[key] = BTreeSet::from([None]));
+    if random.random_range(0..20) == 0 {
+        assert_eq!(client.call(&["FLUSHALL"]), "+OK");
+        known.allowed.fill(BTreeSet::from([None]));
+    }
+}
+
+/// Overwrites that may still be queued when the node is killed, and removals, of which those acknowledged count; their
+/// number.
+fn remove(client: &mut Client, node: &Node, known: &mut Known, redis: &mut Fickle, random: &mut StdRng) -> usize {
+    let late = known.changes(some_keys(random, KEYS, 100));
+    client.set(&late);
+    for (key, value) in late {
+        known.allowed[key] = BTreeSet::from([None, Some(value)]);
+    }
+    let removals = some_keys(random, KEYS, 200);
+    let delay = Duration::from_micros(random.random_range(0..20_000));
+    thread::scope(|scope| {
+        let removing = scope.spawn(|| {
+            let mut confirmed = 0;
+            for batch in removals.chunks(20) {
+                let done = client.remove(batch);
+                confirmed += done;
+                for (index, &key) in batch.iter().enumerate() {
+                    if index < done {
+                        known.allowed[key] = BTreeSet::from([None]);
+                    } else {
+                        known.allowed[key].insert(None);
+                    }
+                }
+                if done < batch.len() {
+                    break;
+                }
+            }
+            confirmed
+        });
+        thread::sleep(delay);
+        redis.turn(random);
+        node.signal(Signal::KILL);
+        removing.join().expect("it only reads and writes")
+    })
+}
+
+fn all_flushed(node: &Node) {
+    eventually("every layer has everything", || {
+        node.metric("tieredcache_layer_entries{layer=\"writeQueue\"}") == Some(0.0)
+            && health_of(node, "Redis") != "Unavailable"
+    });
+}
+
+fn health_of(node: &Node, layer: &str) -> String {
+    let report = node.report();
+    let layers = report["layers"].as_array().expect("a list");
+    let layer = layers.iter().find(|known| known["name"] == layer).expect("such a layer");
+    layer["health"]["state"].as_str().expect("a word").to_owned()
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "does not happen: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
