@@ -291,6 +291,25 @@ fn metric_names(text: &str, quote: char) -> BTreeSet<String> {
 }
 
 #[test]
+fn components_of_the_node_are_as_small_as_its_readme_says() {
+    let readme = read(Path::new("cache-node/README.md"));
+    let section = readme.split("\n## Sizes\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap_or_default();
+    let rows = section.lines().filter_map(|line| {
+        let (file, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((file, rest.split(' ').next()?.parse::<usize>().ok()?))
+    });
+    let rows: Vec<(&str, usize)> = rows.collect();
+    assert!(rows.len() >= 7, "the table of sizes lacks rows: {rows:?}");
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    let large = rows.into_iter().filter_map(|(file, most)| {
+        let text = read(&Path::new("cache-node/src").join(file));
+        let lines = product_code(&text).lines().filter(is_code).count();
+        (lines > most).then(|| format!("{file} has {lines} lines of code, its README says {most} at most"))
+    });
+    assert_none("split the component, or say in the README why it needs more", &large.collect::<Vec<_>>());
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     let mut broken = Vec::new();
     for (path, text) in files_ending(&[".md"]) {
