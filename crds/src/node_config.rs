@@ -245,8 +245,8 @@ pub struct Limits {
     /// most 1h.
     pub partial_request_timeout: HumanDuration,
     /// What is remembered of keys that clients hold in caches of their own (`CLIENT TRACKING`): each key once for each
-    /// client, and its tags; about 100 bytes each, and the key. Over it keys are told to their clients as if they had
-    /// changed. Default 1000000, at least 1000, at most 100000000.
+    /// client, and its tags; about 180 bytes each. Over it keys are told to their clients as if they had changed. Default
+    /// 250000, at least 1000, at most 100000000.
     pub tracked_items_max: u32,
 }
 
@@ -408,7 +408,7 @@ impl Default for Limits {
             value_bytes_max: ByteSize::mebibytes(16),
             request_timeout: seconds(1),
             partial_request_timeout: seconds(30),
-            tracked_items_max: 1_000_000,
+            tracked_items_max: 250_000,
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct Table {
     tracking: AtomicUsize,
     numbers: AtomicU64,
     removals: Mutex<Vec<TagRemoval>>,
+    /// What was forgotten all at once, to be dropped where nobody waits.
+    forgotten: Mutex<Vec<Shard>>,
     wanted: Notify,
     clock: Clock,
     told: Tally<{ Reason::ALL.len() }>,
@@ -108,6 +110,7 @@ impl Table {
             tracking: AtomicUsize::new(0),
             numbers: AtomicU64::new(1),
             removals: Mutex::default(),
+            forgotten: Mutex::default(),
             wanted: Notify::new(),
             clock,
             told: Tally::new(),
@@ -160,7 +163,7 @@ impl Table {
         self.tracking.store(clients.all.len(), Ordering::SeqCst);
         // Under the lock, so that no new client loses what it reads meanwhile.
         if clients.all.is_empty() {
-            self.shards.iter().for_each(|shard| *lock(shard) = Shard::default());
+            self.forget_all();
         }
     }
 
@@ -236,10 +239,21 @@ impl Table {
 
     fn tell_everything(&self) {
         // First: who is entered after the message of everything must stay.
-        self.shards.iter().for_each(|shard| *lock(shard) = Shard::default());
+        self.forget_all();
         let clients = self.clients();
         self.told.add(Reason::Everything as usize, clients.all.len() as u64);
         clients.all.values().for_each(|client| client.put_everything());
+    }
+
+    /// Quick, because a clear holds the locks of all keys meanwhile: a million keys take a while to drop.
+    fn forget_all(&self) {
+        for shard in &self.shards {
+            let forgotten = mem::take(&mut *lock(shard));
+            if forgotten.keys() > 0 {
+                lock(&self.forgotten).push(forgotten);
+            }
+        }
+        self.wanted.notify_one();
     }
 
     fn make_room(&self, shard: &mut Shard, given_up: &mut Vec<Tracked>) {
@@ -284,6 +298,7 @@ impl Table {
                 self.forget_tagged(&removal).await;
             }
             self.forget_expired(self.clock.now()).await;
+            self.drop_forgotten().await;
         }
     }
 
@@ -296,6 +311,17 @@ impl Table {
                 self.tell(taken, 0, Reason::Tagged);
                 yield_now().await;
             }
+        }
+    }
+
+    async fn drop_forgotten(&self) {
+        loop {
+            let forgotten = lock(&self.forgotten).pop();
+            if forgotten.is_none() {
+                return;
+            }
+            drop(forgotten);
+            yield_now().await;
         }
     }
 

@@ -196,6 +196,16 @@ fn what_a_client_read_is_forgotten_when_the_last_client_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_clear_forgets_is_dropped_by_the_task() {
+    let (table, _) = table(1000);
+    let client = table.join();
+    (0..100).for_each(|number| table.remember(format!("k{number}").as_bytes(), &client));
+    table.spread(1, What::Everything);
+    assert!(!lock(&table.forgotten).is_empty());
+    while_it_runs(&table, "it is dropped", || lock(&table.forgotten).is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_left_behind_by_any_mixture_of_calls() {
     let (table, clock) = table(400);
     let clients = [table.join(), table.join(), table.join()];
