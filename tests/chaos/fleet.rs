@@ -191,8 +191,8 @@ impl Member {
         let (resp, admin) = (loopback(free_port()), loopback(free_port()));
         let (config, clock_file) = (folder.join("node.yaml"), folder.join("clock"));
         fs::write(&clock_file, 0_i64.to_ne_bytes())?;
-        // Memory of every kind: all keys fit, a part does, hardly any does.
-        let memory = ["64Mi", "2Mi", "1Mi"][node % 3];
+        // Memory of every kind: hardly any keys fit, a part does, all do.
+        let memory = ["1Mi", "2Mi", "64Mi"][node % 3];
         let (redis, write_mode) = (to_redis.address, if shape.write_through { "WriteThrough" } else { "WriteBehind" });
         let order = if shape.disk_first { "[Disk, Redis]" } else { "[Redis, Disk]" };
         let text = format!(

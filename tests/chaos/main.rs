@@ -87,8 +87,19 @@ struct Run {
     /// Repeats the choices of a run; its number is printed.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
+    /// When writes are acknowledged; by default each run draws it.
+    #[arg(long, value_enum)]
+    writes: Option<Writes>,
     #[command(flatten)]
     fleet: FleetArguments,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Writes {
+    /// Once they have their place in the log.
+    Through,
+    /// Once they are queued.
+    Behind,
 }
 
 #[derive(Args)]
@@ -167,6 +178,7 @@ impl Run {
             faults,
             pairs,
             cycles: self.cycles,
+            write_through: self.writes.map(|writes| writes == Writes::Through),
             seed,
         };
         let mut settings = Vec::new();

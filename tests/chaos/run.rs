@@ -49,6 +49,8 @@ pub(crate) struct Setting {
     /// Each cycle takes two of them at once.
     pub(crate) pairs: bool,
     pub(crate) cycles: u32,
+    /// Whether a write is acknowledged once it has its place in the log; none is left to chance.
+    pub(crate) write_through: Option<bool>,
     pub(crate) seed: u64,
 }
 
@@ -163,10 +165,12 @@ fn complaints(history: &History) -> Vec<String> {
 
 impl Setting {
     fn shape(&self, random: &mut SmallRng) -> Shape {
+        // Drawn in any case, so that the choices after it are the same ones.
+        let drawn = random.random_ratio(3, 4);
         Shape {
             nodes: self.nodes,
             program: self.program.clone(),
-            write_through: matches!(self.program, Program::Plain) || random.random_ratio(3, 4),
+            write_through: matches!(self.program, Program::Plain) || self.write_through.unwrap_or(drawn),
             disk_first: random.random(),
             small_disk: self.faults.contains(&Fault::DiskFull) && matches!(self.program, Program::CacheNode(_)),
             clocks: self.faults.contains(&Fault::Clock),
