@@ -198,7 +198,7 @@ impl Client {
                 wire::command(&mut self.batch, &[b"TC.INVALIDATE", tag(id).as_bytes()]);
                 self.asked.push(Asked::Removal(Target::Tag(id)));
             }
-            28_050 if own => {
+            28_050..28_054 if own => {
                 wire::command(&mut self.batch, &[b"FLUSHALL"]);
                 self.asked.push(Asked::Removal(Target::All));
             }
