@@ -1,6 +1,6 @@
 # Every recipe is one line; what it runs is a program or a script with its own help.
 .DEFAULT_GOAL := help
-.PHONY: help build test unit mutants lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos crds run clean-cache
+.PHONY: help build test unit mutants lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos chaos-mutants crds run clean-cache
 
 export CLUSTER ?= tieredcache
 export NODES ?= 3
@@ -35,6 +35,9 @@ chaos: ## Break a fleet in every way, over and over, and judge ten million reads
 
 mutants: ## Plant known bugs one by one and see the unit tests catch them
 	@tests/mutants/run.sh
+
+chaos-mutants: ## Plant known bugs one by one and see the judge of the fleet catch them
+	@tests/chaos/mutants/run.sh
 
 lint: ## Check formatting and lints
 	cargo fmt --all --check && $(ROCKS) cargo clippy --locked --workspace --all-targets -- -D warnings

@@ -87,6 +87,9 @@ struct Run {
     /// Repeats the choices of a run; its number is printed.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
+    /// Expects every run to break promises: shows that the judge finds them.
+    #[arg(long)]
+    control: bool,
     /// When writes are acknowledged; by default each run draws it.
     #[arg(long, value_enum)]
     writes: Option<Writes>,
@@ -150,7 +153,7 @@ impl Run {
                 match run::run(&setting) {
                     Ok(ended) => {
                         checked += ended.verdict.checked;
-                        let good = report(&setting, &ended);
+                        let good = if self.control { control(&setting, &ended) } else { report(&setting, &ended) };
                         passed += u32::from(good);
                         failed += u32::from(!good);
                     }
@@ -190,6 +193,14 @@ impl Run {
         }
         Ok(settings)
     }
+}
+
+/// Prints how many broken promises were found; whether there were any.
+fn control(setting: &Setting, ended: &Ended) -> bool {
+    let broken = ended.verdict.violations.len();
+    let verdict = if broken > 0 { "ok    " } else { "FAILED" };
+    println!("{verdict} {:<12} control: {broken} reads broke a promise; {}", setting.name(), ended.figures());
+    broken > 0
 }
 
 /// Prints what came of a run; whether all was well.
