@@ -194,7 +194,7 @@ impl WriteQueue {
 
     /// An empty queue without flushers.
     fn idle(options: QueueOptions, targets: Vec<Arc<dyn Layer>>, journal: Option<Journal>, clock: Clock) -> Self {
-        let ring = |shard| journal.as_ref().map(|journal| journal.ring(shard));
+        let ring = |shard| journal.as_ref().and_then(|journal| journal.ring(shard));
         let lanes: Vec<Arc<Lane>> = targets.into_iter().map(|target| Arc::new(Lane::new(target))).collect();
         let all = lanes.iter().fold(Lanes::NONE, |all, lane| all.with(Lanes::at(lane.place)));
         assert_eq!(all.count(), lanes.len(), "one target of each kind");

@@ -57,7 +57,8 @@ pub struct JournalPlace {
 /// The journal of one queue.
 pub(super) struct Journal {
     path: PathBuf,
-    map: Arc<MmapRegion>,
+    /// None once it was let go.
+    map: Option<Arc<MmapRegion>>,
 }
 
 /// The keys of one shard.
@@ -107,10 +108,9 @@ impl Journal {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(&next)?;
         fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES as u64)?;
         let map = MmapRegion::from_file(FileOffset::new(file, 0), FILE_BYTES).map_err(io::Error::other)?;
-        let journal = Self { path: path.to_owned(), map: Arc::new(map) };
-        store(&journal.map, OWNER_AT, xxh3_64(owner.as_bytes()));
-        store(&journal.map, 0, MAGIC);
-        Ok(journal)
+        store(&map, OWNER_AT, xxh3_64(owner.as_bytes()));
+        store(&map, 0, MAGIC);
+        Ok(Self { path: path.to_owned(), map: Some(Arc::new(map)) })
     }
 
     /// From here on an end of the process leaves this journal behind.
@@ -119,21 +119,28 @@ impl Journal {
     }
 
     /// The ring of one shard.
-    pub(super) fn ring(&self, shard: usize) -> Ring {
-        Ring {
-            map: Arc::clone(&self.map),
+    pub(super) fn ring(&self, shard: usize) -> Option<Ring> {
+        Some(Ring {
+            map: Arc::clone(self.map.as_ref()?),
             at: HEADER_BYTES + shard * (RING_HEADER_BYTES + RING_BYTES),
             head: 0,
             tail: 0,
             records: VecDeque::new(),
             first: 0,
             missing: 0,
-        }
+        })
     }
 
     /// Notes which layers are owed a clear.
     pub(super) fn owe_clears(&self, void: Lanes) {
-        store(&self.map, VOID_AT, u64::from(void.bits()));
+        if let Some(map) = &self.map {
+            store(map, VOID_AT, u64::from(void.bits()));
+        }
+    }
+
+    /// Touches the file no more until it is discarded; false if it was let go before.
+    pub(super) fn let_go(&mut self) -> bool {
+        self.map.take().is_some()
     }
 
     /// Only these layers lack writes of the keys, for the queue has ended; the others have them all.
@@ -311,7 +318,7 @@ mod tests {
         let place = place(&folder);
         assert!(LeftBehind::load(&place).is_nothing());
         let journal = created(&place);
-        let (mut one, mut other) = (journal.ring(0), journal.ring(63));
+        let (mut one, mut other) = (journal.ring(0).unwrap(), journal.ring(63).unwrap());
         let a = one.note(b"a");
         let b = one.note(b"b");
         one.note(b"c");
@@ -332,7 +339,7 @@ mod tests {
         let folder = tempdir().unwrap();
         let place = place(&folder);
         let journal = created(&place);
-        let mut ring = journal.ring(5);
+        let mut ring = journal.ring(5).unwrap();
         let mut live = VecDeque::new();
         for number in 0..20_000 {
             let key = format!("{number}{}", "x".repeat(number % 100));
@@ -352,7 +359,7 @@ mod tests {
         let folder = tempdir().unwrap();
         let place = place(&folder);
         let journal = created(&place);
-        let mut ring = journal.ring(0);
+        let mut ring = journal.ring(0).unwrap();
         let long = vec![b'k'; 32 * 1024];
         let records: Vec<Record> = (0..8).map(|_| ring.note(&long)).collect();
         assert_eq!((records[6] != Record::Missing, records[7]), (true, Record::Missing));
@@ -377,7 +384,7 @@ mod tests {
         let folder = tempdir().unwrap();
         let place = place(&folder);
         let journal = created(&place);
-        let mut ring = journal.ring(0);
+        let mut ring = journal.ring(0).unwrap();
         for number in 0..10 {
             ring.note(format!("key{number}").as_bytes());
         }

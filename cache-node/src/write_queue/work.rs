@@ -98,6 +98,8 @@ impl WriteQueue {
         }
         lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
         self.counts.dropped_fills.fetch_add(dropped, Ordering::Relaxed);
+        // Who waits for room asks again, now that the layer is known to be away.
+        self.room.notify_waiters();
         excused.iter().for_each(|receipt| receipt.settle());
     }
 
@@ -257,7 +259,7 @@ impl WriteQueue {
     /// Lets go of the journal, whose volume fails: to touch a mapped page that can not be written ends the process. It
     /// stays away until the node is started again.
     pub(super) fn abandon_journal(&self, error: &LayerError) {
-        if lock(&self.journal).take().is_none() {
+        if !lock(&self.journal).as_mut().is_some_and(Journal::let_go) {
             return;
         }
         self.shards.iter().for_each(|shard| lock(shard).forget_ring());

@@ -6,6 +6,9 @@
 
 mod known;
 mod layers;
+mod setup;
+
+use std::cell::Cell;
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tempfile::{TempDir, tempdir};
@@ -13,13 +16,11 @@ use tokio::time::timeout;
 
 use self::{
     known::{Answering, Model, TAGS, Version},
-    layers::{Mood, Moody, Reads, Remote, Writes},
+    layers::{Mood, Reads, Remote, Writes},
+    setup::{Setup, abandon, stop},
 };
 use super::*;
-use crate::layer::{
-    ErrorKind,
-    disk::{Disk, DiskOptions},
-};
+use crate::layer::{ErrorKind, disk::Admit};
 
 /// In a plain `cargo test`; the gate runs five times as many.
 const OPERATIONS: u64 = 200_000;
@@ -38,14 +39,6 @@ const READ_FAULTS: [Reads; 4] = [
     Reads::Failing(ErrorKind::Corrupt),
 ];
 
-/// What is different from run to run.
-#[derive(Clone)]
-struct Setup {
-    policy: Policy,
-    queue: QueueOptions,
-    disk_first: bool,
-}
-
 struct Run {
     setup: Setup,
     folder: TempDir,
@@ -54,8 +47,6 @@ struct Run {
     remote: Arc<Remote>,
     redis: Arc<Mood>,
     disk: Arc<Mood>,
-    /// Redis has everything that the node has told it, as of the last flush that it took part in, and has not failed since.
-    redis_is_whole: bool,
     model: Model,
     /// Which operation is under way, as in [`Run::step`].
     kind: u32,
@@ -64,25 +55,28 @@ struct Run {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_behaves_like_a_map_with_expiries() {
-    let setup = Setup { policy: Policy::S3Fifo, queue: roomy(), disk_first: false };
-    run(setup, 40).await;
+    run(Setup::roomy(), 35).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_that_reads_the_disk_first_behaves_like_a_map_with_expiries() {
-    let setup = Setup { policy: Policy::TinyLfu, queue: roomy(), disk_first: true };
-    run(setup, 40).await;
+    run(Setup { policy: Policy::TinyLfu, disk_first: true, ..Setup::roomy() }, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_whose_queue_drops_values_serves_no_older_ones() {
     let queue = QueueOptions { capacity_bytes: 8 << 10, items_max: 30, overflow: Overflow::DropOldest };
-    run(Setup { policy: Policy::S3Fifo, queue, disk_first: false }, 20).await;
+    run(Setup { queue, ..Setup::roomy() }, 15).await;
 }
 
-/// So much that values are never dropped.
-const fn roomy() -> QueueOptions {
-    QueueOptions { capacity_bytes: 32 << 20, items_max: 10_000, overflow: Overflow::Block }
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_writes_few_entries_to_disk_and_forgets_removals_by_tag_serves_no_older_values() {
+    run(Setup { admit: Admit::SecondHit, removals_max: 3, ..Setup::roomy() }, 15).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_that_writes_through_loses_no_confirmed_write_by_a_crash() {
+    run(Setup { write_mode: WriteMode::Through, ..Setup::roomy() }, 5).await;
 }
 
 async fn run(setup: Setup, percent: u64) {
@@ -108,10 +102,10 @@ impl Run {
     async fn begin(setup: Setup, seed: u64) -> Self {
         let (folder, clock, remote) = (tempdir().unwrap(), Clock::manual(START), Arc::new(Remote::default()));
         let (redis, disk) = (Mood::good(), Mood::good());
-        let node = open(&setup, &folder, &clock, (&remote, &redis, &disk)).await;
-        let model = Model::new(setup.queue.overflow == Overflow::DropOldest);
+        let node = setup.open(&folder, &clock, (&remote, &redis, &disk)).await;
+        let model = Model::new(setup.promises());
         let random = StdRng::seed_from_u64(seed);
-        Self { setup, folder, clock, node, remote, redis, disk, redis_is_whole: true, model, kind: 0, random }
+        Self { setup, folder, clock, node, remote, redis, disk, model, kind: 0, random }
     }
 
     async fn step(&mut self, number: u64) {
@@ -248,12 +242,19 @@ impl Run {
         let cx = self.write_cx();
         let entry = self.any_entry(name, number);
         let version = Version::of(&entry);
+        let reaches_all = self.reaches_all_layers();
         let stored = match self.node.try_set(&cx, entry) {
             Ok(()) => Ok(()),
             Err(entry) => self.node.set(&cx, entry).await,
         };
         match stored {
-            Ok(()) => self.model.written(name, version),
+            Ok(()) => {
+                self.model.written(name, version);
+                if self.setup.write_mode == WriteMode::Through && reaches_all {
+                    self.model.confirmed(name, self.clock.now());
+                }
+            }
+            Err(WriteError::Unconfirmed) if self.is_impatient() => self.model.written(name, version),
             Err(error) => assert_eq!((error, self.is_impatient()), (WriteError::QueueFull, true)),
         }
     }
@@ -288,9 +289,11 @@ impl Run {
     }
 
     async fn append(&mut self, name: &str) {
+        let tried = Cell::new(None);
         let grown = |current: Option<&Entry>| {
             let value = current.map(text).unwrap_or_default() + "+";
             let entry = Entry::new(name.as_bytes(), value.as_bytes(), current.map(Entry::meta).unwrap_or_default());
+            tried.set(Some(Version::of(&entry)));
             (Update::Set(entry.clone()), (current.cloned(), Version::of(&entry)))
         };
         let cx = self.write_cx();
@@ -302,6 +305,9 @@ impl Run {
             Ok((before, after)) => {
                 self.check(name, before.as_ref(), Wants::Facts);
                 self.model.written(name, after);
+            }
+            Err(WriteError::Unconfirmed) if self.is_impatient() => {
+                self.model.written(name, tried.take().expect("it was tried"));
             }
             Err(error) => self.expect_unreadable(error),
         }
@@ -315,10 +321,10 @@ impl Run {
             Ok(before) => {
                 self.check(name, before.as_ref(), Wants::Facts);
                 if before.is_some() {
-                    self.model.removed(name, true);
+                    self.model.removed(name);
                 }
             }
-            Err(WriteError::Unconfirmed) if self.is_impatient() => self.model.removed(name, false),
+            Err(WriteError::Unconfirmed) if self.is_impatient() => self.model.removed(name),
             Err(error) => self.expect_unreadable(error),
         }
     }
@@ -329,12 +335,12 @@ impl Run {
             Ok(removed) => {
                 let must = there.filter(|_| !self.is_impatient()).map(u64::from);
                 assert!(removed <= 1 && must.is_none_or(|must| must == removed), "{removed} of {name}: {there:?}");
-                self.model.removed(name, true);
+                self.model.removed(name);
             }
             Err(error) => {
                 assert!(self.is_impatient(), "{error}");
                 if error == WriteError::Unconfirmed {
-                    self.model.removed(name, false);
+                    self.model.removed(name);
                 }
             }
         }
@@ -353,17 +359,15 @@ impl Run {
 
     async fn clear(&mut self) {
         let outcome = self.node.clear(&self.write_cx()).await;
-        let confirmed = self.is_confirmed(outcome);
-        self.model.cleared(confirmed);
+        self.is_confirmed(outcome);
+        self.model.cleared();
     }
 
     async fn flush(&mut self) {
-        let lanes = self.node.write_queue().lanes();
-        let whole = self.redis.writes() == Writes::Taken && lanes.iter().all(|lane| lane.is_reachable);
+        let reaches_all = self.reaches_all_layers();
         let outcome = self.node.flush(&self.write_cx()).await;
         if outcome.is_ok() {
-            self.redis_is_whole |= whole;
-            self.model.flushed(self.clock.now());
+            self.model.flushed(self.clock.now(), reaches_all);
         } else {
             assert!(self.is_impatient(), "{outcome:?}");
         }
@@ -379,10 +383,15 @@ impl Run {
         assert!(unreadable || self.is_impatient(), "{error}");
     }
 
-    /// Nothing is confirmed while the disk takes no writes, and a small queue may stay full while Redis takes none.
+    /// Whether what is confirmed from now on is in Redis, too.
+    fn reaches_all_layers(&self) -> bool {
+        let lanes = self.node.write_queue().lanes();
+        self.redis.writes() == Writes::Taken && lanes.iter().all(|lane| lane.is_reachable)
+    }
+
+    /// Nothing is confirmed while the disk takes no writes.
     fn is_impatient(&self) -> bool {
-        let is_small = self.setup.queue.overflow == Overflow::DropOldest;
-        self.disk.writes() != Writes::Taken || (is_small && self.redis.writes() != Writes::Taken)
+        self.disk.writes() != Writes::Taken
     }
 
     #[allow(clippy::disallowed_methods, reason = "the flushers take real time, whatever the test's clock says")]
@@ -410,28 +419,19 @@ impl Run {
         };
         *self.redis.writes.lock().unwrap() = writes(40);
         *self.disk.writes.lock().unwrap() = writes(6);
-        self.redis_is_whole &= self.redis.writes() == Writes::Taken;
     }
 
     async fn restart(&mut self) {
         self.redis.heal();
         self.disk.heal();
         stop(&self.node).await;
-        self.redis_is_whole = true;
-        self.model.flushed(self.clock.now());
+        self.model.flushed(self.clock.now(), true);
         self.reopen().await;
     }
 
-    /// What is queued is lost. A Redis that was away dies with the node: what it was not told nobody else knows.
+    /// What is queued is lost, also what only a layer was owed that is away, and stays away.
     async fn crash(&mut self) {
-        self.redis.heal();
-        self.disk.heal();
         abandon(&self.node).await;
-        if !self.redis_is_whole {
-            self.remote.empty();
-            self.model.redis_emptied();
-            self.redis_is_whole = true;
-        }
         self.model.crashed();
         self.reopen().await;
     }
@@ -439,43 +439,6 @@ impl Run {
     async fn reopen(&mut self) {
         // No restart is over within the millisecond in which it began.
         self.clock.advance(Duration::from_millis(1));
-        self.node = open(&self.setup, &self.folder, &self.clock, (&self.remote, &self.redis, &self.disk)).await;
+        self.node = self.setup.open(&self.folder, &self.clock, (&self.remote, &self.redis, &self.disk)).await;
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "closing takes real time, whatever the test's clock says")]
-async fn stop(node: &Coordinator) {
-    node.shutdown(Instant::now() + Duration::from_secs(60)).await;
-}
-
-/// Stops the node without its queue being written.
-#[allow(clippy::disallowed_methods, reason = "closing takes real time, whatever the test's clock says")]
-async fn abandon(node: &Coordinator) {
-    node.write_queue().shutdown(Instant::now()).await;
-    stop(node).await;
-}
-
-async fn open(
-    setup: &Setup,
-    folder: &TempDir,
-    clock: &Clock,
-    (remote, redis, disk): (&Arc<Remote>, &Arc<Mood>, &Arc<Mood>),
-) -> Arc<Coordinator> {
-    let options = DiskOptions {
-        memory_bytes: 16 << 20,
-        max_ttl: Duration::from_secs(24 * 3600),
-        min_ttl: LIFE_MIN,
-        ..DiskOptions::at(folder.path())
-    };
-    let rocksdb = Disk::open(options, clock.clone()).await.unwrap();
-    let moody = |layer, mood: &Arc<Mood>| Arc::new(Moody { layer, mood: Arc::clone(mood) }) as Arc<dyn Layer>;
-    let mut cold = vec![moody(Arc::clone(remote) as Arc<dyn Layer>, redis), moody(Arc::new(rocksdb), disk)];
-    if setup.disk_first {
-        cold.reverse();
-    }
-    // Small and short, so that copies leave memory all the time.
-    let memory = MemoryOptions { capacity_bytes: 16 << 10, policy: setup.policy, max_ttl: Duration::from_secs(60) };
-    let memory = Memory::open(memory, clock.clone());
-    let parts = Parts { memory, queue: setup.queue.clone(), ..parts(clock, setup.policy, cold) };
-    Coordinator::open(parts, clock.clone()).await
 }

@@ -1,4 +1,4 @@
-//! What may be read: the newest value of each key, what a lost write may uncover, and which of it must not be missing.
+//! What may be read: the newest value of each key, never an older one, and which of it must not be missing.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,13 +22,13 @@ pub(super) struct Version {
 /// What is known of one key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// What a read may find. More than one only after a crash.
+    /// What a read may find: the newest version, if that was not removed.
     now: Vec<Version>,
-    /// Older versions, which come back if the writes after them are lost.
+    /// Removed by tag, of which the disk does not know for sure: a crash may bring it back.
     past: Vec<Version>,
     /// There may be nothing, whatever the layers do.
     may_be_absent: bool,
-    /// Some write of it is perhaps not in the layers.
+    /// Its newest write is perhaps not in all layers, so that a crash removes the key.
     unflushed: bool,
     /// The disk has it for sure, whatever life it has left by now.
     on_disk: bool,
@@ -47,8 +47,18 @@ pub(super) struct Answering {
 #[derive(Debug)]
 pub(super) struct Model {
     keys: HashMap<String, Known>,
-    /// The queue may drop values: whatever is not in memory may be missing.
-    drops: bool,
+    promises: Promises,
+}
+
+/// What the model may count on. Without it, what is not in memory may be missing, but is never older.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promises {
+    /// No value gives way to a newer one.
+    pub(super) queue_keeps_values: bool,
+    /// What is worth a write is on disk.
+    pub(super) disk_has_all: bool,
+    /// A removal by tag takes only what it names: there is no floor.
+    pub(super) removals_stay_apart: bool,
 }
 
 // === impl Version ===
@@ -90,27 +100,25 @@ impl Version {
 // === impl Model: what happens ===
 
 impl Model {
-    pub(super) fn new(drops: bool) -> Self {
-        Self { keys: HashMap::new(), drops }
+    pub(super) fn new(promises: Promises) -> Self {
+        Self { keys: HashMap::new(), promises }
     }
 
     pub(super) fn written(&mut self, name: &str, version: Version) {
-        let known = self.keys.entry(name.to_owned()).or_default();
-        known.past.append(&mut known.now);
-        *known = Known {
-            now: vec![version],
-            past: std::mem::take(&mut known.past),
-            unflushed: true,
-            in_redis: true,
-            ..Known::default()
-        };
+        let known = Known { now: vec![version], unflushed: true, in_redis: true, ..Known::default() };
+        self.keys.insert(name.to_owned(), known);
     }
 
-    /// With `confirmed`, not even a crash brings it back.
-    pub(super) fn removed(&mut self, name: &str, confirmed: bool) {
+    /// What was written last is in all layers: a crash does not touch it.
+    pub(super) fn confirmed(&mut self, name: &str, now: UnixMillis) {
         if let Some(known) = self.keys.get_mut(name) {
-            known.removed(confirmed);
+            known.flushed(now, true);
         }
+    }
+
+    /// Confirmed or not, nothing of it comes back: the journal knows the key as long as some layer does not.
+    pub(super) fn removed(&mut self, name: &str) {
+        self.keys.remove(name);
     }
 
     pub(super) fn removed_tagged(&mut self, tags: u8, matching: Matching, confirmed: bool) {
@@ -122,29 +130,25 @@ impl Model {
                 known.past.retain(|known| !known.matches(tags, matching));
             } else {
                 known.past.append(&mut gone);
-                known.unflushed = true;
             }
         }
     }
 
-    pub(super) fn cleared(&mut self, confirmed: bool) {
-        self.keys.values_mut().for_each(|known| known.removed(confirmed));
+    /// Confirmed or not: the journal knows that the layers are owed a clear.
+    pub(super) fn cleared(&mut self) {
+        self.keys.clear();
     }
 
-    /// All writes so far are in the layers that matter after a crash.
-    pub(super) fn flushed(&mut self, now: UnixMillis) {
-        for known in self.keys.values_mut() {
-            known.past.clear();
-            known.unflushed = false;
-            known.on_disk |= known.now.iter().all(|version| version.is_worth_a_write(now));
-        }
+    /// All writes so far are on disk, and in Redis if it took part.
+    pub(super) fn flushed(&mut self, now: UnixMillis, in_all_layers: bool) {
+        self.keys.values_mut().for_each(|known| known.flushed(now, in_all_layers));
     }
 
-    /// What was queued is lost.
+    /// What was queued is lost: the newest value or none is there, and never an older one.
     pub(super) fn crashed(&mut self) {
-        for known in self.keys.values_mut().filter(|known| known.unflushed) {
+        for known in self.keys.values_mut() {
+            known.may_be_absent |= known.unflushed;
             known.now.append(&mut known.past);
-            known.may_be_absent = true;
         }
     }
 
@@ -171,9 +175,7 @@ impl Model {
     pub(super) fn is_there(&self, name: &str, now: UnixMillis, answering: Answering) -> Option<bool> {
         let Some(known) = self.keys.get(name) else { return Some(false) };
         match known.now.as_slice() {
-            [version] if !known.may_be_absent && version.is_fresh(now) && self.is_kept(known, now, answering) => {
-                Some(true)
-            }
+            [version] if version.is_fresh(now) && self.is_kept(known, now, answering) => Some(true),
             versions if versions.iter().any(|version| version.is_fresh(now)) => None,
             _ => Some(false),
         }
@@ -194,20 +196,20 @@ impl Model {
     }
 
     fn is_kept(&self, known: &Known, now: UnixMillis, answering: Answering) -> bool {
+        let Promises { queue_keeps_values, disk_has_all, removals_stay_apart } = self.promises;
+        let stays = queue_keeps_values && (removals_stay_apart || known.now.iter().all(|version| version.tags == 0));
         let on_disk = known.on_disk || known.now.iter().all(|version| version.is_worth_a_write(now));
-        !self.drops && ((answering.redis && known.in_redis) || (answering.disk && on_disk))
+        let is_somewhere = (answering.redis && known.in_redis) || (answering.disk && on_disk && disk_has_all);
+        stays && is_somewhere && !known.may_be_absent
     }
 }
 
 // === impl Known ===
 
 impl Known {
-    fn removed(&mut self, confirmed: bool) {
-        if confirmed {
-            *self = Self::default();
-        } else {
-            self.past.append(&mut self.now);
-            self.unflushed = true;
-        }
+    fn flushed(&mut self, now: UnixMillis, in_all_layers: bool) {
+        self.past.clear();
+        self.unflushed &= !in_all_layers;
+        self.on_disk |= self.now.iter().all(|version| version.is_worth_a_write(now));
     }
 }

@@ -137,7 +137,7 @@ impl Mood {
     async fn write(&self, id: LayerId, write: impl Future<Output = Result<(), LayerError>>) -> Result<(), LayerError> {
         match self.writes() {
             Writes::Taken => write.await,
-            Writes::Refused => Err(trouble(id, ErrorKind::Refused)),
+            Writes::Refused => Err(trouble(id, ErrorKind::Full)),
             Writes::TakenInSilence => {
                 write.await?;
                 Err(trouble(id, ErrorKind::Timeout))
