@@ -145,7 +145,9 @@ impl Journal {
 
     /// Only these layers lack writes of the keys, for the queue has ended; the others have them all.
     pub(super) fn end_lacking(&self, lanes: Lanes) {
-        store(&self.map, LACKING_AT, u64::from(lanes.bits()));
+        if let Some(map) = &self.map {
+            store(map, LACKING_AT, u64::from(lanes.bits()));
+        }
     }
 
     /// The queue ended empty: there is nothing to remember.
