@@ -88,7 +88,7 @@ async fn what_only_one_layer_lacks_at_a_stop_is_removed_there_and_stays_in_the_o
     };
     redis.put(entry("k", "old"));
     let stopped = open();
-    push(&stopped, Change::Set(entry("k", "new")));
+    stopped.set("k", "new");
     eventually("the disk has it", || disk.value("k").is_some()).await;
     stopped.shutdown(clock.monotonic() + Duration::from_millis(300)).await;
 
@@ -102,7 +102,7 @@ async fn what_only_one_layer_lacks_at_a_stop_is_removed_there_and_stays_in_the_o
 
     // A key that the client writes meanwhile is written as ever.
     redis.put(entry("k", "older"));
-    push(&next, Change::Set(entry("k", "newest")));
+    next.set("k", "newest");
     next.flush(&cx(&clock)).await.unwrap();
     assert_eq!((redis.value("k").as_deref(), disk.value("k").as_deref()), (Some("newest"), Some("newest")));
 }
