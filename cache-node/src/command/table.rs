@@ -138,12 +138,12 @@ commands! {
 /// A name as one number, in lower case; the length shows in the position of the highest byte, because no name contains a zero or a one.
 const fn pack(name: &[u8]) -> u128 {
     let mut packed = 0;
-    let mut index = 0;
-    while index < name.len() {
+    let mut index = name.len();
+    while index > 0 {
+        index -= 1;
         let byte = name[index].to_ascii_lowercase();
         // A zero would be invisible at the end of a name.
-        packed |= (if byte == 0 { 1 } else { byte } as u128) << (8 * index);
-        index += 1;
+        packed = packed << 8 | (if byte == 0 { 1 } else { byte }) as u128;
     }
     packed
 }

@@ -8,7 +8,7 @@ use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
     pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -137,12 +137,22 @@ impl<'a> Connection<'a> {
     async fn serve(&mut self) -> io::Result<()> {
         let event_loop = self.event_loop;
         let mut stopped = pin!(event_loop.stop.cancelled());
+        let mut woken: Option<Waker> = None;
         loop {
             let turn = poll_fn(|task| {
                 let turn = event_loop.with_scratch(|scratch| self.poll_turn(scratch, task))?;
                 // Only a connection that waits for its client is stopped: what was received is answered.
-                if turn.is_pending() && stopped.as_mut().poll(task).is_ready() {
-                    return Poll::Ready(Ok(Turn::Gone));
+                if turn.is_pending() {
+                    // To be woken by the stop is asked for once: a task keeps its waker, and each time costs two locks.
+                    let stopping = if woken.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+                        event_loop.stop.is_cancelled()
+                    } else {
+                        woken = Some(task.waker().clone());
+                        stopped.as_mut().poll(task).is_ready()
+                    };
+                    if stopping {
+                        return Poll::Ready(Ok(Turn::Gone));
+                    }
                 }
                 turn.map(Ok::<_, io::Error>)
             });
