@@ -277,9 +277,8 @@ impl WriteQueue {
             }
             return;
         }
-        let owes = |lane: &&Arc<Lane>| self.shards.iter().any(|shard| lock(shard).owed(lane.place) > 0);
-        let lacking = self.lanes.iter().filter(owes);
-        journal.end_lacking(lacking.fold(Lanes::NONE, |lanes, lane| lanes.with(Lanes::at(lane.place))));
+        let lacks = |lane: &Lane| self.shards.iter().any(|shard| lock(shard).owed(lane.place) > 0);
+        journal.end_lacking(self.lanes_that(lacks));
     }
 }
 
