@@ -26,6 +26,7 @@ done
 [ ${#mutants[@]} != 0 ] || { echo "there is no mutant of that number" >&2; exit 2; }
 
 clean() {
+    cd "$root"
     git worktree remove --force "$tree" 2>/dev/null || true
     git worktree prune
 }

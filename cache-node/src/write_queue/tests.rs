@@ -3,7 +3,7 @@ mod lanes;
 mod orders;
 mod recovery;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{ops::Deref, sync::atomic::Ordering, time::Duration};
 
 use super::*;
 use crate::{
@@ -13,6 +13,28 @@ use crate::{
 };
 
 const OPTIONS: QueueOptions = QueueOptions { capacity_bytes: 1024 * 1024, items_max: 5000, overflow: Overflow::Block };
+
+/// What clients do with a queue, each change in a turn of its own.
+impl WriteQueue {
+    fn push(&self, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
+        let key = change.key().to_vec();
+        self.turn(&key).push(self.clock.now(), change, receipt)
+    }
+
+    fn set(&self, name: &str, value: &str) {
+        self.push(Change::Set(entry(name, value)), None).unwrap();
+    }
+
+    fn remove(&self, name: &str) -> Arc<Receipt> {
+        let receipt = Receipt::new(1);
+        self.push(Change::Remove(key(name)), Some(Arc::clone(&receipt))).unwrap();
+        receipt
+    }
+
+    fn pending(&self, name: &str) -> Pending {
+        self.turn(name.as_bytes()).pending(name.as_bytes())
+    }
+}
 
 struct Fixture {
     queue: Arc<WriteQueue>,
@@ -27,23 +49,8 @@ impl Fixture {
         Self { queue, layer, clock }
     }
 
-    fn push(&self, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
-        let key = change.key().to_vec();
-        self.queue.turn(&key).push(self.clock.now(), change, receipt)
-    }
-
-    fn set(&self, name: &str, value: &str) {
-        self.push(Change::Set(entry(name, value)), None).unwrap();
-    }
-
-    fn remove(&self, name: &str) -> Arc<Receipt> {
-        let receipt = Receipt::new(1);
-        self.push(Change::Remove(key(name)), Some(Arc::clone(&receipt))).unwrap();
-        receipt
-    }
-
     fn pending(&self, name: &str) -> Option<Option<String>> {
-        match self.queue.turn(name.as_bytes()).pending(name.as_bytes()) {
+        match self.queue.pending(name) {
             Pending::Value(entry) => Some(Some(text(&entry))),
             Pending::Removed => Some(None),
             Pending::Unknown => None,
@@ -52,6 +59,14 @@ impl Fixture {
 
     async fn drained(&self) {
         eventually("the queue is empty", || self.queue.items() == 0).await;
+    }
+}
+
+impl Deref for Fixture {
+    type Target = WriteQueue;
+
+    fn deref(&self) -> &WriteQueue {
+        &self.queue
     }
 }
 

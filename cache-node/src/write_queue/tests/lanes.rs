@@ -40,31 +40,20 @@ impl Two {
         self.queue.lanes().into_iter().find(|lane| lane.layer == layer).unwrap()
     }
 
-    fn push(&self, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
-        let key = change.key().to_vec();
-        self.queue.turn(&key).push(self.clock.now(), change, receipt)
-    }
-
-    fn set(&self, name: &str, value: &str) {
-        self.push(Change::Set(entry(name, value)), None).unwrap();
-    }
-
-    fn remove(&self, name: &str) -> Arc<Receipt> {
-        let receipt = Receipt::new(1);
-        self.push(Change::Remove(key(name)), Some(Arc::clone(&receipt))).unwrap();
-        receipt
-    }
-
-    fn pending(&self, name: &str) -> Pending {
-        self.queue.turn(name.as_bytes()).pending(name.as_bytes())
-    }
-
     /// Redis answers again, and gets all that it is owed.
     async fn redis_comes_back(&self) {
         self.redis.failing.store(false, Ordering::SeqCst);
         eventually("the queue is empty", || self.queue.items() == 0).await;
         eventually("all is trusted", || self.queue.lanes().iter().all(|lane| lane.is_trusted)).await;
         assert_eq!(self.queue.bytes(), 0);
+    }
+}
+
+impl Deref for Two {
+    type Target = WriteQueue;
+
+    fn deref(&self) -> &WriteQueue {
+        &self.queue
     }
 }
 

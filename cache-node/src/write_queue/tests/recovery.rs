@@ -15,24 +15,20 @@ fn stuck(place: &JournalPlace, clock: &Clock) -> Arc<WriteQueue> {
     WriteQueue::open(OPTIONS, vec![layer], Some(place), clock.clone())
 }
 
-fn push(queue: &WriteQueue, change: Change) {
-    queue.turn(change.key()).push(START, change.clone(), None).unwrap();
-}
-
 #[tokio::test]
 async fn key_whose_write_was_lost_is_removed_and_absent_from_the_beginning() {
     let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
     let place = place(&folder);
     let killed = stuck(&place, &clock);
-    push(&killed, Change::Set(entry("overwritten", "new")));
-    push(&killed, Change::Set(entry("overwritten", "newest")));
-    push(&killed, Change::Remove(key("removed")));
+    killed.set("overwritten", "new");
+    killed.set("overwritten", "newest");
+    killed.push(Change::Remove(key("removed")), None).unwrap();
 
     let layer = Scripted::open();
     ["overwritten", "removed", "other"].iter().for_each(|name| layer.put(entry(name, "old")));
     let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
     for name in ["overwritten", "removed"] {
-        let pending = queue.turn(name.as_bytes()).pending(name.as_bytes());
+        let pending = queue.pending(name);
         assert!(matches!(pending, Pending::Removed) || layer.value(name).is_none(), "{name}");
     }
     queue.flush(&cx(&clock)).await.unwrap();
@@ -46,12 +42,26 @@ async fn write_that_reached_the_layer_is_kept() {
     let place = place(&folder);
     let layer = Scripted::open();
     let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
-    push(&queue, Change::Set(entry("k", "v")));
+    queue.set("k", "v");
     queue.flush(&cx(&clock)).await.unwrap();
     // Killed now.
     let next = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
     next.flush(&cx(&clock)).await.unwrap();
     assert_eq!(layer.value("k").as_deref(), Some("v"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn journal_that_was_let_go_is_not_left_behind_by_a_queue_that_ends_empty() {
+    let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
+    let (place, layer) = (place(&folder), Scripted::open());
+    let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
+    layer.failing.store(true, Ordering::SeqCst);
+    queue.set("k", "v");
+    eventually("it was tried", || queue.lanes()[0].failures > 0).await;
+    layer.failing.store(false, Ordering::SeqCst);
+    queue.flush(&cx(&clock)).await.unwrap();
+    queue.shutdown(clock.monotonic() + Duration::from_secs(60)).await;
+    assert!(LeftBehind::load(&place).is_nothing(), "the layer has everything");
 }
 
 #[tokio::test]
@@ -61,7 +71,7 @@ async fn queue_that_ended_empty_leaves_nothing_behind_and_one_that_did_not_does(
         let place = place(&folder);
         let layer: Arc<dyn Layer> = Scripted::gated(0, writes);
         let queue = WriteQueue::open(OPTIONS, vec![layer], Some(&place), clock.clone());
-        push(&queue, Change::Set(entry("k", "v")));
+        queue.set("k", "v");
         queue.shutdown(clock.monotonic() + Duration::from_millis(300)).await;
         assert_eq!(place.path.exists(), left);
     }
@@ -78,7 +88,7 @@ async fn what_only_one_layer_lacks_at_a_stop_is_removed_there_and_stays_in_the_o
     };
     redis.put(entry("k", "old"));
     let stopped = open();
-    push(&stopped, Change::Set(entry("k", "new")));
+    stopped.set("k", "new");
     eventually("the disk has it", || disk.value("k").is_some()).await;
     stopped.shutdown(clock.monotonic() + Duration::from_millis(300)).await;
 
@@ -92,7 +102,7 @@ async fn what_only_one_layer_lacks_at_a_stop_is_removed_there_and_stays_in_the_o
 
     // A key that the client writes meanwhile is written as ever.
     redis.put(entry("k", "older"));
-    push(&next, Change::Set(entry("k", "newest")));
+    next.set("k", "newest");
     next.flush(&cx(&clock)).await.unwrap();
     assert_eq!((redis.value("k").as_deref(), disk.value("k").as_deref()), (Some("newest"), Some("newest")));
 }
@@ -102,7 +112,7 @@ async fn kill_during_a_clear_leaves_the_layer_to_be_cleared() {
     let (folder, clock) = (tempdir().unwrap(), Clock::manual(START));
     let place = place(&folder);
     let killed = stuck(&place, &clock);
-    push(&killed, Change::Set(entry("k", "new")));
+    killed.set("k", "new");
     let _receipt = killed.clear(|| {});
 
     let layer = Scripted::open();
@@ -120,11 +130,11 @@ async fn journal_is_let_go_when_its_volume_fails_and_health_says_so() {
     let layer = Scripted::open();
     layer.failing.store(true, Ordering::SeqCst);
     let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
-    push(&queue, Change::Set(entry("k", "v")));
-    eventually("it is let go", || lock(&queue.journal).is_none()).await;
+    queue.set("k", "v");
+    eventually("it is let go", || lock(&queue.journal_trouble).is_some()).await;
     layer.failing.store(false, Ordering::SeqCst);
     queue.flush(&cx(&clock)).await.unwrap();
-    push(&queue, Change::Set(entry("k", "w")));
+    queue.set("k", "w");
     for _ in 0..4 {
         queue.tick();
         clock.advance(Duration::from_secs(1));
