@@ -121,7 +121,7 @@ async fn journal_is_let_go_when_its_volume_fails_and_health_says_so() {
     layer.failing.store(true, Ordering::SeqCst);
     let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&layer) as Arc<dyn Layer>], Some(&place), clock.clone());
     push(&queue, Change::Set(entry("k", "v")));
-    eventually("it is let go", || lock(&queue.journal).is_none()).await;
+    eventually("it is let go", || lock(&queue.journal_trouble).is_some()).await;
     layer.failing.store(false, Ordering::SeqCst);
     queue.flush(&cx(&clock)).await.unwrap();
     push(&queue, Change::Set(entry("k", "w")));
