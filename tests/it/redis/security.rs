@@ -1,10 +1,6 @@
 //! Who may come in: passwords and certificates from files that change, users with too few rights.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{fs, path::PathBuf};
 
 use cache_node::layer::log::Log;
 use cache_node::layer::{ErrorKind, redis::TlsOptions};
@@ -263,63 +259,4 @@ async fn renewed_certificates_are_taken_up() {
     eventually("connected anew", async || extra(&redis, "reconnects") == 2).await;
     set(&redis, "a", "v").await;
     assert_eq!(redis.stats().errors, []);
-}
-
-/// Reads and writes without a pause until told to stop. No read may fail; a write is given up with its connection when
-/// that is replaced, and tried again. How many reads, and how many such writes.
-async fn used(redis: &Redis, stop: &AtomicBool) -> (u32, u32) {
-    let (mut reads, mut given_up) = (0, 0);
-    set(redis, "a", "v").await;
-    while !stop.load(Ordering::Relaxed) {
-        assert_eq!(got(redis, "a").await, "v");
-        let value = entry("b", &reads.to_string());
-        given_up += u32::from(redis.apply(&cx(), &[Change::Set(value)]).await.is_err());
-        reads += 1;
-    }
-    (reads, given_up)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn authority_and_certificates_are_replaced_on_both_sides_while_the_layer_is_used() {
-    let (papers, next) = (Papers::new(), Papers::new());
-    for papers in [&papers, &next] {
-        papers.sign("redis.example");
-        papers.sign("client");
-    }
-    let mut server = tls_server(&papers, "redis.example");
-    let (authority, certificate, key) = (papers.text("ca.crt"), papers.text("client.crt"), papers.text("client.key"));
-    let tls = ["--tls", "--insecure", "--cacert", &authority, "--cert", &certificate, "--key", &key];
-    server.cli_args.extend(tls.map(str::to_owned));
-    // What is slow here is the machine.
-    let options = tls_options(&papers, server.port, Some("redis.example"));
-    let redis = opened(RedisOptions { timeout: Duration::from_secs(10), ..options }).await;
-    let reload = |words: &[&str]| assert_eq!(server.cli(&[&["CONFIG", "SET"], words].concat()), "OK");
-    let connected = async |times| eventually("connected anew", async || extra(&redis, "reconnects") >= times).await;
-    let replace = async || {
-        // Both sides trust both, then each shows the new one, then the old one is trusted no more.
-        let both = [fs::read(papers.path("ca.crt")).unwrap(), fs::read(next.path("ca.crt")).unwrap()].concat();
-        fs::write(papers.path("ca.crt"), both).unwrap();
-        reload(&["tls-ca-cert-file", &authority]);
-        connected(2).await;
-        reload(&["tls-cert-file", &next.text("redis.example.crt"), "tls-key-file", &next.text("redis.example.key")]);
-        for name in ["client.key", "client.crt"] {
-            fs::copy(next.path(name), papers.path(name)).unwrap();
-        }
-        connected(3).await;
-        fs::copy(next.path("ca.crt"), papers.path("ca.crt")).unwrap();
-        reload(&["tls-ca-cert-file", &authority]);
-        connected(4).await;
-    };
-    let stop = AtomicBool::new(false);
-    let replacing = async {
-        replace().await;
-        stop.store(true, Ordering::Relaxed);
-    };
-    let ((reads, given_up), ()) = tokio::join!(used(&redis, &stop), replacing);
-    println!("{reads} reads and writes over three sets of certificates, {given_up} writes given up");
-    assert!(given_up < reads / 10, "{given_up} of {reads}");
-    // Nobody comes in with the old ones any more.
-    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-    eventually("connected once more", async || extra(&redis, "reconnects") >= 5 && redis.is_available()).await;
-    eventually("used", async || got(&redis, "a").await == "v").await;
 }
