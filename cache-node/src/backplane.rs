@@ -54,6 +54,8 @@ pub struct Backplane {
     clock: Clock,
     opened: Instant,
     listeners: [OnceLock<Arc<dyn Listener>>; LISTENERS_MAX],
+    /// How far the node was to be trusted when the listeners were last told.
+    told: Mutex<Trust>,
     /// When the last look was asked for that found the node at the head of the log, in microseconds since it was opened;
     /// zero if none is known, or not any more.
     confirmed_us: AtomicU64,
@@ -149,6 +151,7 @@ impl Backplane {
             options,
             opened: clock.monotonic(),
             listeners: Default::default(),
+            told: Mutex::new(Trust::None),
             confirmed_us: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             caught_up: AtomicBool::new(options.is_none()),

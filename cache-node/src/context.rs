@@ -35,8 +35,8 @@ pub struct OperationContext {
     pub trust: Trust,
 }
 
-/// How far what a node holds itself may be trusted: whether it knows what other nodes have changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far what a node holds itself may be trusted: whether it knows what other nodes have changed. Most trust first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
     /// It knows, or knew a moment ago, or there are no other nodes.
     Full,

@@ -2,6 +2,7 @@
 
 mod fence;
 mod gaps;
+mod near;
 mod speed;
 
 use std::{

@@ -1,15 +1,16 @@
 //! What the backplane says of itself.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 
-use super::{Backplane, Gap, micros};
+use super::{Backplane, Gap, Notice, What, micros};
 use crate::{
-    context::Trust,
+    context::{Origin, Trust},
+    entry::Position,
     layer::{Component, Health, Stats, Verdict},
 };
 
@@ -25,10 +26,22 @@ const LAG_DEGRADED: Duration = Duration::from_secs(1);
 // === impl Backplane ===
 
 impl Backplane {
-    /// Observes health. To be called a few times a second.
+    /// Observes health, and tells the listeners when what they keep can not be confirmed any more. To be called a few
+    /// times a second.
     pub(crate) fn tick(&self) {
         if self.is_on() {
             self.observed.observe(self.verdict());
+            self.tell_of_distrust();
+        }
+    }
+
+    /// Nobody outside hears of changes while the node does not, so what they keep counts no more than what it keeps.
+    fn tell_of_distrust(&self) {
+        let trust = self.trust(self.clock.monotonic());
+        let before = std::mem::replace(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner), trust);
+        if trust > before {
+            let (origin, position) = (Origin::Backplane, Position::NONE);
+            self.tell(&Notice { origin, operation: 0, position, what: What::Everything });
         }
     }
 

@@ -186,3 +186,32 @@ async fn a_node_whose_log_can_not_be_reached_starts_fenced_after_a_while() {
     f.clock.advance(Duration::from_secs(5));
     assert_eq!((f.backplane.keeps_from_ready(), f.trust()), (None, Trust::None));
 }
+
+/// Counts how often nothing that is kept outside is certain any more.
+#[derive(Default)]
+struct Outside(AtomicU64);
+
+impl Listener for Outside {
+    fn changed(&self, notice: &Notice<'_>) {
+        assert!(matches!(notice.what, What::Everything));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_keeps_copies_outside_is_told_each_time_that_a_node_trusts_itself_less() {
+    let mut f = Fixture::open();
+    let outside = Arc::new(Outside::default());
+    f.backplane.listen(Arc::clone(&outside) as Arc<dyn Listener>);
+    let told = |f: &Fixture| {
+        f.backplane.tick();
+        outside.0.load(Ordering::SeqCst)
+    };
+    assert_eq!(told(&f), 0);
+    f.steps(2).await;
+    assert_eq!((f.trust(), told(&f)), (Trust::Full, 0));
+    f.clock.advance(OPTIONS.max_staleness);
+    assert_eq!((f.trust(), told(&f), told(&f)), (Trust::Stale, 1, 1));
+    f.clock.advance(OPTIONS.serve_stale_for);
+    assert_eq!((f.trust(), told(&f), told(&f)), (Trust::None, 2, 2));
+}

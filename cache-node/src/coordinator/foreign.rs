@@ -163,7 +163,11 @@ impl Stores {
             stores.tags.see_in_log(position);
             stores.backplane.published();
             // What was written since, under the provisional position, may be older than the final one.
-            removal.iter().for_each(|removal| stores.tags.record(&TagRemoval { position, ..(*removal).clone() }));
+            if let Some(removal) = removal {
+                let removal = TagRemoval { position, ..removal.clone() };
+                stores.tags.record(&removal);
+                stores.heard(position, What::Tagged(&removal));
+            }
         });
     }
 }
