@@ -256,7 +256,6 @@ impl Checks {
             listen,
             memory,
             redis,
-            backplane,
             disk,
             compression,
             read_order,
@@ -274,7 +273,6 @@ impl Checks {
         checks.listen(listen);
         checks.memory(memory);
         checks.redis(redis);
-        checks.backplane(backplane);
         checks.disk(disk);
         checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);

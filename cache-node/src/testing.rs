@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin, Trust},
-    entry::{Entry, EntryMeta, Key, Position},
+    context::{OperationContext, Origin},
+    entry::{Entry, EntryMeta, Key},
     layer::{
         Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
     },
@@ -36,13 +36,7 @@ pub(crate) fn cx(clock: &Clock) -> OperationContext {
 
 /// A client's operation now, with this long to finish.
 pub(crate) fn cx_within(clock: &Clock, patience: Duration) -> OperationContext {
-    OperationContext {
-        id: 0,
-        origin: Origin::Client,
-        now: clock.now(),
-        deadline: clock.monotonic() + patience,
-        trust: Trust::Full,
-    }
+    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
 }
 
 /// A key.
@@ -189,7 +183,7 @@ impl Layer for Scripted {
         Ok(results)
     }
 
-    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
+    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
         self.write_gate.acquire().await.expect("never closed").forget();
         self.outcome()?;
         may_switch();
@@ -205,11 +199,10 @@ impl Layer for Scripted {
                     None
                 }
                 Change::Remove(key) => entries.remove(key.as_bytes()),
-                Change::Follow(_) => None,
             };
         }
         self.batches.lock().unwrap().push(changes.to_vec());
-        Ok(Vec::new())
+        Ok(())
     }
 
     async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {

@@ -4,7 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "real programs take real time")]
 
 mod api;
-mod backplane;
 mod chart;
 mod clients;
 mod crds;

@@ -187,16 +187,13 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::{
-        clock::Clock,
-        context::{Origin, Trust},
-    };
+    use crate::{clock::Clock, context::Origin};
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
 
     fn cx() -> OperationContext {
         let deadline: Instant = Clock::system().monotonic();
-        OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline, trust: Trust::Full }
+        OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline }
     }
 
     fn entry(value: &str, expires_at: Option<u64>) -> Entry {

@@ -18,10 +18,8 @@ mod gate;
 mod keeper;
 mod keys;
 mod link;
-mod log;
 mod options;
 mod read;
-mod scripts;
 mod secrets;
 mod sentinel;
 mod trouble;
@@ -42,6 +40,7 @@ use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology};
 use self::{
     breaker::Breaker,
     connect::{CONNECT_TIMEOUT, Connected},
@@ -50,18 +49,12 @@ use self::{
     keeper::Refusal,
     keys::Keys,
     link::Link,
-    log::Published,
-    scripts::Scripts,
     trouble::{Consequence, Trouble},
-};
-pub use self::{
-    log::RedisLog,
-    options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology},
 };
 use crate::{
     clock::Clock,
     context::OperationContext,
-    entry::{Key, Position},
+    entry::Key,
     layer::{
         Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
     },
@@ -94,10 +87,9 @@ struct Shared {
     /// When Redis last answered, in milliseconds since `opened_at`.
     answered_ms: AtomicU64,
     opened_at: Instant,
-    scripts: Scripts,
-    /// Tells the records of this process from all others.
-    origin: String,
-    log: Published,
+    /// The newest date that this node has put into an envelope, and the floor of its own last clear.
+    newest_written_ms: AtomicU64,
+    floor_ms: AtomicU64,
     reclaim: Notify,
     tasks: TaskTracker,
 }
@@ -190,7 +182,7 @@ impl Layer for Redis {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(LayerResult::Miss)).collect())
     }
 
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
         Ok(self.shared.apply(cx, changes).await?)
     }
 
@@ -220,9 +212,8 @@ impl Shared {
             evicts_all: Mutex::new(None),
             answered_ms: AtomicU64::new(0),
             opened_at: clock.monotonic(),
-            scripts: Scripts::new(),
-            origin: format!("{:016x}", rand::random::<u64>()),
-            log: Published::default(),
+            newest_written_ms: AtomicU64::new(0),
+            floor_ms: AtomicU64::new(0),
             reclaim: Notify::new(),
             tasks,
             options,

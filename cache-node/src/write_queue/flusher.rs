@@ -11,7 +11,7 @@ use super::{
     lanes::{Lane, Rest, Seat},
 };
 use crate::{
-    context::{OperationContext, Origin, Trust},
+    context::{OperationContext, Origin},
     layer::{ErrorKind, LayerError, LayerId},
 };
 
@@ -101,15 +101,15 @@ impl Flusher {
         };
         let step = self.judge(&outcome);
         match outcome {
-            Ok(positions) => self.queue.settle(&self.lane, self.number, batch, &positions),
+            Ok(()) => self.queue.settle(&self.lane, self.number, batch),
             Err(_) => self.queue.give_back(&self.lane, self.number, batch),
         }
         step
     }
 
-    fn judge<T>(&self, outcome: &Result<T, LayerError>) -> Step {
+    fn judge(&self, outcome: &Result<(), LayerError>) -> Step {
         match outcome {
-            Ok(_) => {
+            Ok(()) => {
                 self.lane.arrived();
                 Step::Done
             }
@@ -198,7 +198,6 @@ impl Flusher {
             origin: Origin::Client,
             now: clock.now(),
             deadline: clock.monotonic() + ATTEMPT_TIMEOUT,
-            trust: Trust::Full,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use cache_node::{
     clock::Clock,
-    context::{OperationContext, Origin, Trust},
+    context::{OperationContext, Origin},
     entry::{Entry, EntryMeta, Key},
     layer::{
         Change, Component, Layer, LayerResult,
@@ -27,13 +27,7 @@ use crate::{
 const KEYS: usize = 8_000;
 
 pub(super) fn cx(clock: &Clock) -> OperationContext {
-    OperationContext {
-        id: 0,
-        origin: Origin::Client,
-        now: clock.now(),
-        deadline: clock.monotonic() + PATIENCE,
-        trust: Trust::Full,
-    }
+    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + PATIENCE }
 }
 
 pub(super) fn number(disk: &Disk, name: &str) -> u64 {

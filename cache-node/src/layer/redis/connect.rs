@@ -81,8 +81,7 @@ async fn connect_first(options: &RedisOptions, keys: &Keys, secrets: &Secrets) -
     replica.ok_or(trouble)
 }
 
-/// A connection of its own to this server.
-pub(super) async fn connect(
+async fn connect(
     options: &RedisOptions,
     keys: &Keys,
     secrets: &Secrets,
