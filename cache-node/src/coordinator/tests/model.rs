@@ -20,7 +20,7 @@ use self::{
     setup::{Setup, abandon, stop},
 };
 use super::*;
-use crate::layer::{ErrorKind, disk::Admit};
+use crate::layer::{ErrorKind, LayerId, disk::Admit};
 
 /// In a plain `cargo test`; the gate runs five times as many.
 const OPERATIONS: u64 = 200_000;
@@ -168,22 +168,22 @@ impl Run {
 
 impl Run {
     async fn get(&mut self, name: &str) {
-        let (cx, wants) = (self.cx(), self.wants());
+        let (cx, wants, answering) = (self.cx(), self.wants(), self.answering());
         let found = match self.node.peek(&cx, name.as_bytes()) {
             Peek::Hit(entry) => Some(entry),
             Peek::Absent => None,
             Peek::Cold => self.node.get(&cx, &key(name), wants).await.entry,
         };
-        self.check(name, found.as_ref(), wants);
+        self.check(name, found.as_ref(), wants, answering);
     }
 
     async fn get_some(&mut self) {
         let names: Vec<String> = (0..10).map(|_| self.any_name()).collect();
         let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
-        let wants = self.wants();
+        let (wants, answering) = (self.wants(), self.answering());
         let (found, _) = self.node.get_many(&self.cx(), &keys, wants).await;
         for (name, found) in names.iter().zip(found) {
-            self.check(name, found.as_ref(), wants);
+            self.check(name, found.as_ref(), wants, answering);
         }
     }
 
@@ -218,16 +218,31 @@ impl Run {
         self.get(name).await;
     }
 
-    fn check(&self, name: &str, found: Option<&Entry>, wants: Wants) {
-        self.model.check(name, found, wants == Wants::Value, (self.clock.now(), self.answering()));
+    /// `answering` is from before the read.
+    fn check(&self, name: &str, found: Option<&Entry>, wants: Wants, answering: Answering) {
+        self.model.check(name, found, wants == Wants::Value, (self.clock.now(), answering));
     }
 
     fn wants(&mut self) -> Wants {
         if self.below(5) == 0 { Wants::Facts } else { Wants::Value }
     }
 
+    /// After a crash Redis is left out until it has been told what it missed.
     fn answering(&self) -> Answering {
-        Answering { redis: self.redis.reads() == Reads::Answered, disk: self.disk.reads() == Reads::Answered }
+        Answering { redis: self.redis_answers() && self.trusts_redis(), disk: self.disk_answers() }
+    }
+
+    fn trusts_redis(&self) -> bool {
+        let stores = &self.node.stores;
+        stores.cold.iter().filter(|cold| cold.layer.id() == LayerId::Redis).all(|cold| stores.may_ask(cold))
+    }
+
+    fn redis_answers(&self) -> bool {
+        self.redis.reads() == Reads::Answered
+    }
+
+    fn disk_answers(&self) -> bool {
+        self.disk.reads() == Reads::Answered
     }
 
     fn cx(&self) -> OperationContext {
@@ -296,14 +311,14 @@ impl Run {
             tried.set(Some(Version::of(&entry)));
             (Update::Set(entry.clone()), (current.cloned(), Version::of(&entry)))
         };
-        let cx = self.write_cx();
+        let (cx, answering) = (self.write_cx(), self.answering());
         let outcome = match self.node.try_update(&cx, name.as_bytes(), grown) {
             TryUpdate::Done(done) => Ok(done),
             TryUpdate::Cold => self.node.update(&cx, &key(name), grown).await,
         };
         match outcome {
             Ok((before, after)) => {
-                self.check(name, before.as_ref(), Wants::Facts);
+                self.check(name, before.as_ref(), Wants::Facts, answering);
                 self.model.written(name, after);
             }
             Err(WriteError::Unconfirmed) if self.is_impatient() => {
@@ -316,10 +331,10 @@ impl Run {
     async fn take(&mut self, name: &str) {
         let taken =
             |current: Option<&Entry>| (if current.is_some() { Update::Remove } else { Update::Keep }, current.cloned());
-        let cx = self.write_cx();
+        let (cx, answering) = (self.write_cx(), self.answering());
         match self.node.update(&cx, &key(name), taken).await {
             Ok(before) => {
-                self.check(name, before.as_ref(), Wants::Facts);
+                self.check(name, before.as_ref(), Wants::Facts, answering);
                 if before.is_some() {
                     self.model.removed(name);
                 }
@@ -379,7 +394,7 @@ impl Run {
     }
 
     fn expect_unreadable(&self, error: WriteError) {
-        let unreadable = error == WriteError::Unreadable && !(self.answering().redis && self.answering().disk);
+        let unreadable = error == WriteError::Unreadable && !(self.redis_answers() && self.disk_answers());
         assert!(unreadable || self.is_impatient(), "{error}");
     }
 

@@ -9,7 +9,7 @@ use std::{
 use redis::RedisError;
 use tokio::time::{interval, sleep};
 
-use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, trouble::Trouble};
+use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link::Writing, trouble::Trouble};
 use crate::{clock::UnixMillis, context::OperationContext, layer::TagRemoval};
 
 /// Raises the floor, never lowers it; also when memory is short.
@@ -81,7 +81,9 @@ impl Shared {
         let errand = self.errand(cx, "a clear", self.options.timeout);
         // Before the call: a set that follows must be above the floor even if the answer is lost.
         self.floor_ms.fetch_max(floor, Ordering::AcqRel);
-        self.call(&self.writes, errand, raise, self.link.writer()).await?;
+        let writing = self.link.writing(errand.deadline).await;
+        let connected = writing.as_ref().map(Writing::connected);
+        self.call(&self.writes, errand, raise, connected).await?;
         self.reclaim.notify_one();
         Ok(())
     }

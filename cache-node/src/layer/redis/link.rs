@@ -12,11 +12,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use tokio::{fs, sync::Notify, time::timeout};
+use tokio::{
+    fs,
+    sync::{Notify, RwLock, RwLockReadGuard},
+    time::{timeout, timeout_at},
+};
 
 use super::{
     Endpoint,
@@ -24,10 +29,15 @@ use super::{
     trouble::{Consequence, Trouble},
 };
 
+/// How long a connection that works is kept for the writes under way when another takes its place.
+const CALM: Duration = Duration::from_secs(1);
+
 /// The connections in use, and who writes.
 pub(super) struct Link {
     slots: Vec<ArcSwapOption<Connected>>,
     turn: AtomicUsize,
+    /// Shared by the writes under way; whoever replaces the connection for writes has it alone.
+    writing: RwLock<()>,
     /// Who wrote last, and must be dropped before somebody else writes.
     writer: Mutex<Writer>,
     /// Where that is written down for the next process.
@@ -35,6 +45,12 @@ pub(super) struct Link {
     read_only: AtomicBool,
     /// Told when a connection was given up.
     pub(super) broken: Notify,
+}
+
+/// The connection for writes, which is not replaced meanwhile unless it fails.
+pub(super) struct Writing<'a> {
+    connected: Arc<Connected>,
+    _shared: RwLockReadGuard<'a, ()>,
 }
 
 #[derive(Clone)]
@@ -63,6 +79,7 @@ impl Link {
         Self {
             slots: (0..connections).map(|_| ArcSwapOption::empty()).collect(),
             turn: AtomicUsize::new(0),
+            writing: RwLock::new(()),
             writer: Mutex::new(Writer::Nobody),
             writer_file,
             read_only: AtomicBool::new(false),
@@ -73,6 +90,12 @@ impl Link {
     /// The connection for writes.
     pub(super) fn writer(&self) -> Option<Arc<Connected>> {
         self.slots[0].load_full()
+    }
+
+    /// The connection for a write. While it is being replaced, that is waited for.
+    pub(super) async fn writing(&self, deadline: Instant) -> Option<Writing<'_>> {
+        let shared = timeout_at(deadline.into(), self.writing.read()).await.ok()?;
+        self.writer().map(|connected| Writing { connected, _shared: shared })
     }
 
     /// A connection for reads, in turn; that for writes only if there is no other.
@@ -114,13 +137,16 @@ impl Link {
         }
     }
 
-    /// Puts new connections in the place of all others, whose calls under way go on, except for writes.
+    /// Puts new connections in the place of all others, whose calls under way go on. Writes under way have [`CALM`] to
+    /// end if their connection works.
     ///
     /// # Errors
     /// [`Trouble`] if the server stopped answering meanwhile; there is no connection for writes then.
     pub(super) async fn replace(&self, new: Vec<Connected>) -> Result<Fence, Trouble> {
         assert_eq!(new.len(), self.slots.len(), "as many as there are places");
         let old = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let works = self.writer().is_some();
+        let _alone = if works { timeout(CALM, self.writing.write()).await.ok() } else { None };
         // No write begins over the old connection from here on.
         self.slots[0].store(None);
         let old = match old {
@@ -165,6 +191,14 @@ impl Link {
     /// Closes all connections, once the calls under way are done.
     pub(super) fn close(&self) {
         self.slots.iter().for_each(|slot| slot.store(None));
+    }
+}
+
+// === impl Writing ===
+
+impl Writing<'_> {
+    pub(super) fn connected(&self) -> Arc<Connected> {
+        Arc::clone(&self.connected)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     Shared,
     counts::Counts,
     keys::{fields, position_text},
+    link::Writing,
     trouble::Trouble,
 };
 use crate::{
@@ -57,9 +58,11 @@ impl Shared {
         }
         let errand = self.errand(cx, "a batch of writes", self.write_allowance(batch.bytes));
         let commands = batch.commands;
-        let connected = self.link.writer();
+        let writing = self.link.writing(errand.deadline).await;
+        let connected = writing.as_ref().map(Writing::connected);
         let query = async move |mut connection| commands.query_async(&mut connection).await;
         let answers: Vec<RedisResult<Value>> = self.call(&self.writes, errand, query, connected.clone()).await?;
+        drop(writing);
         let mut forget = Vec::new();
         let mut not_written = 0;
         let mut refusal = None;
@@ -114,7 +117,8 @@ impl Shared {
         unlink.arg(keys);
         let query = async move |mut connection| unlink.exec_async(&mut connection).await;
         let errand = self.errand(cx, "UNLINK", self.options.timeout);
-        self.call(&self.writes, errand, query, self.link.writer()).await
+        let writing = self.link.writing(errand.deadline).await;
+        self.call(&self.writes, errand, query, writing.as_ref().map(Writing::connected)).await
     }
 
     fn batch(&self, now: UnixMillis, changes: &[Change]) -> Batch {
