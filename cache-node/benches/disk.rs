@@ -24,7 +24,7 @@ use std::{
 
 use cache_node::{
     clock::Clock,
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
     coordinator::{Coordinator, Parts, Peek, Wants},
     entry::{Entry, EntryMeta, Key},
     layer::{
@@ -259,7 +259,7 @@ impl Pair {
 
     fn cx(&self) -> OperationContext {
         let deadline = self.clock.monotonic() + Duration::from_secs(60);
-        OperationContext { id: 0, origin: Origin::Client, now: self.clock.now(), deadline }
+        OperationContext { id: 0, origin: Origin::Client, now: self.clock.now(), deadline, trust: Trust::Full }
     }
 
     async fn close(self) {
@@ -273,7 +273,7 @@ async fn load(layer: &Disk, raw: &DB, clock: &Clock, keys: usize) {
     let mut value = vec![0; VALUE_BYTES];
     let mut random = StdRng::seed_from_u64(5);
     let deadline = clock.monotonic() + Duration::from_secs(60);
-    let cx = OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline };
+    let cx = OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline, trust: Trust::Full };
     for number in 0..keys {
         random.fill_bytes(&mut value);
         let entry = Entry::new(key(number).as_bytes(), &value, EntryMeta::default());

@@ -24,7 +24,7 @@ use std::{
 use ahash::RandomState;
 use cache_node::{
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
     coordinator::{Coordinator, Parts, Peek},
     entry::{Entry, EntryMeta},
     layer::{
@@ -108,7 +108,7 @@ fn hits_and_writes(runtime: &Runtime, count: usize) -> Vec<Times> {
     let parts = Parts::new(open(Policy::S3Fifo, 256 << 20), queue, Vec::new(), &clock);
     let coordinator = runtime.block_on(Coordinator::open(parts, clock.clone()));
     let deadline = clock.monotonic() + Duration::from_secs(3600);
-    let cx = OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline };
+    let cx = OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline, trust: Trust::Full };
     for key in &keys {
         bare.insert(key.clone().into(), Arc::from(VALUE));
         memory.set(NOW, &new(key));

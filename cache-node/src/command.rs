@@ -165,11 +165,13 @@ impl Commands {
 
     /// The facts about a batch of commands that begins now.
     pub fn context(&self) -> OperationContext {
+        let begun = self.clock.monotonic();
         OperationContext {
             id: self.operations.fetch_add(1, Ordering::Relaxed),
             origin: Origin::Client,
             now: self.clock.now(),
-            deadline: self.clock.monotonic() + self.settings.request_timeout,
+            deadline: begun + self.settings.request_timeout,
+            trust: self.coordinator.backplane().trust(begun),
         }
     }
 

@@ -256,6 +256,7 @@ impl Checks {
             listen,
             memory,
             redis,
+            backplane,
             disk,
             compression,
             read_order,
@@ -273,6 +274,7 @@ impl Checks {
         checks.listen(listen);
         checks.memory(memory);
         checks.redis(redis);
+        checks.backplane(backplane);
         checks.disk(disk);
         checks.compression(compression);
         checks.write_queue(write_queue, disk.mode, limits.value_bytes_max);

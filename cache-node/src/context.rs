@@ -31,6 +31,19 @@ pub struct OperationContext {
     pub now: UnixMillis,
     /// When the answer is no longer wanted; shared by all layers.
     pub deadline: Instant,
+    /// How far what the node holds itself may be trusted; read once per batch of commands, like the time.
+    pub trust: Trust,
+}
+
+/// How far what a node holds itself may be trusted: whether it knows what other nodes have changed. Most trust first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// It knows, or knew a moment ago, or there are no other nodes.
+    Full,
+    /// It does not know; what memory and disk hold may be served all the same, and counts as stale.
+    Stale,
+    /// It does not know: what memory and disk hold counts as missing.
+    None,
 }
 
 /// Parts that one operation can ask, in all.

@@ -12,10 +12,12 @@
 
 mod explain;
 mod flight;
+mod foreign;
 mod freshness;
 mod lease;
 mod promote;
 mod remove;
+mod report;
 mod update;
 mod upkeep;
 
@@ -41,11 +43,11 @@ use self::{
     promote::{ColdRead, Found, Stores},
 };
 use crate::{
-    backplane::{Backplane, Listener},
+    backplane::{Backplane, BackplaneOptions, Listener},
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Trail},
+    context::{OperationContext, Trail, Trust},
     entry::{Entry, EntryMeta, Key, Position, Tags},
-    layer::{Component, Layer, memory::Memory},
+    layer::{Component, Layer, log::Log, memory::Memory},
     tag_index::{TagIndex, TagOptions},
     write_queue::{Full, JournalPlace, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
 };
@@ -66,6 +68,8 @@ pub struct Parts {
     pub write_mode: WriteMode,
     /// Where the keys of queued writes are written down, so that a kill brings no older value back.
     pub journal: Option<JournalPlace>,
+    /// The log of the changes of all nodes, and how it is followed; none if this node shares nothing.
+    pub log: Option<(Box<dyn Log>, BackplaneOptions)>,
 }
 
 /// When a write of a client is acknowledged. Removals always wait for the layers.
@@ -162,6 +166,7 @@ impl Parts {
             freshness: FreshnessOptions::default(),
             write_mode: WriteMode::default(),
             journal: None,
+            log: None,
         }
     }
 }
@@ -172,11 +177,16 @@ impl Coordinator {
     /// Joins the layers, and returns once what they keep about the past is known, as far as they can be reached. Runs
     /// its upkeep on the current runtime.
     pub async fn open(parts: Parts, clock: Clock) -> Arc<Self> {
-        let Parts { memory, queue, cold, tags, freshness, write_mode, journal } = parts;
+        let Parts { memory, queue, cold, tags, freshness, write_mode, journal, log } = parts;
         let write_queue = WriteQueue::open(queue, cold.clone(), journal.as_ref(), clock.clone());
         let tasks = TaskTracker::new();
+        let (log, options) = log.unzip();
+        let backplane = Arc::new(match options {
+            None => Backplane::none(clock.clone()),
+            Some(options) => Backplane::following(options, clock.clone()),
+        });
         let coordinator = Arc::new(Self {
-            stores: Arc::new(Stores::new(memory, write_queue, cold, tags, clock.clone())),
+            stores: Arc::new(Stores::new(memory, write_queue, cold, tags, backplane)),
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(freshness.refresh_window),
             leases: Arc::default(),
@@ -186,16 +196,13 @@ impl Coordinator {
             tasks,
             stop: CancellationToken::new(),
         });
-        let stores = Arc::downgrade(&coordinator.stores);
-        coordinator.stores.write_queue.on_drop(move |key| {
-            if let Some(stores) = stores.upgrade() {
-                stores.memory.remove(key);
-                stores.forgot(key);
-            }
-        });
         coordinator.backplane().listen(Arc::clone(&coordinator.leases) as Arc<dyn Listener>);
+        coordinator.stores.hear_the_queue();
         let upkeep = upkeep::Upkeep::new(Arc::clone(&coordinator.stores), coordinator.clock.clone());
         upkeep.learn().await;
+        if let Some(log) = log {
+            coordinator.follow(log);
+        }
         coordinator.tasks.spawn(upkeep.run(coordinator.stop.clone()));
         coordinator
     }
@@ -211,58 +218,6 @@ impl Coordinator {
             cold.layer.shutdown(deadline).await;
         }
     }
-
-    /// L1, for reports.
-    pub fn memory(&self) -> &Memory {
-        &self.stores.memory
-    }
-
-    /// What this node tells other nodes and hears from them.
-    pub fn backplane(&self) -> &Backplane {
-        &self.stores.backplane
-    }
-
-    /// The write queue, for reports.
-    pub fn write_queue(&self) -> &WriteQueue {
-        &self.stores.write_queue
-    }
-
-    /// The tag index, for reports.
-    pub fn tags(&self) -> &TagIndex {
-        &self.stores.tags
-    }
-
-    /// The layers below memory, for reports, in the order in which they are read.
-    pub fn cold(&self) -> impl Iterator<Item = &Arc<dyn Layer>> {
-        self.stores.cold.iter().map(|cold| &cold.layer)
-    }
-
-    /// Every part, from top to bottom, for reports.
-    pub fn parts(&self) -> Vec<&dyn Component> {
-        let mut parts: Vec<&dyn Component> = vec![self.memory(), self.tags(), self.write_queue()];
-        parts.extend(self.cold().map(|layer| layer.as_ref() as &dyn Component));
-        parts
-    }
-
-    /// Values that were brought from a cold layer into memory.
-    pub fn promotions(&self) -> u64 {
-        self.stores.promotions()
-    }
-
-    /// Values from a cold layer that were kept out of memory because their key was written meanwhile.
-    pub fn promotions_refused(&self) -> u64 {
-        self.stores.promotions_refused()
-    }
-
-    /// Reads answered with a value past its expiry, within its stale life.
-    pub fn stale_hits(&self) -> u64 {
-        self.refreshes.stale_hits()
-    }
-
-    /// An estimate of the number of entries, for `DBSIZE`.
-    pub fn entries(&self) -> u64 {
-        self.stores.entries()
-    }
 }
 
 // === impl Coordinator: read ===
@@ -272,7 +227,7 @@ impl Coordinator {
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
         let entry = match self.stores.memory.get(cx.now, key) {
-            Some(entry) if entry.is_plain() => return Peek::Hit(entry),
+            Some(entry) if entry.is_plain() && cx.trust == Trust::Full => return Peek::Hit(entry),
             entry => entry,
         };
         match self.look_beside(cx, key, entry) {
@@ -289,6 +244,7 @@ impl Coordinator {
     /// # Cancel safety
     /// A read that has begun goes on without this caller.
     pub async fn get(&self, cx: &OperationContext, key: &Key, wants: Wants) -> Reading {
+        let cx = &self.renewed(cx);
         let (read, stale) = match self.look(cx, key.as_bytes()) {
             Look::Hit(entry) => return Reading { entry: Some(entry), trail: Trail::default() },
             Look::Absent => return Reading { entry: None, trail: Trail::default() },
@@ -308,6 +264,7 @@ impl Coordinator {
 
     /// As [`Coordinator::get`] for many keys, in their order, with one round trip to each cold layer.
     pub async fn get_many(&self, cx: &OperationContext, keys: &[Key], wants: Wants) -> (Vec<Option<Entry>>, Trail) {
+        let cx = &self.renewed(cx);
         let looks: Vec<Look> = keys.iter().map(|key| self.look(cx, key.as_bytes())).collect();
         let (cold, trail) = self.read_cold_many(cx, keys, &looks).await;
         let mut cold = cold.into_iter();
@@ -341,13 +298,19 @@ impl Coordinator {
         if reachable && self.refreshes.claim(key.as_bytes(), cx.now) { None } else { self.refreshes.serve(entry) }
     }
 
+    /// The operation, which may have waited, with what is to be trusted now.
+    fn renewed(&self, cx: &OperationContext) -> OperationContext {
+        OperationContext { trust: self.stores.backplane.trust(self.clock.monotonic()), ..*cx }
+    }
+
     fn look(&self, cx: &OperationContext, key: &[u8]) -> Look {
         self.look_beside(cx, key, self.stores.memory.peek(cx.now, key))
     }
 
     /// What memory, which holds `entry`, and the queue know.
     fn look_beside(&self, cx: &OperationContext, key: &[u8], entry: Option<Entry>) -> Look {
-        let held = entry.map(|entry| (self.stores.freshness(cx, &entry), entry));
+        let held = self.stores.trusted(cx, entry);
+        let held = held.map(|entry| (self.stores.freshness(cx, &entry), entry));
         let below = || {
             if self.stores.cold.is_empty() {
                 return Look::Absent;

@@ -5,6 +5,7 @@
 //! milliseconds anyway.
 
 pub mod disk;
+pub mod log;
 pub mod memory;
 pub mod metered;
 mod observed;
@@ -15,6 +16,7 @@ use std::{fmt, time::Instant};
 use async_trait::async_trait;
 use serde::Serialize;
 
+use self::log::Cursor;
 pub use self::observed::{Observed, Verdict};
 use crate::{
     clock::UnixMillis,
@@ -156,6 +158,8 @@ pub enum Change {
     Remove(Key),
     /// Forget all entries that carry these tags, by keeping the removal: whoever reads compares positions.
     RemoveTagged(TagRemoval),
+    /// Keep how far the log was followed, for [`Layer::cursor`]. A layer that keeps no cursor passes it over.
+    Follow(Box<Cursor>),
 }
 
 /// The removal of all entries with certain tags that are older than its position. Removals commute: they take effect by
@@ -192,7 +196,8 @@ pub trait Layer: Component {
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError>;
 
     /// Applies the changes in the order given, all or none. Once it returns, they survive a kill -9 of this process.
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError>;
+    /// Answers the position of each change, if the layer is where positions come from; else nothing.
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError>;
 
     /// Forgets everything. Once it returns, nothing stored before comes back.
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError>;
@@ -204,6 +209,11 @@ pub trait Layer: Component {
     /// on need newer ones, or a removal by tag would spare what was written before the clock was set back.
     async fn newest_position(&self, _cx: &OperationContext) -> Result<Position, LayerError> {
         Ok(Position::NONE)
+    }
+
+    /// The cursor that the layer was given last; none if it never was, or keeps none.
+    async fn cursor(&self) -> Result<Option<Cursor>, LayerError> {
+        Ok(None)
     }
 }
 
@@ -229,7 +239,7 @@ impl Change {
         match self {
             Self::Set(entry) | Self::Fill(entry) => entry.key(),
             Self::Remove(key) => key.as_bytes(),
-            Self::RemoveTagged(_) => &[],
+            Self::RemoveTagged(_) | Self::Follow(_) => &[],
         }
     }
 
@@ -237,7 +247,7 @@ impl Change {
     pub fn position(&self) -> Position {
         match self {
             Self::Set(entry) | Self::Fill(entry) => entry.position(),
-            Self::Remove(_) => Position::NONE,
+            Self::Remove(_) | Self::Follow(_) => Position::NONE,
             Self::RemoveTagged(removal) => removal.position,
         }
     }
@@ -248,6 +258,7 @@ impl Change {
             Self::Set(entry) | Self::Fill(entry) => entry.bytes(),
             Self::Remove(key) => key.as_bytes().len() as u64,
             Self::RemoveTagged(removal) => removal.tags.tags().packed().len() as u64,
+            Self::Follow(_) => 0,
         }
     }
 }

@@ -104,6 +104,7 @@ async fn every_number_of_a_layers_report_is_a_metric() {
     assert!(names.len() > 40, "{names:?}");
     let source = [
         include_str!("server/admin/collect.rs"),
+        include_str!("server/admin/collect/backplane.rs"),
         include_str!("server/admin/collect/redis.rs"),
         include_str!("server/admin/collect/tags.rs"),
         include_str!("server/admin/collect/write_queue.rs"),

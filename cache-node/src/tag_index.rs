@@ -26,7 +26,7 @@ use crate::{
     layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict},
     sync::{
         RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -44,6 +44,8 @@ pub struct TagIndex {
     options: TagOptions,
     clock: Clock,
     positions: Positions,
+    /// Positions come from a log, never from the clock.
+    follows: AtomicBool,
     /// The newest removal: what is newer needs no look.
     newest: AtomicU64,
     /// Tagged entries up to here are gone.
@@ -84,6 +86,7 @@ impl TagIndex {
         Self {
             options,
             positions: Positions::default(),
+            follows: AtomicBool::new(false),
             newest: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             table: RwLock::default(),
@@ -96,15 +99,28 @@ impl TagIndex {
         }
     }
 
-    /// A position for an entry that is written now: it is newer than all removals so far.
+    /// From now on positions come from a log that other nodes write, too: what is written here comes right after the
+    /// newest record that this node knows of, whatever its clock says, or said before.
+    pub fn follow_log(&self) {
+        self.positions.forget();
+        self.follows.store(true, Ordering::Release);
+    }
+
+    /// Takes note of a place in the log.
+    pub fn see_in_log(&self, position: Position) {
+        self.positions.see(position);
+    }
+
+    /// A position for an entry that is written now: it is newer than all removals so far that this node knows of.
     pub fn position(&self, now: UnixMillis) -> Position {
-        self.positions.next(now)
+        if self.follows.load(Ordering::Acquire) { self.positions.last().next() } else { self.positions.next(now) }
     }
 
     /// Removes all entries written so far that carry the tags. The answer is what the cold layers must be told, so that
-    /// it holds after a restart.
+    /// it holds after a restart. With a log its position is a provisional one: the log gives the final one, which is to be
+    /// recorded as well.
     pub fn remove(&self, now: UnixMillis, tags: TagSet, matching: Matching) -> TagRemoval {
-        let removal = TagRemoval { tags, matching, position: self.positions.next(now) };
+        let removal = TagRemoval { tags, matching, position: self.position(now) };
         self.record(&removal);
         self.removals.fetch_add(1, Ordering::Relaxed);
         removal
@@ -112,7 +128,9 @@ impl TagIndex {
 
     /// Takes note of a removal that a cold layer kept, or that another node made.
     pub fn record(&self, removal: &TagRemoval) {
-        self.positions.see(removal.position);
+        if !self.follows.load(Ordering::Acquire) {
+            self.positions.see(removal.position);
+        }
         let mut table = self.write();
         table.insert(removal);
         if table.len > self.options.removals_max {
@@ -127,7 +145,10 @@ impl TagIndex {
 
     /// Takes note of a position that was given to a change before: all later ones are newer.
     pub fn see(&self, position: Position) {
-        self.positions.see(position);
+        // With a log only its records say what comes after what.
+        if !self.follows.load(Ordering::Acquire) {
+            self.positions.see(position);
+        }
     }
 
     /// The removals that are remembered here, and not there or only with an older position.

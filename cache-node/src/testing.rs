@@ -18,8 +18,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin},
-    entry::{Entry, EntryMeta, Key},
+    context::{OperationContext, Origin, Trust},
+    entry::{Entry, EntryMeta, Key, Position},
     layer::{
         Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
     },
@@ -36,7 +36,13 @@ pub(crate) fn cx(clock: &Clock) -> OperationContext {
 
 /// A client's operation now, with this long to finish.
 pub(crate) fn cx_within(clock: &Clock, patience: Duration) -> OperationContext {
-    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
+    OperationContext {
+        id: 0,
+        origin: Origin::Client,
+        now: clock.now(),
+        deadline: clock.monotonic() + patience,
+        trust: Trust::Full,
+    }
 }
 
 /// A key.
@@ -183,7 +189,7 @@ impl Layer for Scripted {
         Ok(results)
     }
 
-    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         self.write_gate.acquire().await.expect("never closed").forget();
         self.outcome()?;
         may_switch();
@@ -199,10 +205,11 @@ impl Layer for Scripted {
                     None
                 }
                 Change::Remove(key) => entries.remove(key.as_bytes()),
+                Change::Follow(_) => None,
             };
         }
         self.batches.lock().unwrap().push(changes.to_vec());
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {

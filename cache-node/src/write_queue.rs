@@ -24,6 +24,7 @@
 mod account;
 mod batch;
 mod flusher;
+mod foreign;
 mod journal;
 mod lanes;
 mod line;
@@ -50,6 +51,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     account::{Counts, Used},
     flusher::Flusher,
+    foreign::OnPlaced,
     journal::{Journal, LeftBehind},
     lanes::{LANES_MAX, Lane},
     shard::Shard,
@@ -124,6 +126,7 @@ pub struct WriteQueue {
     used: Arc<Used>,
     room: Notify,
     on_drop: OnceLock<OnDrop>,
+    on_placed: OnceLock<OnPlaced>,
     clock: Clock,
     counts: Counts,
     observed: Observed,
@@ -209,6 +212,7 @@ impl WriteQueue {
             used,
             room: Notify::new(),
             on_drop: OnceLock::new(),
+            on_placed: OnceLock::new(),
             counts: Counts::default(),
             observed: Observed::new(clock.clone()),
             clock,
@@ -220,8 +224,8 @@ impl WriteQueue {
         }
     }
 
-    /// Has `forget` called for the key of every value that [`Overflow::DropOldest`] drops, under the turn of that key:
-    /// it must remove the key from memory, and not come back to the queue. Only the first call counts.
+    /// Has `forget` called for the key of every value that [`Overflow::DropOldest`] drops, or that turns out to be older
+    /// than the change of another node, under the turn of that key: it must remove the key from memory, and not come back to the queue. Only the first call counts.
     pub fn on_drop(&self, forget: impl Fn(&[u8]) + Send + Sync + 'static) {
         drop(self.on_drop.set(Box::new(forget)));
     }

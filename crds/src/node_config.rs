@@ -1,5 +1,6 @@
 //! The configuration file of a cache node: written by the operator, read by the node, one struct for both.
 
+mod backplane;
 pub mod limits;
 mod redis;
 
@@ -7,6 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::backplane::{Backplane, WhenDisconnected};
 pub use self::redis::{Redis, RedisKind, RedisMode, RedisTls, WriteMode};
 use crate::quantity::{ByteSize, HumanDuration, Share};
 
@@ -26,6 +28,8 @@ pub struct NodeConfig {
     pub memory: Memory,
     /// L2.
     pub redis: Redis,
+    /// How the changes of other nodes are followed. Without L2 there is nobody to follow.
+    pub backplane: Backplane,
     /// L3.
     pub disk: Disk,
     /// How values are compressed below memory.
@@ -321,6 +325,7 @@ impl Default for NodeConfig {
             listen: Listen::default(),
             memory: Memory::default(),
             redis: Redis::default(),
+            backplane: Backplane::default(),
             disk: Disk::default(),
             compression: Compression::default(),
             read_order: vec![ColdLayer::Redis, ColdLayer::Disk],

@@ -53,6 +53,8 @@ pub enum LayerName {
     TagIndex,
     /// Writes accepted and not yet in the layers below memory.
     WriteQueue,
+    /// How far the changes of other nodes are known.
+    Backplane,
     /// L2.
     Redis,
     /// L3.

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "real programs take real time")]
 
 mod api;
+mod backplane;
 mod chart;
 mod clients;
 mod crds;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cache_node::{
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
     entry::{Entry, EntryMeta, Key, Position, TagSet, envelope::Codec},
     layer::{
         Change, Component, Health, HealthState, Layer, LayerResult,
@@ -41,6 +41,7 @@ fn options(ports: &[u16]) -> RedisOptions {
         connections: 3,
         concurrency: 64,
         writer_file: None,
+        log_records: 1_000_000,
         codec: Codec::default(),
     }
 }
@@ -83,7 +84,13 @@ fn cx() -> OperationContext {
 
 fn cx_within(patience: Duration) -> OperationContext {
     let clock = Clock::system();
-    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + patience }
+    OperationContext {
+        id: 0,
+        origin: Origin::Client,
+        now: clock.now(),
+        deadline: clock.monotonic() + patience,
+        trust: Trust::Full,
+    }
 }
 
 fn key(text: &str) -> Key {

@@ -16,7 +16,7 @@ use cache_node::{
     config::{Config, Environment},
     context::OperationContext,
     coordinator::{Coordinator, Parts},
-    entry::{Entry, EntryMeta, Key},
+    entry::{Entry, EntryMeta, Key, Position},
     layer::{
         Change, Component, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
         memory::{Memory, MemoryOptions, Policy},
@@ -169,8 +169,8 @@ impl Layer for Sink {
         Ok(keys.iter().map(|_| LayerResult::Miss).collect())
     }
 
-    async fn apply(&self, _cx: &OperationContext, _changes: &[Change]) -> Result<(), LayerError> {
-        Ok(())
+    async fn apply(&self, _cx: &OperationContext, _changes: &[Change]) -> Result<Vec<Position>, LayerError> {
+        Ok(Vec::new())
     }
 
     async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {

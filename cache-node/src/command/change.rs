@@ -187,13 +187,16 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::{clock::Clock, context::Origin};
+    use crate::{
+        clock::Clock,
+        context::{Origin, Trust},
+    };
 
     const NOW: UnixMillis = UnixMillis(1_000_000);
 
     fn cx() -> OperationContext {
         let deadline: Instant = Clock::system().monotonic();
-        OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline }
+        OperationContext { id: 0, origin: Origin::Client, now: NOW, deadline, trust: Trust::Full }
     }
 
     fn entry(value: &str, expires_at: Option<u64>) -> Entry {

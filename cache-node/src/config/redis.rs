@@ -1,11 +1,14 @@
-//! The section `redis`: its checks, and what the layer makes of it.
+//! The sections `redis` and `backplane`: their checks, and what becomes of them.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
-use crds::node_config::{DiskMode, NodeConfig, Redis, RedisKind, RedisMode, RedisTls, limits};
+use crds::node_config::{
+    Backplane, DiskMode, NodeConfig, Redis, RedisKind, RedisMode, RedisTls, WhenDisconnected, limits,
+};
 
 use super::{Checks, Config};
 use crate::{
+    backplane::BackplaneOptions,
     entry::envelope::Codec,
     layer::redis::{Endpoint, RedisOptions, TlsOptions, Topology},
 };
@@ -46,8 +49,20 @@ impl Config {
             connections: redis.connections.into(),
             concurrency: redis.concurrency.into(),
             writer_file: (disk.mode == DiskMode::RocksDb).then(|| disk.path.join("redis-writer")),
+            log_records: self.effective().backplane.log_records.into(),
             codec,
         })
+    }
+
+    /// How the log is followed.
+    pub fn backplane(&self) -> BackplaneOptions {
+        let Backplane { max_staleness, when_disconnected, serve_stale_for, log_records: _ } =
+            &self.effective().backplane;
+        let serve_stale_for = match when_disconnected {
+            WhenDisconnected::Miss => Duration::ZERO,
+            WhenDisconnected::ServeStale => serve_stale_for.0,
+        };
+        BackplaneOptions { max_staleness: max_staleness.0, serve_stale_for }
     }
 }
 
@@ -101,6 +116,13 @@ impl Checks {
         }
     }
 
+    pub(super) fn backplane(&mut self, backplane: &Backplane) {
+        let Backplane { max_staleness, when_disconnected: _, serve_stale_for, log_records } = backplane;
+        self.within("backplane.maxStaleness", max_staleness, &limits::MAX_STALENESS);
+        self.within("backplane.serveStaleFor", serve_stale_for, &limits::SERVE_STALE_FOR);
+        self.within("backplane.logRecords", log_records, &limits::LOG_RECORDS);
+    }
+
     fn redis_tls(&mut self, RedisTls { ca_file: _, cert_file, key_file, server_name }: &RedisTls) {
         if let (Some(file), None) = (cert_file, key_file) {
             self.require("redis.tls.certFile", file.display(), false, || "needs redis.tls.keyFile".to_owned());
@@ -137,7 +159,7 @@ mod tests {
                     redis:\n  mode: External\n  kind: Sentinel\n  masterName: main\n  endpoints: ['a:26379', '[::1]:2']\n  \
                     usernameFile: /s/user\n  passwordFile: /s/password\n  database: 3\n  maxTtl: 200h\n  timeout: 20ms\n  \
                     connections: 5\n  concurrency: 9\n  \
-                    tls: {caFile: /s/ca, certFile: /s/cert, keyFile: /s/key, serverName: redis.local}";
+                    tls: {caFile: /s/ca, certFile: /s/cert, keyFile: /s/key, serverName: redis.local}\nbackplane: {logRecords: 5000}";
         let options = config(text).unwrap().redis(Codec::default()).unwrap();
         let path = |text: &str| Some(PathBuf::from(text));
         let expected = RedisOptions {
@@ -158,6 +180,7 @@ mod tests {
             connections: 5,
             concurrency: 9,
             writer_file: path("./tieredcache-data/redis-writer"),
+            log_records: 5000,
             codec: Codec::default(),
         };
         assert_eq!(options, expected);
@@ -169,6 +192,22 @@ mod tests {
         let uid = |text: &str| config(text).unwrap().redis(Codec::default()).unwrap().cache_uid;
         assert_eq!(uid(text), "u-7.1700000000");
         assert_eq!(uid(&text.replace(", lineage: 1700000000", "")), "u-7");
+    }
+
+    #[test]
+    fn stale_values_are_served_only_if_asked_for() {
+        let of = |text: &str| config(text).unwrap().backplane();
+        let strict = BackplaneOptions { max_staleness: Duration::from_secs(3), serve_stale_for: Duration::ZERO };
+        assert_eq!((of(""), of("backplane: {serveStaleFor: 10s}")), (strict, strict));
+        let lenient = BackplaneOptions { serve_stale_for: Duration::from_secs(60), ..strict };
+        assert_eq!(of("backplane: {whenDisconnected: ServeStale}"), lenient);
+        for (section, message) in [
+            ("maxStaleness: 100ms", "backplane.maxStaleness: 100ms is below the minimum of 1s"),
+            ("serveStaleFor: 25h", "backplane.serveStaleFor: 25h is above the maximum of 24h"),
+            ("logRecords: 10", "backplane.logRecords: 10 is below the minimum of 1000"),
+        ] {
+            assert_eq!(config(&format!("backplane: {{{section}}}")).unwrap_err(), message);
+        }
     }
 
     #[test]

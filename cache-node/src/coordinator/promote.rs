@@ -13,8 +13,8 @@ use super::freshness::Freshness;
 use crate::{
     backplane::{Backplane, Notice, What},
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin, Outcome, Trail, TrailStep},
-    entry::{Entry, Key, Position},
+    context::{OperationContext, Origin, Outcome, Trail, TrailStep, Trust},
+    entry::{Entry, EntryMeta, Key, Position},
     layer::{Change, ErrorKind, Layer, LayerError, LayerId, LayerResult, TagRemoval, memory::Memory},
     tag_index::TagIndex,
     write_queue::{Full, Lanes, Pending, Receipt, Ticket, Turn, WriteQueue},
@@ -30,7 +30,7 @@ pub(super) struct Stores {
     pub(super) cold: Vec<Cold>,
     pub(super) tags: Arc<TagIndex>,
     pub(super) backplane: Arc<Backplane>,
-    clock: Clock,
+    pub(super) clock: Clock,
     promotions: AtomicU64,
     promotions_refused: AtomicU64,
     /// Evictions of memory from which on it no longer holds all entries; zero if it never did.
@@ -42,6 +42,8 @@ pub(super) struct Cold {
     pub(super) layer: Arc<dyn Layer>,
     /// Whether the removals by tag that it keeps are known. Until then nothing that it holds is served.
     tags_known: AtomicBool,
+    /// Whether it was told what it has missed; what it misses from then on the log says.
+    tags_told: AtomicBool,
 }
 
 /// What the cold layers answered together, and how.
@@ -67,6 +69,8 @@ pub(super) enum Found {
 struct Search {
     /// When the key was looked at.
     ticket: Ticket,
+    /// Up to here the changes of other nodes had taken effect before the layers were asked.
+    seen: Position,
     /// Layers that could hold the value and do not.
     missed: Lanes,
     stale: Option<Entry>,
@@ -92,15 +96,16 @@ impl Stores {
         write_queue: Arc<WriteQueue>,
         cold: Vec<Arc<dyn Layer>>,
         tags: Arc<TagIndex>,
-        clock: Clock,
+        backplane: Arc<Backplane>,
     ) -> Self {
+        let clock = backplane.clock().clone();
         let warm = cold.iter().any(|layer| layer.stats().entries != Some(0));
         Self {
             memory,
             write_queue,
-            cold: cold.into_iter().map(|layer| Cold { layer, tags_known: AtomicBool::new(false) }).collect(),
+            cold: cold.into_iter().map(Cold::new).collect(),
             tags,
-            backplane: Arc::default(),
+            backplane,
             clock,
             promotions: AtomicU64::new(0),
             promotions_refused: AtomicU64::new(0),
@@ -141,14 +146,31 @@ impl Stores {
     /// Tells a layer of the removals that it has missed: made while it was away, by a process that has ended since. The
     /// disk is never away.
     async fn tell_tags(&self, cx: &OperationContext, cold: &Cold, known: &[TagRemoval]) -> Result<(), LayerError> {
-        if cold.layer.id() == LayerId::Disk {
+        if cold.layer.id() == LayerId::Disk || (self.backplane.is_on() && cold.tags_told.load(Ordering::Acquire)) {
             return Ok(());
         }
         for removals in self.tags.missing_from(known).chunks(REMOVALS_AT_ONCE) {
             let changes: Vec<Change> = removals.iter().cloned().map(Change::RemoveTagged).collect();
             cold.layer.apply(cx, &changes).await?;
         }
+        cold.tags_told.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// The removals that the layer keeps have to be learned anew.
+    pub(super) fn forget_tags_of(&self, id: LayerId) {
+        let cold = self.cold.iter().filter(|cold| cold.layer.id() == id);
+        cold.for_each(|cold| cold.tags_known.store(false, Ordering::Release));
+    }
+
+    /// Whether the removals are known that the layer keeps, if there is one.
+    pub(super) fn knows_tags_of(&self, id: LayerId) -> bool {
+        self.cold.iter().filter(|cold| cold.layer.id() == id).all(|cold| cold.tags_known.load(Ordering::Acquire))
+    }
+
+    /// Memory may lack entries that other layers have.
+    pub(super) fn forget_completeness(&self) {
+        self.complete_until.store(0, Ordering::Relaxed);
     }
 
     /// Drops from memory what is past its life or was removed by tag.
@@ -187,6 +209,16 @@ impl Stores {
         self.cold.iter().filter_map(|cold| cold.layer.stats().entries).max().unwrap_or(0).max(memory)
     }
 
+    /// What memory holds, unless the node is fenced.
+    #[inline]
+    pub(super) fn trusted(&self, cx: &OperationContext, held: Option<Entry>) -> Option<Entry> {
+        match cx.trust {
+            Trust::Full => held,
+            Trust::Stale => held.inspect(|_| self.backplane.served_stale()),
+            Trust::None => None,
+        }
+    }
+
     pub(super) fn freshness(&self, cx: &OperationContext, entry: &Entry) -> Freshness {
         Freshness::of(entry, cx.now, &self.tags)
     }
@@ -220,7 +252,8 @@ impl Stores {
     pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, Found)>) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
         let fresh = |entry: &Entry| self.freshness(cx, entry) == Freshness::Fresh;
-        let live = match self.memory.peek(cx.now, key.as_bytes()).map(|entry| self.freshness(cx, &entry)) {
+        let held = self.trusted(cx, self.memory.peek(cx.now, key.as_bytes()));
+        let live = match held.map(|entry| self.freshness(cx, &entry)) {
             Some(Freshness::Fresh) => true,
             // Known without a look below, as to a reader.
             Some(Freshness::Negative) => false,
@@ -244,7 +277,7 @@ impl Stores {
 
     /// Asks the cold layers in order, and promotes what one of them has.
     pub(super) async fn read_cold(self: Arc<Self>, cx: OperationContext, key: Key, ticket: Ticket) -> ColdRead {
-        let (mut search, mut trail) = (Search::new(ticket), Trail::default());
+        let (mut search, mut trail) = (Search::new(ticket, self.backplane.position()), Trail::default());
         for cold in &self.cold {
             let begun = self.clock.monotonic();
             let answer = if self.may_ask(cold) { cold.layer.get(&cx, &key).await } else { Ok(LayerResult::NotHandled) };
@@ -263,7 +296,8 @@ impl Stores {
         keys: &[Key],
         tickets: &[Ticket],
     ) -> (Vec<Found>, Trail) {
-        let mut searches: Vec<Search> = tickets.iter().copied().map(Search::new).collect();
+        let seen = self.backplane.position();
+        let mut searches: Vec<Search> = tickets.iter().map(|&ticket| Search::new(ticket, seen)).collect();
         let mut found: Vec<Option<Found>> = vec![None; keys.len()];
         let mut trail = Trail::default();
         for cold in &self.cold {
@@ -286,7 +320,9 @@ impl Stores {
 
     /// Whether what a layer holds can be trusted.
     pub(super) fn may_ask(&self, cold: &Cold) -> bool {
-        cold.tags_known.load(Ordering::Acquire) && self.write_queue.is_trusted(cold.layer.id())
+        let is_own = cold.layer.id() == LayerId::Disk;
+        let trust = if is_own { self.backplane.trust(self.clock.monotonic()) } else { Trust::Full };
+        trust != Trust::None && cold.tags_known.load(Ordering::Acquire) && self.write_queue.is_trusted(cold.layer.id())
     }
 
     /// What one layer's answer about one key means; none if the search goes on.
@@ -300,7 +336,10 @@ impl Stores {
         match answer {
             Ok(LayerResult::Hit(entry)) => match self.freshness(cx, &entry) {
                 Freshness::Fresh => {
-                    self.promote(cx, search.ticket, &entry, search.missed.with(self.after(cold)));
+                    if cx.trust != Trust::Full && cold.layer.id() == LayerId::Disk {
+                        self.backplane.served_stale();
+                    }
+                    self.promote(cx, search, &entry, search.missed.with(self.after(cold)));
                     return Some(Found::Fresh(entry));
                 }
                 Freshness::Negative => return Some(Found::Absent),
@@ -325,15 +364,19 @@ impl Stores {
 
     /// Puts an entry that was read from below into memory and into the layers that may lack it, unless its key was
     /// written since the ticket was issued. The entry keeps the expiry it was stored with.
-    fn promote(&self, cx: &OperationContext, ticket: Ticket, entry: &Entry, lacking: Lanes) {
+    fn promote(&self, cx: &OperationContext, search: &Search, entry: &Entry, lacking: Lanes) {
         let mut turn = self.write_queue.turn(entry.key());
-        if !turn.is_current(ticket) {
+        if !turn.is_current(search.ticket) {
             self.promotions_refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.memory.set(cx.now, entry);
         if lacking != Lanes::NONE {
-            turn.fill(cx.now, entry.clone(), lacking);
+            let to_redis = self.backplane.is_on() && lacking.contains(Lanes::of(LayerId::Redis));
+            // Redis takes a fill only if the log has nothing newer about the key than what was known here.
+            let meta = EntryMeta { position: search.seen, ..entry.meta() };
+            let copy = if to_redis { Entry::new(entry.key(), entry.value(), meta) } else { entry.clone() };
+            turn.fill(cx.now, copy, lacking);
         }
         self.promotions.fetch_add(1, Ordering::Relaxed);
     }
@@ -380,11 +423,19 @@ fn outcome(answer: &Result<LayerResult, LayerError>) -> Outcome {
     }
 }
 
+// === impl Cold ===
+
+impl Cold {
+    fn new(layer: Arc<dyn Layer>) -> Self {
+        Self { layer, tags_known: AtomicBool::new(false), tags_told: AtomicBool::new(false) }
+    }
+}
+
 // === impl Search ===
 
 impl Search {
-    const fn new(ticket: Ticket) -> Self {
-        Self { ticket, missed: Lanes::NONE, stale: None, failed: false }
+    const fn new(ticket: Ticket, seen: Position) -> Self {
+        Self { ticket, seen, missed: Lanes::NONE, stale: None, failed: false }
     }
 
     fn end(self) -> Found {

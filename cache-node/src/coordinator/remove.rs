@@ -20,6 +20,7 @@ impl Coordinator {
         let mut receipts = Vec::new();
         let mut left = keys.to_vec();
         while !left.is_empty() {
+            let cx = &self.renewed(cx);
             let room = self.stores.write_queue.room();
             let looks: Vec<Look> = left.iter().map(|key| self.look(cx, key.as_bytes())).collect();
             let mut cold = self.read_cold_many(cx, &left, &looks).await.0.into_iter();

@@ -85,6 +85,7 @@ fn parts(clock: &Clock, policy: Policy, cold: Vec<Arc<dyn Layer>>) -> Parts {
         freshness: FreshnessOptions { soft_timeout: SOFT_TIMEOUT, refresh_window: REFRESH_WINDOW },
         write_mode: WriteMode::Behind,
         journal: None,
+        log: None,
     }
 }
 

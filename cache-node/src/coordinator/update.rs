@@ -80,6 +80,7 @@ impl Coordinator {
     ) -> Result<T, WriteError> {
         let mut read: Option<(Ticket, Found)> = None;
         loop {
+            let cx = &self.renewed(cx);
             let room = self.stores.write_queue.room();
             match self.attempt(cx, key, read.take(), &mut change)? {
                 Attempt::Done(answer, None) => return Ok(answer),
@@ -139,7 +140,7 @@ impl Coordinator {
 
     /// What is known about the key under its turn.
     pub(super) fn known(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
-        if let Some(entry) = self.stores.memory.peek(cx.now, key) {
+        if let Some(entry) = self.stores.trusted(cx, self.stores.memory.peek(cx.now, key)) {
             match self.stores.freshness(cx, &entry) {
                 Freshness::Fresh => return Look::Hit(entry),
                 Freshness::Negative => return Look::Absent,

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::promote::Stores;
 use crate::{
     clock::Clock,
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
 };
 
 /// How often postponed work is done and health observed.
@@ -36,7 +36,8 @@ impl Upkeep {
     /// Asks the layers what they know about the past, once each.
     pub(super) async fn learn(&self) {
         let deadline = self.clock.monotonic() + LEARN_TIMEOUT;
-        let cx = OperationContext { id: 0, origin: Origin::Replay, now: self.clock.now(), deadline };
+        let cx =
+            OperationContext { id: 0, origin: Origin::Replay, now: self.clock.now(), deadline, trust: Trust::Full };
         self.stores.learn_tags(&cx).await;
     }
 
@@ -46,6 +47,7 @@ impl Upkeep {
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.stores.memory.tick();
             self.stores.write_queue.tick();
+            self.stores.backplane.tick();
             let _ = stop.run_until_cancelled(self.learn()).await;
             count += 1;
             if count % TICKS_PER_SWEEP == 0 {

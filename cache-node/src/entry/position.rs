@@ -28,6 +28,15 @@ impl Position {
     /// Before every change: nothing is known about the freshness of the value.
     pub const NONE: Self = Self(0);
 
+    /// After every change.
+    pub const LAST: Self = Self(u64::MAX);
+
+    /// The place right after this one, which comes after everything up to here and not after any later change.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// Puts a position together; parts that are too large become the largest.
     pub fn from_parts(millis: u64, sequence: u64) -> Self {
         Self(millis.min(MILLIS_MAX) << SEQUENCE_BITS | sequence.min(SEQUENCE_MAX))
@@ -77,6 +86,11 @@ impl Positions {
     /// The newest position issued or seen. What is read after this call is at least as fresh.
     pub fn last(&self) -> Position {
         Position(self.0.load(Ordering::Acquire))
+    }
+
+    /// Begins anew: positions come from elsewhere now.
+    pub fn forget(&self) {
+        self.0.store(0, Ordering::Release);
     }
 
     /// Takes note of a position from a store or another node: all issued later are after it.

@@ -48,7 +48,7 @@ use crate::{
     clock::Clock,
     context::OperationContext,
     entry::{Key, Position},
-    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
+    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor},
 };
 
 /// Threads for reads that go to the disk; more only lengthen the disk's own queue.
@@ -187,10 +187,10 @@ impl Layer for Disk {
         Ok(found.map(|found| self.answer(found).unwrap_or(LayerResult::StopWithoutValue)).collect())
     }
 
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         let (shared, now, changes) = (Arc::clone(&self.shared), cx.now, changes.to_vec());
         let write = move || shared.apply(now, &changes);
-        self.writes.run(None, write).await.and_then(|outcome| outcome)
+        self.writes.run(None, write).await.and_then(|outcome| outcome).map(|()| Vec::new())
     }
 
     async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {
@@ -208,6 +208,12 @@ impl Layer for Disk {
 
     async fn newest_position(&self, _cx: &OperationContext) -> Result<Position, LayerError> {
         Ok(self.shared.store()?.newest_position())
+    }
+
+    async fn cursor(&self) -> Result<Option<Cursor>, LayerError> {
+        let shared = Arc::clone(&self.shared);
+        let read = move || shared.store()?.cursor();
+        self.reads.run(None, read).await.and_then(|found| found)
     }
 }
 

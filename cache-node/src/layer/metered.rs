@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     context::OperationContext,
     entry::{Key, Position},
-    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval},
+    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor},
     metrics::{Definition, Kind, Metrics},
     telemetry::{Operation, Spans},
 };
@@ -204,16 +204,17 @@ impl Layer for Metered {
         answer
     }
 
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         let call = self.measure("apply", &self.latency.apply, changes.len());
         let answer = self.inner.apply(cx, changes).await;
-        self.end(cx, &call, answer.as_ref().map(|()| "ok"));
+        self.end(cx, &call, answer.as_ref().map(|_| "ok"));
         for change in changes {
             let written = match change {
                 Change::Set(_) => &self.requests.set,
                 Change::Fill(_) => &self.requests.fill,
                 Change::Remove(_) => &self.requests.remove,
                 Change::RemoveTagged(_) => &self.requests.remove_tagged,
+                Change::Follow(_) => continue,
             };
             if answer.is_ok() { &written.ok } else { &written.failed }.inc();
         }
@@ -238,6 +239,10 @@ impl Layer for Metered {
     async fn newest_position(&self, cx: &OperationContext) -> Result<Position, LayerError> {
         self.inner.newest_position(cx).await
     }
+
+    async fn cursor(&self) -> Result<Option<Cursor>, LayerError> {
+        self.inner.cursor().await
+    }
 }
 
 #[cfg(test)]
@@ -247,7 +252,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::UnixMillis,
-        context::Origin,
+        context::{Origin, Trust},
         entry::{Entry, EntryMeta},
         layer::{ErrorKind, HealthState},
     };
@@ -299,8 +304,8 @@ mod tests {
             Ok(results)
         }
 
-        async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
-            if changes.iter().all(|change| change.key() != b"broken") { Ok(()) } else { Err(failure()) }
+        async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
+            if changes.iter().all(|change| change.key() != b"broken") { Ok(Vec::new()) } else { Err(failure()) }
         }
 
         async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {
@@ -321,7 +326,13 @@ mod tests {
         let clock = Clock::manual(UnixMillis(0));
         let metrics = Metrics::new("");
         let layer = Metered::new(Arc::new(Scripted(clock.clone())), &metrics, clock.clone());
-        let cx = OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() };
+        let cx = OperationContext {
+            id: 0,
+            origin: Origin::Client,
+            now: clock.now(),
+            deadline: clock.monotonic(),
+            trust: Trust::Full,
+        };
         for name in ["here", "here", "absent", "broken"] {
             let _ = layer.get(&cx, &key(name)).await;
         }

@@ -18,8 +18,10 @@ mod gate;
 mod keeper;
 mod keys;
 mod link;
+mod log;
 mod options;
 mod read;
+mod scripts;
 mod secrets;
 mod sentinel;
 mod trouble;
@@ -40,7 +42,6 @@ use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology};
 use self::{
     breaker::Breaker,
     connect::{CONNECT_TIMEOUT, Connected},
@@ -49,12 +50,18 @@ use self::{
     keeper::Refusal,
     keys::Keys,
     link::Link,
+    log::Published,
+    scripts::Scripts,
     trouble::{Consequence, Trouble},
+};
+pub use self::{
+    log::RedisLog,
+    options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology},
 };
 use crate::{
     clock::Clock,
     context::OperationContext,
-    entry::Key,
+    entry::{Key, Position},
     layer::{
         Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
     },
@@ -87,9 +94,10 @@ struct Shared {
     /// When Redis last answered, in milliseconds since `opened_at`.
     answered_ms: AtomicU64,
     opened_at: Instant,
-    /// The newest date that this node has put into an envelope, and the floor of its own last clear.
-    newest_written_ms: AtomicU64,
-    floor_ms: AtomicU64,
+    scripts: Scripts,
+    /// Tells the records of this process from all others.
+    origin: String,
+    log: Published,
     reclaim: Notify,
     tasks: TaskTracker,
 }
@@ -182,7 +190,7 @@ impl Layer for Redis {
         Ok(answers.into_iter().map(|answer| answer.unwrap_or(LayerResult::Miss)).collect())
     }
 
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         Ok(self.shared.apply(cx, changes).await?)
     }
 
@@ -212,8 +220,9 @@ impl Shared {
             evicts_all: Mutex::new(None),
             answered_ms: AtomicU64::new(0),
             opened_at: clock.monotonic(),
-            newest_written_ms: AtomicU64::new(0),
-            floor_ms: AtomicU64::new(0),
+            scripts: Scripts::new(),
+            origin: format!("{:016x}", rand::random::<u64>()),
+            log: Published::default(),
             reclaim: Notify::new(),
             tasks,
             options,

@@ -14,6 +14,7 @@ use crate::{
     layer::{
         Health, Layer, LayerError, Matching, Stats,
         disk::{Admit, Disk, DiskOptions},
+        log::Log,
         memory::{Memory, MemoryOptions, Policy},
         metered::Metered,
         redis::Redis,
@@ -85,10 +86,11 @@ impl Pipeline {
         let metered = |layer: Arc<dyn Layer>| {
             Arc::new(Metered::new(layer, metrics, clock.clone()).traced(spans.clone())) as Arc<dyn Layer>
         };
+        let (cold, log) = cold_layers(config, &tags, &clock, metered).await?;
         let parts = Parts {
             memory: Memory::open(memory_options(file), clock.clone()),
             queue: queue_options(file),
-            cold: cold_layers(config, &tags, &clock, metered).await?,
+            cold,
             tags,
             freshness: FreshnessOptions {
                 soft_timeout: file.freshness.soft_timeout.0,
@@ -96,6 +98,7 @@ impl Pipeline {
             },
             write_mode: write_mode(file),
             journal: journal_place(config),
+            log: log.map(|log| (log, config.backplane())),
         };
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
@@ -167,8 +170,15 @@ impl Pipeline {
     }
 
     fn context(&self) -> OperationContext {
-        let deadline = self.clock.monotonic() + self.request_timeout;
-        OperationContext { id: 0, origin: Origin::Client, now: self.clock.now(), deadline }
+        let begun = self.clock.monotonic();
+        let trust = self.coordinator.backplane().trust(begun);
+        OperationContext {
+            id: 0,
+            origin: Origin::Client,
+            now: self.clock.now(),
+            deadline: begun + self.request_timeout,
+            trust,
+        }
     }
 }
 
@@ -192,14 +202,17 @@ async fn cold_layers(
     tags: &Arc<TagIndex>,
     clock: &Clock,
     metered: impl Fn(Arc<dyn Layer>) -> Arc<dyn Layer>,
-) -> Result<Vec<Arc<dyn Layer>>, PipelineError> {
+) -> Result<(Vec<Arc<dyn Layer>>, Option<Box<dyn Log>>), PipelineError> {
     let file = config.effective();
     let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
+    let mut log: Option<Box<dyn Log>> = None;
     for layer in &file.read_order {
         match layer {
             ColdLayer::Redis => {
                 if let Some(options) = config.redis(config.codec()) {
-                    cold.push(metered(Arc::new(Redis::open(options, clock.clone()))));
+                    let redis = Redis::open(options, clock.clone());
+                    log = Some(Box::new(redis.log()));
+                    cold.push(metered(Arc::new(redis)));
                 }
             }
             ColdLayer::Disk if file.disk.mode == DiskMode::RocksDb => {
@@ -209,7 +222,7 @@ async fn cold_layers(
             ColdLayer::Disk => {}
         }
     }
-    Ok(cold)
+    Ok((cold, log))
 }
 
 fn memory_options(file: &NodeConfig) -> MemoryOptions {

@@ -11,7 +11,7 @@ use super::{
     lanes::{Lane, Rest, Seat},
 };
 use crate::{
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
     layer::{ErrorKind, LayerError, LayerId},
 };
 
@@ -101,15 +101,15 @@ impl Flusher {
         };
         let step = self.judge(&outcome);
         match outcome {
-            Ok(()) => self.queue.settle(&self.lane, self.number, batch),
+            Ok(positions) => self.queue.settle(&self.lane, self.number, batch, &positions),
             Err(_) => self.queue.give_back(&self.lane, self.number, batch),
         }
         step
     }
 
-    fn judge(&self, outcome: &Result<(), LayerError>) -> Step {
+    fn judge<T>(&self, outcome: &Result<T, LayerError>) -> Step {
         match outcome {
-            Ok(()) => {
+            Ok(_) => {
                 self.lane.arrived();
                 Step::Done
             }
@@ -198,6 +198,7 @@ impl Flusher {
             origin: Origin::Client,
             now: clock.now(),
             deadline: clock.monotonic() + ATTEMPT_TIMEOUT,
+            trust: Trust::Full,
         }
     }
 }

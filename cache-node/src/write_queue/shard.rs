@@ -11,9 +11,12 @@ use super::{
     journal::Ring,
     lanes::{LANES_MAX, Lanes},
     line::{Line, Ref},
-    slot::Slot,
+    slot::{Met, Slot},
 };
-use crate::layer::Change;
+use crate::{
+    entry::Position,
+    layer::{Change, LayerId},
+};
 
 /// Write counts of a shard. With 64 shards there are 4096, so an unrelated write rarely spoils a ticket.
 pub(super) const STRIPES: usize = 64;
@@ -45,6 +48,17 @@ pub(super) struct Accepted {
     pub(super) at_ms: u64,
     /// Where it goes.
     pub(super) lanes: Lanes,
+}
+
+/// What became of a queued write whose key another node has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Superseded {
+    /// There is none, or no value of it.
+    NotQueued,
+    /// It comes later.
+    Kept,
+    /// It is a removal from the layers of this node now.
+    Removed,
 }
 
 /// What became of one attempt to make room.
@@ -228,6 +242,55 @@ impl Shard {
     }
 }
 
+// === impl Shard: other nodes ===
+
+impl Shard {
+    /// Another node has changed the key.
+    pub(super) fn supersede(&mut self, hash: u64, key: &[u8], at: Position, now_ms: u64) -> Superseded {
+        let Ok(mut found) = self.slots.find_entry(hash, |slot| slot.change.key() == key) else {
+            return Superseded::NotQueued;
+        };
+        let slot = found.get_mut();
+        match slot.meet(at) {
+            Met::Newer => return Superseded::Kept,
+            Met::Hidden => return Superseded::NotQueued,
+            Met::Older => {}
+        }
+        let own = self.lanes.without(Lanes::of(LayerId::Redis));
+        slot.turn_into_removal(&mut self.lines, own, now_ms, &self.used);
+        if let (Some(ring), None) = (&mut self.ring, slot.record) {
+            slot.record = Some(ring.note(key));
+        }
+        if slot.owed().is_empty() {
+            let mut slot = found.remove().0;
+            slot.free(&self.used);
+            release(&mut self.ring, &slot);
+        }
+        Superseded::Removed
+    }
+
+    /// Another node has removed everything: spoils all tickets, and drops what is older. Whoever waits for that waits for
+    /// the clear of the layer.
+    pub(super) fn supersede_all(&mut self, at: Position, mut waits_for_clear: impl FnMut(usize, Arc<Receipt>)) {
+        self.writes.iter_mut().for_each(|count| *count += 1);
+        let Self { slots, lines, used, ring, .. } = self;
+        slots.retain(|slot| {
+            if slot.meet(at) != Met::Older {
+                return true;
+            }
+            for wait in slot.waits.drain(..) {
+                let lanes = wait.queued.with(wait.flying);
+                lanes.places().for_each(|place| waits_for_clear(place, Arc::clone(&wait.receipt)));
+            }
+            slot.leave_all(lines);
+            slot.unhide(Lanes::of(LayerId::Redis).with(Lanes::of(LayerId::Disk)), used);
+            slot.free(used);
+            release(ring, slot);
+            false
+        });
+    }
+}
+
 // === impl Shard: flushers ===
 
 impl Shard {
@@ -244,15 +307,28 @@ impl Shard {
     }
 
     /// The layer has the change. Unless the key was written again meanwhile, its slot is done there.
-    pub(super) fn settle(&mut self, place: usize, reference: Ref, settled: &mut Vec<Arc<Receipt>>) {
+    /// Answers the key if another node has changed it since, so that memory must forget it.
+    pub(super) fn settle(
+        &mut self,
+        place: usize,
+        reference: Ref,
+        position: Position,
+        settled: &mut Vec<Arc<Receipt>>,
+    ) -> Option<Vec<u8>> {
         let found = self.slots.find_entry(reference.hash, |slot| slot.id == reference.id);
-        let Ok(mut found) = found else { return };
-        found.get_mut().land(place, &self.used, settled);
-        if found.get().owed().is_empty() {
+        let mut found = found.ok()?;
+        let slot = found.get_mut();
+        let outdated = slot.land(place, position, &self.used, settled).then(|| slot.change.key().to_vec());
+        if outdated.is_some() {
+            let own = self.lanes.without(Lanes::of(LayerId::Redis));
+            slot.turn_into_removal(&mut self.lines, own, reference.at_ms, &self.used);
+        }
+        if slot.owed().is_empty() {
             let mut slot = found.remove().0;
             slot.free(&self.used);
             release(&mut self.ring, &slot);
         }
+        outdated
     }
 
     /// The layer did not take the change: it goes back to where it was. With `excused`, nobody waits for it any more.

@@ -11,7 +11,10 @@ use super::{
     line::{Line, Ref},
     receipt::Wait,
 };
-use crate::{entry::Key, layer::Change};
+use crate::{
+    entry::{Key, Position},
+    layer::{Change, LayerId},
+};
 
 /// A slot. It lives until all layers have its change.
 pub(super) struct Slot {
@@ -31,6 +34,19 @@ pub(super) struct Slot {
     /// What the journal knows of it.
     pub(super) record: Option<Record>,
     pub(super) waits: Vec<Wait>,
+    /// Once Redis has the change, its place in the log. Before, the newest change of another node that came while this
+    /// one was on its way.
+    in_log: Position,
+}
+
+/// What a queued change is to a change of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// It comes after it, or that is not known yet.
+    Newer,
+    /// It is no value any more.
+    Hidden,
+    Older,
 }
 
 // === impl Slot ===
@@ -49,6 +65,7 @@ impl Slot {
             dropped: false,
             record: None,
             waits: Vec::new(),
+            in_log: Position::NONE,
         }
     }
 
@@ -71,6 +88,7 @@ impl Slot {
         self.undrop(used);
         self.change = change;
         self.charge = charge;
+        self.in_log = Position::NONE;
     }
 
     pub(super) fn enqueue(&mut self, line: &mut Line, place: usize, order: Order, at_ms: u64) {
@@ -122,14 +140,63 @@ impl Slot {
         }
     }
 
-    /// The layer has what was taken off.
-    pub(super) fn land(&mut self, place: usize, used: &Used, settled: &mut Vec<Arc<Receipt>>) {
+    /// The layer has what was taken off, at this place in the log. Answers whether a change of another node, that came
+    /// meanwhile, is newer.
+    pub(super) fn land(
+        &mut self,
+        place: usize,
+        position: Position,
+        used: &Used,
+        settled: &mut Vec<Arc<Receipt>>,
+    ) -> bool {
         let lane = Lanes::at(place);
         self.flying = self.flying.without(lane);
-        if !self.queued.contains(lane) {
+        let is_newest = !self.queued.contains(lane);
+        if is_newest {
             self.unhide(lane, used);
         }
         self.end_waits(settled, |wait| wait.flying.remove(lane));
+        if !is_newest || position == Position::NONE {
+            return false;
+        }
+        std::mem::replace(&mut self.in_log, position) > position
+    }
+
+    /// What becomes of it now that another node has changed the key.
+    pub(super) fn meet(&mut self, at: Position) -> Met {
+        let redis = Lanes::of(LayerId::Redis);
+        // Of a value that is forgotten, the key is still to be removed from Redis; what memory has is older.
+        if self.is_hidden() {
+            return Met::Hidden;
+        }
+        if !matches!(self.change, Change::Fill(_)) {
+            if self.queued.contains(redis) {
+                return Met::Newer;
+            }
+            if self.flying.contains(redis) {
+                self.in_log = self.in_log.max(at);
+                return Met::Newer;
+            }
+            if self.in_log > at {
+                return Met::Newer;
+            }
+        }
+        Met::Older
+    }
+
+    /// Turns into a removal, for the layers of this node alone.
+    pub(super) fn turn_into_removal(&mut self, lines: &mut [Line; LANES_MAX], own: Lanes, at_ms: u64, used: &Used) {
+        let redis = Lanes::of(LayerId::Redis);
+        if self.queued.contains(redis) {
+            redis.places().for_each(|place| lines[place].queued -= 1);
+            self.queued = self.queued.without(redis);
+        }
+        if !matches!(self.change, Change::Remove(_)) {
+            self.keep_key(used);
+        }
+        for place in own.places() {
+            self.enqueue(&mut lines[place], place, Order::Keys, at_ms);
+        }
     }
 
     /// The layer did not take it.

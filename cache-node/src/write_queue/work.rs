@@ -10,7 +10,7 @@ use super::{
     lock,
 };
 use crate::{
-    entry::Key,
+    entry::{Key, Position},
     layer::{Change, LayerError, LayerId},
 };
 
@@ -56,13 +56,26 @@ impl WriteQueue {
     }
 
     /// The layer has the batch for good.
-    pub(super) fn settle(&self, lane: &Lane, number: usize, batch: Batch) {
+    pub(super) fn settle(&self, lane: &Lane, number: usize, batch: Batch, positions: &[Position]) {
         let mut settled = Vec::new();
+        let position_of = |place: usize| positions.get(place).copied().unwrap_or(Position::NONE);
+        if let Some(placed) = self.on_placed.get() {
+            for (place, change) in batch.changes.iter().enumerate().filter(|_| !positions.is_empty()) {
+                let removal = if let Change::RemoveTagged(removal) = change { Some(removal) } else { None };
+                placed(position_of(place), removal);
+            }
+        }
         if number == 0 {
             settled.extend(lock(&lane.tagged).land());
         }
-        for taken in &batch.taken {
-            lock(&self.shards[taken.shard]).settle(lane.place, taken.reference, &mut settled);
+        let tagged = batch.changes.len() - batch.taken.len();
+        for (place, taken) in batch.taken.iter().enumerate() {
+            let mut shard = lock(&self.shards[taken.shard]);
+            let position = position_of(tagged + place);
+            let outdated = shard.settle(lane.place, taken.reference, position, &mut settled);
+            if let (Some(key), Some(on_drop)) = (outdated, self.on_drop.get()) {
+                on_drop(&key);
+            }
         }
         lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
         lane.counts.flushed.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);

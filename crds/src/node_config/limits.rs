@@ -26,6 +26,12 @@ pub const REDIS_TIMEOUT: RangeInclusive<HumanDuration> = milliseconds(1)..=secon
 pub const REDIS_CONNECTIONS: RangeInclusive<u16> = 2..=64;
 /// `redis.concurrency`.
 pub const REDIS_CONCURRENCY: RangeInclusive<u16> = 1..=4096;
+/// `backplane.maxStaleness`.
+pub const MAX_STALENESS: RangeInclusive<HumanDuration> = seconds(1)..=hours(1);
+/// `backplane.serveStaleFor`.
+pub const SERVE_STALE_FOR: RangeInclusive<HumanDuration> = seconds(1)..=hours(24);
+/// `backplane.logRecords`.
+pub const LOG_RECORDS: RangeInclusive<u32> = 1_000..=100_000_000;
 /// `disk.maxTtl`.
 pub const DISK_MAX_TTL: RangeInclusive<HumanDuration> = LIFE;
 /// `disk.memory`.

@@ -7,7 +7,7 @@ use std::{
 
 use cache_node::{
     clock::Clock,
-    context::{OperationContext, Origin},
+    context::{OperationContext, Origin, Trust},
     entry::{Entry, EntryMeta, Key},
     layer::{
         Change, Component, Layer, LayerResult,
@@ -27,7 +27,13 @@ use crate::{
 const KEYS: usize = 8_000;
 
 pub(super) fn cx(clock: &Clock) -> OperationContext {
-    OperationContext { id: 0, origin: Origin::Client, now: clock.now(), deadline: clock.monotonic() + PATIENCE }
+    OperationContext {
+        id: 0,
+        origin: Origin::Client,
+        now: clock.now(),
+        deadline: clock.monotonic() + PATIENCE,
+        trust: Trust::Full,
+    }
 }
 
 pub(super) fn number(disk: &Disk, name: &str) -> u64 {

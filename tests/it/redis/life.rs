@@ -19,7 +19,7 @@ on_every_make! {
     caches_that_share_a_redis_do_not_meet_and_a_key_may_look_like_a_prefix
     a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back
     a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does
-    removals_of_tags_are_kept_by_their_greatest_position_while_they_matter
+    removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter
     an_emptied_redis_gives_misses_and_goes_on
     another_database_is_used_as_configured
 }
@@ -94,7 +94,7 @@ async fn an_entry_without_life_left_is_not_stored_and_its_older_copy_goes(make: 
     };
     redis.apply(&cx(), &[Change::Set(dead("a")), Change::Fill(dead("b"))]).await.unwrap();
     assert_eq!((got(&redis, "a").await.as_str(), got(&redis, "b").await.as_str()), ("Miss", "old"));
-    assert_eq!(server.cli(&["DBSIZE"]), "1");
+    assert_eq!(server.cli(&["KEYS", "*:e:*"]), "{tc:u-1}:e:b");
 }
 
 async fn nothing_is_served_past_its_useful_life_or_the_limit_also_if_redis_still_has_it(make: Make) {
@@ -160,8 +160,8 @@ async fn a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back(m
     }
     set(&other_node, "k1", "new").await;
     assert_eq!(got(&node, "k1").await, "new", "what comes after the clear stays");
-    // The floor, the new entry, and what is none of ours.
-    eventually("memory is given back", async || server.cli(&["DBSIZE"]) == "3").await;
+    // The log, the floor, the new entry, and what is none of ours.
+    eventually("memory is given back", async || server.cli(&["DBSIZE"]) == "4").await;
     assert_eq!(got(&node, "k1").await, "new");
     let after_restart = opened(options(&[server.port])).await;
     assert_eq!(got(&after_restart, "k1").await, "new");
@@ -183,30 +183,25 @@ async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall
     assert_eq!(got(&redis, "a").await, "2");
 }
 
-async fn removals_of_tags_are_kept_by_their_greatest_position_while_they_matter(make: Make) {
+async fn removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter(make: Make) {
     let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
-    let now = Clock::system().now().0;
-    let removal = |words: &[&str], matching, millis| TagRemoval {
-        tags: tags(words),
-        matching,
-        position: Position::from_parts(millis, 3),
-    };
-    let outdated = now - 200 * 3_600_000;
+    let removal = |words: &[&str], matching, position| TagRemoval { tags: tags(words), matching, position };
     let changes = [
-        removal(&["a"], Matching::Any, now),
-        removal(&["a", "b"], Matching::Any, now - 5),
-        removal(&["b", "a"], Matching::All, now - 1),
-        removal(&["a", "b"], Matching::All, now - 2),
-        removal(&["outdated"], Matching::Any, outdated),
+        removal(&["a", "b"], Matching::Any, Position::NONE),
+        removal(&["b", "a"], Matching::All, Position::NONE),
+        removal(&["a"], Matching::Any, Position::NONE),
+        removal(&["a", "b"], Matching::All, Position::NONE),
     ];
-    redis.apply(&cx(), &changes.map(Change::RemoveTagged)).await.unwrap();
+    let placed = redis.apply(&cx(), &changes.map(Change::RemoveTagged)).await.unwrap();
+    assert!(placed.is_sorted_by(|one, next| one < next), "{placed:?}");
+    server.cli(&["HSET", "{tc:u-1}:tags", "t:outdated", "1000-1"]);
     let mut kept = redis.tag_removals(&cx()).await.unwrap();
     kept.sort_by_key(|removal| removal.position);
     let expected = [
-        removal(&["b"], Matching::Any, now - 5),
-        removal(&["a", "b"], Matching::All, now - 1),
-        removal(&["a"], Matching::Any, now),
+        removal(&["b"], Matching::Any, placed[0]),
+        removal(&["a"], Matching::Any, placed[2]),
+        removal(&["a", "b"], Matching::All, placed[3]),
     ];
     assert_eq!(kept, expected);
     assert_eq!(server.cli(&["HLEN", "{tc:u-1}:tags"]), "3", "what no longer matters is forgotten");
@@ -227,5 +222,9 @@ async fn another_database_is_used_as_configured(make: Make) {
     let server = make.start(&[]);
     let redis = opened(RedisOptions { database: 3, ..options(&[server.port]) }).await;
     set(&redis, "a", "1").await;
-    assert_eq!((server.cli(&["DBSIZE"]).as_str(), server.cli(&["-n", "3", "DBSIZE"]).as_str()), ("0", "1"));
+    assert_eq!(
+        (server.cli(&["DBSIZE"]).as_str(), server.cli(&["-n", "3", "DBSIZE"]).as_str()),
+        ("0", "2"),
+        "the entry and the log"
+    );
 }

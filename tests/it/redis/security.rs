@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use cache_node::layer::log::Log;
 use cache_node::layer::{ErrorKind, redis::TlsOptions};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
@@ -144,15 +145,20 @@ async fn the_documented_rights_are_enough(make: Make) {
     let removal = cache_node::layer::TagRemoval {
         tags: tags(&["t"]),
         matching: cache_node::layer::Matching::Any,
-        position: Position::from_parts(1, 0),
+        position: Position::NONE,
     };
     redis
         .apply(&cx(), &[Change::RemoveTagged(removal), Change::Remove(key("a")), Change::Fill(entry("b", "v"))])
         .await
         .unwrap();
-    assert!(redis.tag_removals(&cx()).await.unwrap().is_empty());
+    assert_eq!(redis.tag_removals(&cx()).await.unwrap().len(), 1);
+    let mut log = redis.log();
+    log.begin("history", Position::NONE, false).await.unwrap();
+    log.go_on("history", "another").await.unwrap();
+    assert!(log.look(Position::NONE).await.unwrap().state.epoch.is_some());
+    log.wait(Position::NONE).await.unwrap();
     redis.clear(&cx()).await.unwrap();
-    eventually("memory is given back", async || server.cli(&["DBSIZE"]) == "1").await;
+    eventually("memory is given back", async || server.cli(&["KEYS", "*:e:*"]).is_empty()).await;
     // Made anew, over which the server is asked to drop the old ones.
     user(&server, "again", &[vec![">secret"], rule.split(' ').collect()].concat());
     fs::write(folder.path().join("user"), "again").unwrap();

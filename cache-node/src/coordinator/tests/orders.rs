@@ -32,7 +32,7 @@ impl World {
         let Parts { memory, tags, freshness, write_mode, .. } = parts(&clock, Policy::S3Fifo, Vec::new());
         let tasks = TaskTracker::new();
         let coordinator = Arc::new(Coordinator {
-            stores: Arc::new(Stores::new(memory, queue, cold, tags, clock.clone())),
+            stores: Arc::new(Stores::new(memory, queue, cold, tags, Arc::new(Backplane::none(clock.clone())))),
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(REFRESH_WINDOW),
             leases: Arc::default(),

@@ -34,7 +34,7 @@ use crate::{
         Entry, Key, Position,
         envelope::{self, Codec},
     },
-    layer::{ErrorKind, LayerError, LayerId, TagRemoval},
+    layer::{ErrorKind, LayerError, LayerId, TagRemoval, log::Cursor},
 };
 
 /// Key of the stamp in the column family `meta`.
@@ -42,6 +42,9 @@ const STAMP: &[u8] = b"stamp";
 
 /// Key of the newest position of all changes, in the same place, with a value like that of a removal by tag.
 const NEWEST: &[u8] = b"newest";
+
+/// Key of the cursor in the same family: how far the log was followed, written with the effects of what it covers.
+const CURSOR: &[u8] = b"cursor";
 
 const LIVE_BLOB_FILES_SIZE: &str = "rocksdb.live-blob-file-size";
 
@@ -243,6 +246,13 @@ impl Store {
     /// The newest position of all changes that the database was given.
     pub(super) fn newest_position(&self) -> Position {
         Position::from_bits(self.newest.load(Ordering::Acquire))
+    }
+
+    /// How far the log was followed; none if that is not known, also if it can not be understood.
+    pub(super) fn cursor(&self) -> Result<Option<Cursor>, LayerError> {
+        let found =
+            self.db.get_cf(meta(&self.db), CURSOR).map_err(|error| from_rocksdb("reading the cursor", &error))?;
+        Ok(found.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()))
     }
 
     fn read(

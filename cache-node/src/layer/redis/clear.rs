@@ -1,30 +1,24 @@
 //! Forgetting at large: the floor of a clear, the memory behind it, and removals of tags that no longer matter.
 
-use std::{
-    future::Future,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use redis::RedisError;
 use tokio::time::{interval, sleep};
 
-use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link::Writing, trouble::Trouble};
+use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link::Writing, scripts, trouble::Trouble};
 use crate::{clock::UnixMillis, context::OperationContext, layer::TagRemoval};
 
-/// Raises the floor, never lowers it; also when memory is short.
-const RAISE_FLOOR: &str = "#!lua flags=allow-oom
-local old = tonumber(redis.call('GET', KEYS[1]) or '0') or 0
-if tonumber(ARGV[1]) > old then redis.call('SET', KEYS[1], ARGV[1]) end
-return redis.status_reply('OK')";
-
-/// Removes those of the keys whose envelope is not above the floor. The date is at offset 24 of an envelope; what is
-/// too short to have one is no entry.
+/// Removes those of the keys whose entry is below the floor, and what is no entry.
 const RECLAIM: &str = "\
-local floor, removed = tonumber(ARGV[1]), 0
+local floor_ms, floor_seq, removed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for _, key in ipairs(KEYS) do
-  local date = redis.call('GETRANGE', key, 24, 31)
-  if #date < 8 or struct.unpack('<I8', date) <= floor then removed = removed + redis.call('UNLINK', key) end
+  local head = redis.call('GETRANGE', key, 0, 17)
+  local dead = #head < 18 or string.sub(head, 1, 2) ~= 'TL'
+  if not dead then
+    local ms, seq = struct.unpack('>I8I8', head, 3)
+    dead = ms < floor_ms or (ms == floor_ms and seq < floor_seq)
+  end
+  if dead then removed = removed + redis.call('UNLINK', key) end
 end
 return removed";
 
@@ -72,18 +66,13 @@ impl Shared {
     /// Makes all entries of before count as missing, for every node, and has their memory reclaimed.
     pub(super) async fn clear(&self, cx: &OperationContext) -> Result<(), Trouble> {
         self.writable()?;
-        // Above everything that this node has written, also if the wall clock has stepped back since.
-        let newest = self.newest_written_ms.load(Ordering::Acquire);
-        let floor = cx.now.max(self.clock.now()).0.max(newest);
-        let mut raise = redis::cmd("EVAL");
-        raise.arg(RAISE_FLOOR).arg(1).arg(self.keys.floor()).arg(floor);
-        let raise = async |mut connection| raise.exec_async(&mut connection).await;
+        let mut clear = self.scripts.clear.whole(&[self.keys.floor().as_bytes(), self.keys.log().as_bytes()]);
+        clear.arg(&self.origin).arg(self.options.log_records);
+        let raise = async move |mut connection| clear.query_async::<Vec<u8>>(&mut connection).await;
         let errand = self.errand(cx, "a clear", self.options.timeout);
-        // Before the call: a set that follows must be above the floor even if the answer is lost.
-        self.floor_ms.fetch_max(floor, Ordering::AcqRel);
         let writing = self.link.writing(errand.deadline).await;
-        let connected = writing.as_ref().map(Writing::connected);
-        self.call(&self.writes, errand, raise, connected).await?;
+        let id = self.call(&self.writes, errand, raise, writing.as_ref().map(Writing::connected)).await?;
+        scripts::position(&id).into_iter().for_each(|position| self.log.published(position));
         self.reclaim.notify_one();
         Ok(())
     }
@@ -107,7 +96,10 @@ impl Shared {
     }
 
     async fn reclaim_once(&self) -> Result<(), Trouble> {
-        let floor = self.floor_ms.load(Ordering::Acquire);
+        let get = async |mut connection| {
+            redis::cmd("GET").arg(self.keys.floor()).query_async::<Option<Vec<u8>>>(&mut connection).await
+        };
+        let Some(floor) = self.step("GET", get).await?.as_deref().and_then(scripts::position) else { return Ok(()) };
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -116,7 +108,7 @@ impl Shared {
             let (next, keys) = self.step("SCAN", step).await?;
             if !keys.is_empty() {
                 let mut remove = redis::cmd("EVAL");
-                remove.arg(RECLAIM).arg(keys.len()).arg(&keys).arg(floor);
+                remove.arg(RECLAIM).arg(keys.len()).arg(&keys).arg(floor.millis()).arg(floor.sequence());
                 let step = async |mut connection| remove.query_async::<u64>(&mut connection).await;
                 Counts::add(&self.counts.reclaimed, self.step("EVAL", step).await?);
             }

@@ -81,7 +81,8 @@ async fn connect_first(options: &RedisOptions, keys: &Keys, secrets: &Secrets) -
     replica.ok_or(trouble)
 }
 
-async fn connect(
+/// A connection of its own to this server.
+pub(super) async fn connect(
     options: &RedisOptions,
     keys: &Keys,
     secrets: &Secrets,

@@ -4,19 +4,28 @@
 //! | key | what |
 //! |---|---|
 //! | `{tc:<uid>}:e:<key>` | envelope of an entry; its life in Redis is what is left of its useful life |
-//! | `{tc:<uid>}:floor` | milliseconds since 1970: envelopes written then or before count as missing |
-//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → the newest position, 20 digits |
+//! | `{tc:<uid>}:log` | stream, one record for each change: kind, key or tags, the process that made it |
+//! | `{tc:<uid>}:floor` | id of a record: entries with an older one count as missing |
+//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal |
+//! | `{tc:<uid>}:epoch` | random token, made with the log |
+//! | `{tc:<uid>}:history` | the replication id for which the log is known to be whole, and how that is known |
+//! | `{tc:<uid>}:l:<key>` | who may fill the entry |
 
+use super::scripts::position;
 use crate::{
-    entry::{Position, TagSet, Tags},
+    entry::{TagSet, Tags},
     layer::{Matching, TagRemoval},
 };
 
 /// Names the keys of one cache.
 pub(super) struct Keys {
     prefix: String,
+    leases: String,
+    log: String,
     floor: String,
     tags: String,
+    epoch: String,
+    history: String,
 }
 
 // === impl Keys ===
@@ -25,7 +34,15 @@ impl Keys {
     /// The keys of the cache with this identity.
     pub(super) fn new(cache_uid: &str) -> Self {
         let of = |name: &str| format!("{{tc:{cache_uid}}}:{name}");
-        Self { prefix: of("e:"), floor: of("floor"), tags: of("tags") }
+        Self {
+            prefix: of("e:"),
+            leases: of("l:"),
+            log: of("log"),
+            floor: of("floor"),
+            tags: of("tags"),
+            epoch: of("epoch"),
+            history: of("history"),
+        }
     }
 
     /// The key of an entry. The prefix is always added: a key that begins with it already is a key like others.
@@ -37,6 +54,26 @@ impl Keys {
     pub(super) fn all_entries(&self) -> String {
         // What a cache is identified by has no letter that means something in a glob.
         format!("{}*", self.prefix)
+    }
+
+    /// The key of an entry's lease.
+    pub(super) fn lease(&self, key: &[u8]) -> Vec<u8> {
+        [self.leases.as_bytes(), key].concat()
+    }
+
+    /// The key of the log.
+    pub(super) fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// The key of the log's token.
+    pub(super) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The key of the log's history.
+    pub(super) fn history(&self) -> &str {
+        &self.history
     }
 
     /// The key of the floor.
@@ -65,7 +102,7 @@ pub(super) fn fields(removal: &TagRemoval) -> Vec<Vec<u8>> {
 
 /// The removal that a field keeps; none if no version of this program wrote it.
 pub(super) fn removal(field: &[u8], value: &[u8]) -> Option<TagRemoval> {
-    let position = Position::from_bits(std::str::from_utf8(value).ok()?.parse().ok()?);
+    let position = position(value)?;
     let (tags, matching) = match field.split_first_chunk::<2>()? {
         (b"t:", tag) => {
             let mut tags = TagSet::default();
@@ -76,12 +113,6 @@ pub(super) fn removal(field: &[u8], value: &[u8]) -> Option<TagRemoval> {
         _ => return None,
     };
     Some(TagRemoval { tags, matching, position })
-}
-
-/// A position with as many digits as the greatest has, so that its text sorts as it does. Scripts compare texts: Lua's
-/// numbers are too short.
-pub(super) fn position_text(position: Position) -> String {
-    format!("{:020}", position.to_bits())
 }
 
 fn set_of<'a>(tags: impl IntoIterator<Item = &'a [u8]>) -> TagSet {
@@ -95,6 +126,7 @@ fn set_of<'a>(tags: impl IntoIterator<Item = &'a [u8]>) -> TagSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Position;
 
     fn removal_of(tags: &[&[u8]], matching: Matching) -> TagRemoval {
         TagRemoval {
@@ -117,7 +149,7 @@ mod tests {
         for matching in [Matching::Any, Matching::All] {
             let written = removal_of(&[b"t:\0\xff"], matching);
             let [field] = &fields(&written)[..] else { panic!("one tag, one field") };
-            assert_eq!(removal(field, position_text(written.position).as_bytes()), Some(written));
+            assert_eq!(removal(field, written.position.to_string().as_bytes()), Some(written));
         }
     }
 
@@ -131,14 +163,10 @@ mod tests {
 
     #[test]
     fn foreign_fields_are_passed_over() {
-        for (field, value) in [("t:a", "x"), ("t:", "1"), ("x", "1"), ("q:a", "1"), ("a:\u{1}", "1"), ("t:a", "")] {
+        for (field, value) in
+            [("t:a", "x"), ("t:", "1-1"), ("x", "1-1"), ("q:a", "1-1"), ("a:\u{1}", "1-1"), ("t:a", "")]
+        {
             assert_eq!(removal(field.as_bytes(), value.as_bytes()), None, "{field} {value}");
         }
-    }
-
-    #[test]
-    fn texts_of_positions_sort_as_positions() {
-        let texts = [1, 9, 10, u64::MAX / 3, u64::MAX].map(|bits| position_text(Position::from_bits(bits)));
-        assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == 20), "{texts:?}");
     }
 }

@@ -34,6 +34,8 @@ pub struct RedisOptions {
     /// Where to write down who writes, so that the next process can have what a killed one has left on its way dropped;
     /// none is nowhere.
     pub writer_file: Option<PathBuf>,
+    /// Records of the log that are kept, about; a node that was away for longer starts cold.
+    pub log_records: u64,
     /// How envelopes are written.
     pub codec: Codec,
 }

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Shared, counts::Counts, trouble::Trouble};
+use super::{Shared, counts::Counts, scripts, trouble::Trouble};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
     entry::{
-        Key,
+        Key, Position,
         envelope::{HEADER_BYTES, decode},
     },
     layer::{ErrorKind, LayerResult},
@@ -17,6 +17,9 @@ use crate::{
 const REMOVE_IF_UNCHANGED: &str = "\
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
 return 0";
+
+/// Bytes in front of an envelope that say which record it has.
+const VERSION_BYTES: usize = 18;
 
 /// Damaged values that are being removed at once; what is beyond is left for the next read.
 const REMOVALS_AT_ONCE: usize = 16;
@@ -48,11 +51,10 @@ impl Shared {
         Ok(Some(keys.iter().zip(values).map(answer).collect()))
     }
 
-    /// Envelopes of this date or an older one are of before the last clear.
-    fn floor(&self, value: Option<&[u8]>) -> Result<UnixMillis, Trouble> {
-        let Some(value) = value else { return Ok(UnixMillis(0)) };
-        let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        number.map(UnixMillis).ok_or_else(|| {
+    /// Entries with an older record are of before the last clear.
+    fn floor(&self, value: Option<&[u8]>) -> Result<Position, Trouble> {
+        let Some(value) = value else { return Ok(Position::NONE) };
+        scripts::position(value).ok_or_else(|| {
             // Nobody can tell what was cleared, so nothing can be served.
             self.counts.error(ErrorKind::Corrupt);
             Trouble::corrupt("the floor of the last clear is damaged")
@@ -63,7 +65,7 @@ impl Shared {
         self: &Arc<Self>,
         now: UnixMillis,
         key: &Key,
-        floor: UnixMillis,
+        floor: Position,
         value: Option<Vec<u8>>,
     ) -> Result<LayerResult, Trouble> {
         let miss = || {
@@ -72,14 +74,15 @@ impl Shared {
         };
         let Some(value) = value else { return Ok(miss()) };
         Counts::add(&self.counts.bytes_read, value.len() as u64);
-        let (entry, dates) = match decode(key.as_bytes(), &value) {
+        let (version, envelope) = scripts::stored(&value).unwrap_or((Position::NONE, &value));
+        let (entry, dates) = match decode(key.as_bytes(), envelope) {
             Ok(decoded) => decoded,
             Err(error) => {
                 let _ = miss();
                 return Err(self.damaged(key, value, &error.to_string()));
             }
         };
-        if dates.written_at <= floor && floor > UnixMillis(0) {
+        if version < floor {
             Counts::add(&self.counts.below_floor, 1);
             return Ok(miss());
         }
@@ -109,7 +112,7 @@ impl Shared {
 
     async fn remove_damaged(&self, key: &[u8], value: &[u8]) {
         let Some(connected) = self.link.writer() else { return };
-        let header = &value[..value.len().min(HEADER_BYTES)];
+        let header = &value[..value.len().min(VERSION_BYTES + HEADER_BYTES)];
         let mut remove = redis::cmd("EVAL");
         remove.arg(REMOVE_IF_UNCHANGED).arg(1).arg(key).arg(header);
         let mut connection = connected.connection.clone();

@@ -25,6 +25,7 @@ pub(super) fn options(endpoint: &str) -> RedisOptions {
         connections: 2,
         concurrency: 64,
         writer_file: None,
+        log_records: 1_000_000,
         codec: Codec::default(),
     }
 }

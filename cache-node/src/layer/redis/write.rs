@@ -1,93 +1,83 @@
-//! Writes: one pipeline for a batch, over the connection that all writes share.
+//! Writes: one pipeline for a batch, over the connection that all writes share. Each change is a script, which records
+//! it in the log and answers its position.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Cmd, ErrorKind as Kind, Pipeline, RedisResult, ServerErrorKind, Value};
 
-use super::{
-    Shared,
-    counts::Counts,
-    keys::{fields, position_text},
-    link::Writing,
-    trouble::Trouble,
-};
+use super::{Shared, counts::Counts, keys::fields, link::Writing, scripts, trouble::Trouble};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
-    entry::Entry,
-    layer::{Change, ErrorKind, TagRemoval},
+    entry::{Entry, Position},
+    layer::{Change, ErrorKind, log::write_tags},
 };
-
-/// Keeps the greatest position of each field; also when memory is short, because a removal must not be lost.
-const REMOVE_TAGGED: &str = "#!lua flags=allow-oom
-for i = 1, #ARGV, 2 do
-  local old = redis.call('HGET', KEYS[1], ARGV[i])
-  if not old or old < ARGV[i + 1] then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-end
-return redis.status_reply('OK')";
 
 /// A batch as commands, with what must be known when their answers come.
 struct Batch {
     commands: Pipeline,
-    /// For each command what to do if Redis has no room for it.
-    no_room: Vec<NoRoom>,
-    written_at: UnixMillis,
+    sent: Vec<Sent>,
     bytes: usize,
-    written: u64,
-    removed: u64,
 }
 
-enum NoRoom {
-    /// Remove the older copy of this key instead: the cache works on without the new one.
-    Forget(Vec<u8>),
-    /// Do without.
-    Skip,
-    /// Fail: it needs no room, so something else is wrong.
-    Fail,
+/// One command.
+#[derive(Clone, Copy)]
+struct Sent {
+    /// Which change of the batch it makes.
+    change: usize,
+    kind: SentKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SentKind {
+    /// If Redis has no room for it, the older copy of the key is removed: the cache works on without the new one.
+    Set,
+    /// If Redis has no room for it, it is left out.
+    Fill,
+    /// Needs no room: if there is none, something else is wrong.
+    Removal,
+}
+
+/// What is left to do after the answers came.
+#[derive(Default)]
+struct Left {
+    /// Changes whose script Redis did not know, so that they had no effect.
+    unknown: Vec<usize>,
+    /// Changes of keys for whose values Redis has no room.
+    no_room: Vec<usize>,
+    refusal: Option<Trouble>,
 }
 
 // === impl Shared: apply ===
 
 impl Shared {
-    /// Applies the changes in their order. If that fails, some of them may have been applied; doing all again is safe.
-    pub(super) async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), Trouble> {
+    /// Applies the changes in their order; answers their positions. If that fails, some of them may have been applied;
+    /// doing all again is safe.
+    pub(super) async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, Trouble> {
         self.writable()?;
-        let batch = self.batch(cx.now, changes);
-        if batch.no_room.is_empty() {
-            return Ok(());
-        }
-        let errand = self.errand(cx, "a batch of writes", self.write_allowance(batch.bytes));
-        let commands = batch.commands;
-        let writing = self.link.writing(errand.deadline).await;
-        let connected = writing.as_ref().map(Writing::connected);
-        let query = async move |mut connection| commands.query_async(&mut connection).await;
-        let answers: Vec<RedisResult<Value>> = self.call(&self.writes, errand, query, connected.clone()).await?;
-        drop(writing);
-        let mut forget = Vec::new();
-        let mut not_written = 0;
-        let mut refusal = None;
-        for (answer, no_room) in answers.into_iter().zip(batch.no_room) {
-            let Err(error) = answer else { continue };
-            let trouble = self.fail(Trouble::from(&error), connected.as_ref());
-            match no_room {
-                NoRoom::Forget(key) if trouble.kind == ErrorKind::Full => forget.push(key),
-                NoRoom::Skip if trouble.kind == ErrorKind::Full => {}
-                _ => {
-                    refusal = refusal.or(Some(trouble));
-                    continue;
-                }
+        let mut positions = vec![Position::NONE; changes.len()];
+        let all: Vec<usize> = (0..changes.len()).collect();
+        let mut left = self.send(cx, changes, &all, &mut positions).await?;
+        if !left.unknown.is_empty() {
+            // A server that was started, or made to forget its scripts, since they were loaded.
+            self.load_scripts(cx).await?;
+            let unknown = std::mem::take(&mut left.unknown);
+            let again = self.send(cx, changes, &unknown, &mut positions).await?;
+            left.no_room.extend(again.no_room);
+            left.refusal = left.refusal.or(again.refusal);
+            if !again.unknown.is_empty() {
+                return Err(Trouble::refused("Refused", "redis forgets scripts faster than they are loaded"));
             }
-            not_written += 1;
         }
-        self.forget(cx, &forget).await?;
-        if let Some(refusal) = refusal {
-            return Err(refusal);
+        if !left.no_room.is_empty() {
+            let removals = removals(changes, &left.no_room);
+            let places: Vec<usize> = (0..removals.len()).collect();
+            let mut removed = vec![Position::NONE; removals.len()];
+            let outcome = self.send(cx, &removals, &places, &mut removed).await?;
+            left.refusal = left.refusal.or(outcome.refusal);
+            left.no_room.iter().zip(removed).for_each(|(&change, position)| positions[change] = position);
         }
-        Counts::add(&self.counts.written, batch.written - not_written);
-        Counts::add(&self.counts.not_written_full, not_written);
-        Counts::add(&self.counts.removed, batch.removed);
-        Counts::add(&self.counts.bytes_written, batch.bytes as u64);
-        Ok(())
+        left.refusal.map_or(Ok(positions), Err)
     }
 
     /// Refuses writes that can not succeed, without asking.
@@ -108,78 +98,137 @@ impl Shared {
         self.options.timeout.mul_f64(1.0 + bytes as f64 / f64::from(1 << 20))
     }
 
-    /// Removes the keys. Redis does that also when it has no memory left.
-    async fn forget(&self, cx: &OperationContext, keys: &[Vec<u8>]) -> Result<(), Trouble> {
-        if keys.is_empty() {
-            return Ok(());
+    /// Makes those of the changes.
+    async fn send(
+        &self,
+        cx: &OperationContext,
+        changes: &[Change],
+        which: &[usize],
+        positions: &mut [Position],
+    ) -> Result<Left, Trouble> {
+        let batch = self.batch(cx.now, changes, which);
+        let mut left = Left::default();
+        if batch.sent.is_empty() {
+            return Ok(left);
         }
-        let mut unlink = redis::cmd("UNLINK");
-        unlink.arg(keys);
-        let query = async move |mut connection| unlink.exec_async(&mut connection).await;
-        let errand = self.errand(cx, "UNLINK", self.options.timeout);
+        let errand = self.errand(cx, "a batch of writes", self.write_allowance(batch.bytes));
+        let commands = batch.commands;
+        let writing = self.link.writing(errand.deadline).await;
+        let connected = writing.as_ref().map(Writing::connected);
+        let query = async move |mut connection| commands.query_async(&mut connection).await;
+        let answers: Vec<RedisResult<Value>> = self.call(&self.writes, errand, query, connected.clone()).await?;
+        drop(writing);
+        for (answer, sent) in answers.into_iter().zip(&batch.sent) {
+            match answer {
+                Ok(Value::BulkString(id)) => {
+                    let Some(position) = scripts::position(&id) else { continue };
+                    positions[sent.change] = position;
+                    self.log.published(position);
+                    let counter = if sent.kind == SentKind::Set { &self.counts.written } else { &self.counts.removed };
+                    Counts::add(counter, 1);
+                }
+                Ok(Value::Int(stored)) => Counts::add(&self.counts.written, u64::from(stored == 1)),
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript) => left.unknown.push(sent.change),
+                Err(error) => {
+                    let trouble = self.fail(Trouble::from(&error), connected.as_ref());
+                    let full = trouble.kind == ErrorKind::Full;
+                    match sent.kind {
+                        SentKind::Set if full => left.no_room.push(sent.change),
+                        SentKind::Fill if full => {}
+                        _ => left.refusal = left.refusal.or(Some(trouble)),
+                    }
+                    Counts::add(&self.counts.not_written_full, u64::from(full && sent.kind != SentKind::Removal));
+                }
+            }
+        }
+        Counts::add(&self.counts.bytes_written, batch.bytes as u64);
+        Ok(left)
+    }
+
+    async fn load_scripts(&self, cx: &OperationContext) -> Result<(), Trouble> {
+        let mut load = Pipeline::new();
+        for text in self.scripts.of_changes() {
+            load.cmd("SCRIPT").arg("LOAD").arg(text).ignore();
+        }
+        let query = async move |mut connection| load.exec_async(&mut connection).await;
+        let errand = self.errand(cx, "SCRIPT LOAD", self.options.timeout);
         let writing = self.link.writing(errand.deadline).await;
         self.call(&self.writes, errand, query, writing.as_ref().map(Writing::connected)).await
     }
 
-    fn batch(&self, now: UnixMillis, changes: &[Change]) -> Batch {
-        // Never at or below the floor of this node's own last clear, whatever the wall clock does.
-        let written_at = UnixMillis(now.0.max(self.floor_ms.load(Ordering::Acquire) + 1));
-        self.newest_written_ms.fetch_max(written_at.0, Ordering::AcqRel);
-        let (commands, no_room) = (Pipeline::with_capacity(changes.len()), Vec::new());
-        let mut batch = Batch { commands, no_room, written_at, bytes: 0, written: 0, removed: 0 };
+    fn batch(&self, now: UnixMillis, changes: &[Change], which: &[usize]) -> Batch {
+        let mut batch = Batch { commands: Pipeline::with_capacity(which.len()), sent: Vec::new(), bytes: 0 };
         batch.commands.ignore_errors();
-        for change in changes {
-            match change {
-                Change::Set(entry) => match self.life(entry, now) {
-                    Some(life) => self.set(&mut batch, entry, life, false),
+        for &change in which {
+            let (kind, command) = match &changes[change] {
+                Change::Set(entry) => match self.life_ms(entry, now) {
+                    Some(life_ms) => (SentKind::Set, self.set(&mut batch, now, entry, life_ms)),
                     // Too late to be of use; an older copy must go all the same.
-                    None => self.unlink(&mut batch, entry.key()),
+                    None => (SentKind::Removal, self.remove(entry.key())),
                 },
-                Change::Fill(entry) => {
-                    if let Some(life) = self.life(entry, now) {
-                        self.set(&mut batch, entry, life, true);
-                    }
+                Change::Fill(entry) => match self.life_ms(entry, now) {
+                    Some(life_ms) => (SentKind::Fill, self.fill(&mut batch, now, entry, life_ms)),
+                    None => continue,
+                },
+                Change::Remove(key) => (SentKind::Removal, self.remove(key.as_bytes())),
+                Change::RemoveTagged(removal) => {
+                    let keys = [self.keys.tags().as_bytes(), self.keys.log().as_bytes()];
+                    let mut call = self.scripts.remove_tagged.named(&keys);
+                    call.arg(&self.origin).arg(self.options.log_records).arg(write_tags(removal));
+                    call.arg(fields(removal));
+                    (SentKind::Removal, call)
                 }
-                Change::Remove(key) => self.unlink(&mut batch, key.as_bytes()),
-                Change::RemoveTagged(removal) => self.remove_tagged(&mut batch, removal),
-            }
+                Change::Follow(_) => continue,
+            };
+            batch.commands.add_command(command);
+            batch.sent.push(Sent { change, kind });
         }
         batch
     }
 
     /// What is left of the entry's useful life, at most the layer's limit; none if nothing is.
-    fn life(&self, entry: &Entry, now: UnixMillis) -> Option<Duration> {
+    fn life_ms(&self, entry: &Entry, now: UnixMillis) -> Option<u64> {
         let left = entry.useful_until().map_or(self.options.max_ttl, |until| until.since(now));
-        Some(left.min(self.options.max_ttl)).filter(|life| *life >= Duration::from_millis(1))
+        let left_ms = u64::try_from(left.min(self.options.max_ttl).as_millis()).expect("a life is at most ten years");
+        (left_ms > 0).then_some(left_ms)
     }
 
-    fn set(&self, batch: &mut Batch, entry: &Entry, life: Duration, only_if_absent: bool) {
+    fn set(&self, batch: &mut Batch, now: UnixMillis, entry: &Entry, life_ms: u64) -> Cmd {
+        let (key, lease) = (self.keys.entry(entry.key()), self.keys.lease(entry.key()));
+        let mut call = self.scripts.set.named(&[&key, self.keys.log().as_bytes(), &lease]);
+        call.arg(&self.origin).arg(self.options.log_records).arg(entry.key());
+        call.arg(self.envelope(batch, now, entry)).arg(life_ms);
+        call
+    }
+
+    fn fill(&self, batch: &mut Batch, now: UnixMillis, entry: &Entry, life_ms: u64) -> Cmd {
         let key = self.keys.entry(entry.key());
+        let mut call = self.scripts.fill.named(&[&key, self.keys.log().as_bytes()]);
+        call.arg(entry.key()).arg(self.envelope(batch, now, entry)).arg(life_ms).arg(entry.position().to_string());
+        call
+    }
+
+    fn envelope(&self, batch: &mut Batch, now: UnixMillis, entry: &Entry) -> Vec<u8> {
         let mut envelope = Vec::new();
-        self.options.codec.encode(entry, batch.written_at, &mut envelope);
+        self.options.codec.encode(entry, now, &mut envelope);
         batch.bytes += envelope.len();
-        batch.written += 1;
-        let life_ms = u64::try_from(life.as_millis()).expect("a life is at most ten years");
-        let command = batch.commands.cmd("SET").arg(&key).arg(envelope).arg("PX").arg(life_ms);
-        if only_if_absent {
-            command.arg("NX");
-        }
-        batch.no_room.push(if only_if_absent { NoRoom::Skip } else { NoRoom::Forget(key) });
+        envelope
     }
 
-    fn unlink(&self, batch: &mut Batch, key: &[u8]) {
-        batch.commands.cmd("UNLINK").arg(self.keys.entry(key));
-        batch.removed += 1;
-        batch.no_room.push(NoRoom::Fail);
+    fn remove(&self, key: &[u8]) -> Cmd {
+        let (entry, lease) = (self.keys.entry(key), self.keys.lease(key));
+        let mut call = self.scripts.remove.named(&[&entry, self.keys.log().as_bytes(), &lease]);
+        call.arg(&self.origin).arg(self.options.log_records).arg(key);
+        call
     }
+}
 
-    fn remove_tagged(&self, batch: &mut Batch, removal: &TagRemoval) {
-        let position = position_text(removal.position);
-        let command = batch.commands.cmd("EVAL").arg(REMOVE_TAGGED).arg(1).arg(self.keys.tags());
-        for field in fields(removal) {
-            command.arg(field).arg(&position);
-        }
-        batch.removed += 1;
-        batch.no_room.push(NoRoom::Fail);
-    }
+/// The same keys, to be removed.
+fn removals(changes: &[Change], which: &[usize]) -> Vec<Change> {
+    let remove = |&change: &usize| match &changes[change] {
+        Change::Set(entry) => crate::entry::Key::new(entry.key().to_vec()).ok().map(Change::Remove),
+        _ => None,
+    };
+    which.iter().filter_map(remove).collect()
 }

@@ -94,9 +94,14 @@ impl Board {
     pub fn waiting_for(&self) -> Vec<String> {
         match *self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
             Stage::Opening(part) => vec![format!("{part} is being opened")],
-            Stage::Serving => Vec::new(),
+            Stage::Serving => self.behind().into_iter().collect(),
             Stage::Draining => vec!["the node is stopping".to_owned()],
         }
+    }
+
+    /// Why a node that serves must not be given clients yet: it does not know what other nodes have changed.
+    fn behind(&self) -> Option<String> {
+        self.coordinator.get().and_then(Weak::upgrade)?.backplane().keeps_from_ready()
     }
 
     /// The report for `/v1/layers`.
@@ -127,10 +132,15 @@ impl Board {
             Some(_) => part(LayerName::WriteQueue, coordinator.write_queue()),
             None => self.disabled(LayerName::WriteQueue),
         };
+        let backplane = match coordinator.backplane().is_on() {
+            true => part(LayerName::Backplane, coordinator.backplane()),
+            false => self.disabled(LayerName::Backplane),
+        };
         vec![
             part(LayerName::Memory, coordinator.memory()),
             part(LayerName::TagIndex, coordinator.tags()),
             queue,
+            backplane,
             cold(LayerId::Redis, LayerName::Redis),
             cold(LayerId::Disk, LayerName::Disk),
         ]

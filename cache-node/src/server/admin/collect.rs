@@ -1,5 +1,6 @@
 //! What is summed at each scrape: the parts' own counters, under the names that the README documents.
 
+mod backplane;
 mod near;
 mod redis;
 mod tags;
@@ -8,6 +9,7 @@ mod write_queue;
 use std::sync::{Arc, Weak};
 
 use self::{
+    backplane::{BACKPLANE, backplane},
     near::{LEASE, NEAR, leases, near},
     redis::{REDIS, redis},
     tags::{TAGS, tags},
@@ -233,6 +235,11 @@ pub fn register_coordinator(metrics: &Metrics, coordinator: &Arc<Coordinator>) {
     register(coordinator.tags().name(), TAGS, tags);
     if coordinator.cold().next().is_some() {
         register(coordinator.write_queue().name(), QUEUE, write_queue);
+    }
+    if coordinator.backplane().is_on() {
+        register(coordinator.backplane().name(), BACKPLANE, |coordinator, samples| {
+            backplane(coordinator.backplane(), samples);
+        });
     }
     if layer_of(coordinator, LayerId::Redis).is_some() {
         register(LayerId::Redis.label(), REDIS, |coordinator, samples| {

@@ -61,6 +61,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             max_ttl: cache.memory.max_ttl,
         },
         redis: redis::config(cache),
+        backplane: node_config::Backplane::default(),
         disk,
         compression: node_config::Compression {
             algorithm: cache.compression.algorithm,

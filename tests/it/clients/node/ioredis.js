@@ -27,7 +27,7 @@ async function work(client) {
   const replies = await pipeline.exec();
   for (let number = 0; number < 1000; number++) assert.deepStrictEqual(replies[2 * number + 1], [null, `${number}`]);
   await assert.rejects(client.incr("large"), /value is not an integer or out of range/);
-  assert.match(await client.info("server"), /redis_version:7\.4\.0/);
+  assert.match(await client.info("server"), /redis_version:7\.0\.15/);
   assert.ok((await client.command("COUNT")) > 30);
   assert.strictEqual(await client.client("SETNAME", "tester"), "OK");
   assert.strictEqual(await client.client("GETNAME"), "tester");

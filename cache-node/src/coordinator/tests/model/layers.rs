@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     context::OperationContext,
-    entry::{Entry, Key},
+    entry::{Entry, Key, Position},
     layer::{
         Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
     },
@@ -134,7 +134,7 @@ impl Mood {
         }
     }
 
-    async fn write(&self, id: LayerId, write: impl Future<Output = Result<(), LayerError>>) -> Result<(), LayerError> {
+    async fn write<T>(&self, id: LayerId, write: impl Future<Output = Result<T, LayerError>>) -> Result<T, LayerError> {
         match self.writes() {
             Writes::Taken => write.await,
             Writes::Refused => Err(trouble(id, ErrorKind::Full)),
@@ -189,7 +189,7 @@ impl Layer for Moody {
         self.mood.answer(self.id(), found, Vec::new())
     }
 
-    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         self.mood.write(self.id(), self.layer.apply(cx, changes)).await
     }
 
@@ -252,7 +252,7 @@ impl Layer for Remote {
         Ok(found)
     }
 
-    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<(), LayerError> {
+    async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
         let mut kept = self.kept.lock().unwrap();
         for change in changes {
             match change {
@@ -263,9 +263,10 @@ impl Layer for Remote {
                     kept.removals.retain(|known| (&known.tags, known.matching) != (&removal.tags, removal.matching));
                     kept.removals.push(removal.clone());
                 }
+                Change::Follow(_) => {}
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     async fn clear(&self, _cx: &OperationContext) -> Result<(), LayerError> {

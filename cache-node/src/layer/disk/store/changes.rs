@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use rocksdb::WriteBatch;
 
-use super::{Found, NEWEST, Store, entries, meta, tags};
+use super::{CURSOR, Found, NEWEST, Store, entries, meta, tags};
 use crate::{
     clock::UnixMillis,
     entry::{Entry, KEY_BYTES_MAX, Position},
@@ -59,6 +59,7 @@ impl Store {
                     batch.delete_cf(family, change.key());
                     applied.removed += 1;
                 }
+                Change::Follow(cursor) => batch.put_cf(meta(&self.db), CURSOR, cursor.to_text()),
                 Change::RemoveTagged(removal) => {
                     for key in removals::keys(removal) {
                         let position = tag_positions.entry(key).or_insert(Position::NONE);

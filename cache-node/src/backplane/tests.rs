@@ -1,0 +1,217 @@
+//! The backplane over a log in memory.
+
+use super::*;
+use crate::{
+    layer::{
+        Component, ErrorKind, HealthState, LayerError, LayerId,
+        log::{Log, LogState, Look, Recorded},
+    },
+    testing::START,
+};
+
+const OPTIONS: BackplaneOptions =
+    BackplaneOptions { max_staleness: Duration::from_secs(3), serve_stale_for: Duration::from_secs(10) };
+
+/// What the log says, and what was asked of it.
+#[derive(Default)]
+struct Told {
+    state: LogState,
+    records: Vec<Record>,
+    is_away: bool,
+    begun: u64,
+}
+
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Told>>);
+
+#[async_trait]
+impl Log for Paper {
+    async fn wait(&mut self, _after: Position) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    async fn look(&mut self, after: Position) -> Result<Look, LayerError> {
+        let told = self.0.lock().unwrap();
+        if told.is_away {
+            let message = "away".to_owned();
+            return Err(LayerError { layer: LayerId::Redis, kind: ErrorKind::Unreachable, message });
+        }
+        let records = told.records.iter().filter(|record| record.position > after).cloned().collect();
+        Ok(Look { records, is_all: true, state: told.state.clone(), lost_own: false })
+    }
+
+    async fn begin(&mut self, _history: &str, _seen: Position, _lost: bool) -> Result<(), LayerError> {
+        let mut told = self.0.lock().unwrap();
+        told.begun += 1;
+        told.state.epoch = Some(format!("epoch {}", told.begun));
+        Ok(())
+    }
+
+    async fn go_on(&mut self, _earlier: &str, _history: &str) -> Result<(), LayerError> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Node(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Effects for Node {
+    async fn cursor(&self) -> Option<Cursor> {
+        None
+    }
+
+    async fn apply(&self, records: &[Record], _cursor: &Cursor) -> bool {
+        self.0.lock().unwrap().push(format!("applied {}", records.len()));
+        records.iter().any(|record| record.what == Recorded::Uncertain)
+    }
+
+    async fn start_over(&self, _cursor: &Cursor) {
+        self.0.lock().unwrap().push("started over".to_owned());
+    }
+}
+
+struct Fixture {
+    clock: Clock,
+    backplane: Arc<Backplane>,
+    paper: Paper,
+    node: Arc<Node>,
+    follower: Follower,
+}
+
+impl Fixture {
+    fn open() -> Self {
+        let clock = Clock::manual(START);
+        let backplane = Arc::new(Backplane::following(OPTIONS, clock.clone()));
+        let (paper, node) = (Paper::default(), Arc::new(Node::default()));
+        paper.0.lock().unwrap().state.is_master = true;
+        let effects = Arc::clone(&node) as Arc<dyn Effects>;
+        let follower = Follower::new(Arc::clone(&backplane), Box::new(paper.clone()), effects);
+        Self { clock, backplane, paper, node, follower }
+    }
+
+    fn trust(&self) -> Trust {
+        self.backplane.trust(self.clock.monotonic())
+    }
+
+    fn record(&self, what: Recorded) {
+        let mut told = self.paper.0.lock().unwrap();
+        told.state.added += 1;
+        told.state.length += 1;
+        let position = Position::from_parts(START.0, told.state.added);
+        told.state.last = position;
+        told.records.push(Record { position, is_own: false, what });
+    }
+
+    fn done(&self) -> Vec<String> {
+        std::mem::take(&mut self.node.0.lock().unwrap())
+    }
+
+    async fn steps(&mut self, count: usize) {
+        for _ in 0..count {
+            // A step that fails is tried again by whoever runs the follower.
+            let _ = self.follower.step().await;
+        }
+    }
+}
+
+#[test]
+fn a_node_that_shares_nothing_trusts_itself() {
+    let clock = Clock::manual(START);
+    let backplane = Backplane::none(clock.clone());
+    clock.advance(Duration::from_secs(86_400));
+    assert_eq!((backplane.trust(clock.monotonic()), backplane.is_caught_up()), (Trust::Full, true));
+}
+
+#[tokio::test]
+async fn trust_begins_with_the_first_look_that_finds_the_end_and_ends_by_itself() {
+    let mut f = Fixture::open();
+    assert_eq!((f.trust(), f.backplane.keeps_from_ready().is_some()), (Trust::None, true));
+    f.steps(2).await;
+    assert_eq!((f.trust(), f.backplane.keeps_from_ready()), (Trust::Full, None));
+    assert_eq!(f.done(), ["started over"]);
+    f.paper.0.lock().unwrap().is_away = true;
+    for (millis, trust) in [(2999, Trust::Full), (1, Trust::Stale), (9999, Trust::Stale), (1, Trust::None)] {
+        f.clock.advance(Duration::from_millis(millis));
+        f.steps(1).await;
+        assert_eq!(f.trust(), trust);
+    }
+    f.paper.0.lock().unwrap().is_away = false;
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing happened meanwhile");
+}
+
+#[tokio::test]
+async fn records_take_effect_and_a_loss_makes_the_node_start_over_untrusted() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.record(Recorded::Cleared);
+    f.record(Recorded::Cleared);
+    f.steps(1).await;
+    assert_eq!(f.done(), ["started over", "applied 2"]);
+    f.paper.0.lock().unwrap().state.epoch = None;
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.backplane.gaps(Gap::EpochChanged)), (Trust::None, 1));
+    f.steps(2).await;
+    assert_eq!((f.trust(), f.done()), (Trust::Full, vec!["started over".to_owned()]));
+    assert_eq!(f.paper.0.lock().unwrap().begun, 2);
+    f.record(Recorded::Uncertain);
+    f.steps(1).await;
+    assert_eq!((f.backplane.gaps(Gap::Announced), f.trust()), (1, Trust::Full));
+    for _ in 0..5 {
+        f.backplane.tick();
+        f.clock.advance(Duration::from_millis(500));
+        f.steps(1).await;
+    }
+    assert_eq!((f.backplane.health().state, f.backplane.health().reason), (HealthState::Degraded, "LogGap"));
+}
+
+#[tokio::test]
+async fn a_replica_confirms_nothing() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.paper.0.lock().unwrap().state.is_master = false;
+    f.clock.advance(Duration::from_secs(3));
+    f.steps(1).await;
+    assert_eq!(f.trust(), Trust::Stale);
+}
+
+#[tokio::test]
+async fn a_node_whose_log_can_not_be_reached_starts_fenced_after_a_while() {
+    let mut f = Fixture::open();
+    f.paper.0.lock().unwrap().is_away = true;
+    f.backplane.known().trouble = Some("away".to_owned());
+    f.steps(1).await;
+    assert!(f.backplane.keeps_from_ready().is_some_and(|why| why.contains("away")));
+    f.clock.advance(Duration::from_secs(5));
+    assert_eq!((f.backplane.keeps_from_ready(), f.trust()), (None, Trust::None));
+}
+
+/// Counts how often nothing that is kept outside is certain any more.
+#[derive(Default)]
+struct Outside(AtomicU64);
+
+impl Listener for Outside {
+    fn changed(&self, notice: &Notice<'_>) {
+        assert!(matches!(notice.what, What::Everything));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_keeps_copies_outside_is_told_each_time_that_a_node_trusts_itself_less() {
+    let mut f = Fixture::open();
+    let outside = Arc::new(Outside::default());
+    f.backplane.listen(Arc::clone(&outside) as Arc<dyn Listener>);
+    let told = |f: &Fixture| {
+        f.backplane.tick();
+        outside.0.load(Ordering::SeqCst)
+    };
+    assert_eq!(told(&f), 0);
+    f.steps(2).await;
+    assert_eq!((f.trust(), told(&f)), (Trust::Full, 0));
+    f.clock.advance(OPTIONS.max_staleness);
+    assert_eq!((f.trust(), told(&f), told(&f)), (Trust::Stale, 1, 1));
+    f.clock.advance(OPTIONS.serve_stale_for);
+    assert_eq!((f.trust(), told(&f), told(&f)), (Trust::None, 2, 2));
+}

@@ -1,0 +1,246 @@
+//! The invalidation log, as the layer that keeps it tells it: what changed, in which order, and how sure that is.
+//!
+//! The log is a Redis stream. Its ids are the [`Position`]s of a cache: given by the store, never by a node's clock.
+
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{LayerError, Matching, TagRemoval};
+use crate::entry::{Key, Position, TagSet, Tags};
+
+/// How far a node has followed the log, and by what it recognizes that it is still the same log. Kept inside L3 with the
+/// effects of what it covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// The last record that has taken effect.
+    pub position: Position,
+    /// How many records had been added to the log up to there.
+    pub added: u64,
+    /// The random token that was made with the log.
+    pub epoch: String,
+    /// The server's replication id, a new one for each history.
+    pub history: String,
+    /// How far the server's replication had come.
+    pub offset: u64,
+}
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place.
+    pub position: Position,
+    /// Whether this process wrote it.
+    pub is_own: bool,
+    /// What changed.
+    pub what: Recorded,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// The entry of this key was stored, replaced or removed.
+    Key(Key),
+    /// The entries with these tags were removed.
+    Tagged(TagRemoval),
+    /// Everything was removed.
+    Cleared,
+    /// A node found that records were lost: nothing of before is certain. What this version does not know counts as that.
+    Uncertain,
+}
+
+/// What one look at the log found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// What follows the cursor, in order, up to a limit.
+    pub records: Vec<Record>,
+    /// Whether that was all.
+    pub is_all: bool,
+    /// The log at that moment.
+    pub state: LogState,
+    /// A record that this process had written and had confirmed to it is not where it belongs.
+    pub lost_own: bool,
+}
+
+/// The log at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The token of the log; none if there is no log.
+    pub epoch: Option<String>,
+    /// The id of the newest record, also if it is trimmed.
+    pub last: Position,
+    /// Records added since the log was made.
+    pub added: u64,
+    /// Records that are there now; the others were trimmed, the oldest first.
+    pub length: u64,
+    /// Whether the server is a master: a replica may be behind without knowing.
+    pub is_master: bool,
+    /// The server's replication id.
+    pub history: String,
+    /// How far its replication has come.
+    pub offset: u64,
+    /// The replication id that it had before it became a master, and the first offset that is not of that history.
+    pub earlier: (String, u64),
+}
+
+/// Where the log can be read. One reader at a time.
+#[async_trait]
+pub trait Log: Send + 'static {
+    /// Returns once there may be a record after this one, or after half a second. May return early.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the log can not be reached.
+    async fn wait(&mut self, after: Position) -> Result<(), LayerError>;
+
+    /// What follows this record, and the state of the log at the same moment. After [`Position::LAST`] there is nothing:
+    /// whoever asks for that begins at the head, and misses no record of before.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the log can not be read.
+    async fn look(&mut self, after: Position) -> Result<Look, LayerError>;
+
+    /// Makes the log, or begins it anew with a record that makes everything uncertain, above `seen`, the newest position
+    /// known. Does nothing if another node has done that already for this history of the server, unless this node knows
+    /// that records were `lost` since.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the log can not be written.
+    async fn begin(&mut self, history: &str, seen: Position, lost: bool) -> Result<(), LayerError>;
+
+    /// Notes that the log goes on whole although the server's history is another now.
+    ///
+    /// # Errors
+    /// [`LayerError`] if that can not be noted.
+    async fn go_on(&mut self, earlier: &str, history: &str) -> Result<(), LayerError>;
+}
+
+/// The text is no cursor that this version wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no cursor")]
+pub struct CursorError;
+
+// === impl Cursor ===
+
+impl Cursor {
+    /// The end of the log.
+    pub fn at_head(state: &LogState) -> Self {
+        Self {
+            position: state.last,
+            added: state.added,
+            epoch: state.epoch.clone().unwrap_or_default(),
+            history: state.history.clone(),
+            offset: state.offset,
+        }
+    }
+
+    /// As text, for a layer to keep.
+    pub fn to_text(&self) -> String {
+        let Self { position, added, epoch, history, offset } = self;
+        format!("1 {} {added} {epoch} {history} {offset}", position.to_bits())
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = CursorError;
+
+    fn from_str(text: &str) -> Result<Self, CursorError> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let ["1", position, added, epoch, history, offset] = words[..] else { return Err(CursorError) };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| CursorError);
+        Ok(Self {
+            position: Position::from_bits(number(position)?),
+            added: number(added)?,
+            epoch: epoch.to_owned(),
+            history: history.to_owned(),
+            offset: number(offset)?,
+        })
+    }
+}
+
+// === impl Recorded ===
+
+impl Recorded {
+    /// Kinds of records, as they are written.
+    pub const SET: &str = "s";
+    /// A key was removed.
+    pub const REMOVE: &str = "r";
+    /// Tags were removed.
+    pub const TAGS: &str = "t";
+    /// Everything was removed.
+    pub const CLEAR: &str = "c";
+    /// Records were lost.
+    pub const GAP: &str = "g";
+
+    /// From the kind and the subject of a record.
+    pub fn parse(kind: &[u8], what: Bytes, position: Position) -> Self {
+        let known = match kind {
+            b"s" | b"r" => Key::new(what).ok().map(Self::Key),
+            b"t" => parse_tags(&what, position).map(Self::Tagged),
+            b"c" => Some(Self::Cleared),
+            _ => None,
+        };
+        known.unwrap_or(Self::Uncertain)
+    }
+}
+
+/// The subject of a record of tags.
+pub fn write_tags(removal: &TagRemoval) -> Vec<u8> {
+    let matching = match removal.matching {
+        Matching::Any => b"1",
+        Matching::All => b"*",
+    };
+    [matching, removal.tags.tags().packed()].concat()
+}
+
+fn parse_tags(what: &[u8], position: Position) -> Option<TagRemoval> {
+    let (matching, packed) = what.split_first()?;
+    let matching = match matching {
+        b'1' => Matching::Any,
+        b'*' => Matching::All,
+        _ => return None,
+    };
+    let mut tags = TagSet::default();
+    Tags::from_packed(packed).ok()?.iter().try_for_each(|tag| tags.add(tag)).ok()?;
+    Some(TagRemoval { tags, matching, position })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursor_reads_back_as_itself_and_nothing_else_does() {
+        let cursor = Cursor {
+            position: Position::from_parts(1_800_000_000_000, 7),
+            added: 12,
+            epoch: "e5".to_owned(),
+            history: "a".repeat(40),
+            offset: 99,
+        };
+        assert_eq!(cursor.to_text().parse(), Ok(cursor));
+        for text in ["", "1 2 3 e h", "2 1 1 e h 1", "1 x 1 e h 1", "1 1 1 e h 1 1"] {
+            assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
+        }
+    }
+
+    #[test]
+    fn records_of_tags_survive_whatever_bytes_their_tags_have() {
+        for matching in [Matching::Any, Matching::All] {
+            let mut tags = TagSet::default();
+            tags.add(b"a\0 b").unwrap();
+            tags.add(b"\xff").unwrap();
+            let removal = TagRemoval { tags, matching, position: Position::from_parts(5, 1) };
+            let parsed = Recorded::parse(b"t", write_tags(&removal).into(), removal.position);
+            assert_eq!(parsed, Recorded::Tagged(removal));
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_makes_everything_uncertain() {
+        let position = Position::from_parts(5, 1);
+        for (kind, what) in [("g", ""), ("z", "k"), ("s", ""), ("t", "1x"), ("t", "?"), ("t", "")] {
+            assert_eq!(Recorded::parse(kind.as_bytes(), what.into(), position), Recorded::Uncertain, "{kind} {what}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Reading the log, over a connection of its own: whoever waits for a record must not keep reads and writes waiting.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use redis::{Cmd, FromRedisValue, Value, aio::MultiplexedConnection};
+use tokio::time::timeout;
+
+use super::{Endpoint, Redis, Shared, connect::connect, scripts, secrets::Secrets, trouble::Trouble};
+use crate::{
+    entry::Position,
+    layer::{
+        LayerError,
+        log::{Log, LogState, Look, Record, Recorded},
+    },
+};
+
+/// How long one call waits for a record.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// How long a call may take that does not wait. The connection carries nothing else, so there is no queue before it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Records read at once.
+const RECORDS: usize = 2000;
+
+/// Records of this process that are remembered until they are found in the log, or until their answer comes. More than
+/// these are taken as found.
+const REMEMBERED: usize = 100_000;
+
+/// The reader of the log.
+pub struct RedisLog {
+    shared: Arc<Shared>,
+    connection: Option<(Endpoint, MultiplexedConnection)>,
+}
+
+/// What this process has written, until it is found in the log: a record that was confirmed and is not there was lost.
+#[derive(Default)]
+pub(super) struct Published(Mutex<Unfound>);
+
+#[derive(Default)]
+struct Unfound {
+    /// Whether somebody reads the log.
+    is_followed: bool,
+    newest: Position,
+    confirmed: BTreeSet<Position>,
+    /// What is up to here is not missed.
+    forgotten: Position,
+    /// Found before the answer came.
+    early: BTreeSet<Position>,
+}
+
+type Reply = (Option<String>, String, Vec<u8>, u64, u64, Vec<RecordReply>);
+type RecordReply = (Vec<u8>, Vec<Vec<u8>>);
+
+// === impl Redis ===
+
+impl Redis {
+    /// A reader of the log that this layer keeps. From now on records of this process that are not found are noticed, so
+    /// there must be one reader.
+    pub fn log(&self) -> RedisLog {
+        self.shared.log.unfound().is_followed = true;
+        RedisLog { shared: Arc::clone(&self.shared), connection: None }
+    }
+}
+
+// === impl RedisLog ===
+
+impl RedisLog {
+    /// The connection, to the server that has the writes.
+    async fn connected(&mut self) -> Result<MultiplexedConnection, Trouble> {
+        let endpoint = self.shared.link.endpoint().ok_or_else(|| Trouble::unreachable("not connected"))?;
+        if let Some((known, connection)) = &self.connection
+            && *known == endpoint
+        {
+            return Ok(connection.clone());
+        }
+        let options = &self.shared.options;
+        let secrets = Secrets::read(options).await;
+        let secrets = secrets.map_err(|message| Trouble::refused("SecretsUnreadable", message))?;
+        let connected = connect(options, &self.shared.keys, &secrets, &endpoint).await?;
+        self.connection = Some((endpoint, connected.connection.clone()));
+        Ok(connected.connection)
+    }
+
+    async fn call<T: FromRedisValue>(&mut self, command: Cmd, patience: Duration) -> Result<T, Trouble> {
+        let mut connection = self.connected().await?;
+        let answer = timeout(patience, command.query_async(&mut connection)).await;
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                self.connection = None;
+                Err(Trouble::from(&error))
+            }
+            Err(_) => {
+                self.connection = None;
+                Err(Trouble::timeout("a look at the log"))
+            }
+        }
+    }
+
+    fn records(&self, replies: Vec<RecordReply>) -> Vec<Record> {
+        let record = |(id, fields): RecordReply| {
+            let position = scripts::position(&id)?;
+            let mut fields = fields.into_iter().skip(1).step_by(2);
+            let (kind, what, origin) = (fields.next()?, fields.next()?, fields.next()?);
+            let is_own = origin == self.shared.origin.as_bytes();
+            Some(Record { position, is_own, what: Recorded::parse(&kind, what.into(), position) })
+        };
+        let uncertain = |position| Record { position, is_own: false, what: Recorded::Uncertain };
+        replies
+            .into_iter()
+            .map(|reply| {
+                let position = scripts::position(&reply.0).unwrap_or(Position::NONE);
+                record(reply).unwrap_or_else(|| uncertain(position))
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Log for RedisLog {
+    async fn wait(&mut self, after: Position) -> Result<(), LayerError> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(1).arg("BLOCK").arg(u64::try_from(WAIT.as_millis()).unwrap_or(500));
+        read.arg("STREAMS").arg(self.shared.keys.log()).arg(after.to_string());
+        Ok(self.call::<Value>(read, WAIT + PATIENCE).await.map(drop)?)
+    }
+
+    async fn look(&mut self, after: Position) -> Result<Look, LayerError> {
+        let keys = [self.shared.keys.log().as_bytes(), self.shared.keys.epoch().as_bytes()];
+        let mut look = self.shared.scripts.look.whole(&keys);
+        look.arg(after.to_string()).arg(RECORDS);
+        let (epoch, info, last, added, length, replies) = self.call::<Reply>(look, PATIENCE).await?;
+        let is_all = replies.len() < RECORDS;
+        let records = self.records(replies);
+        let last = scripts::position(&last).unwrap_or(Position::NONE);
+        let until = if is_all { last } else { records.last().map_or(last, |record| record.position) };
+        if after == Position::LAST {
+            // Whoever asks for nothing but the state begins there.
+            self.shared.log.forget(last);
+        }
+        let lost_own = self.shared.log.find(&records, until);
+        let state = LogState { epoch, last, added, length, ..replication(&info) };
+        Ok(Look { records, is_all, state, lost_own })
+    }
+
+    async fn begin(&mut self, history: &str, seen: Position, lost: bool) -> Result<(), LayerError> {
+        let keys = &self.shared.keys;
+        let keys = [keys.log(), keys.epoch(), keys.floor(), keys.history()].map(str::as_bytes);
+        let seen = seen.max(self.shared.log.unfound().newest);
+        let mut begin = self.shared.scripts.begin.whole(&keys);
+        begin.arg(&self.shared.origin).arg(format!("{:032x}", rand::random::<u128>())).arg(history);
+        begin.arg(seen.millis()).arg(seen.sequence()).arg(u8::from(lost));
+        let done: bool = self.call(begin, PATIENCE).await?;
+        if done {
+            self.shared.reclaim.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn go_on(&mut self, earlier: &str, history: &str) -> Result<(), LayerError> {
+        let mut go_on = self.shared.scripts.go_on.whole(&[self.shared.keys.history().as_bytes()]);
+        go_on.arg(earlier).arg(history);
+        Ok(self.call::<Value>(go_on, PATIENCE).await.map(drop)?)
+    }
+}
+
+/// What INFO says of the replication.
+fn replication(info: &str) -> LogState {
+    let word = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let number = |name: &str| word(name).parse().unwrap_or(0);
+    LogState {
+        is_master: word("role") == "master",
+        history: word("master_replid"),
+        offset: number("master_repl_offset"),
+        // -1 if there is none.
+        earlier: (word("master_replid2"), number("second_repl_offset")),
+        ..LogState::default()
+    }
+}
+
+// === impl Published ===
+
+impl Published {
+    /// Redis has confirmed a record.
+    pub(super) fn published(&self, position: Position) {
+        let mut unfound = self.unfound();
+        unfound.newest = unfound.newest.max(position);
+        if unfound.is_followed && position > unfound.forgotten && !unfound.early.remove(&position) {
+            remember(&mut unfound.confirmed, position);
+        }
+    }
+
+    /// Finds own records among these, which are all up to `until`. Answers whether a confirmed one is not there.
+    fn find(&self, records: &[Record], until: Position) -> bool {
+        let mut unfound = self.unfound();
+        for record in records.iter().filter(|record| record.is_own) {
+            if !unfound.confirmed.remove(&record.position) {
+                remember(&mut unfound.early, record.position);
+            }
+        }
+        unfound.confirmed.first().is_some_and(|first| *first <= until)
+    }
+
+    /// What was written up to here is not missed from here on, also if its answer comes later.
+    fn forget(&self, until: Position) {
+        let mut unfound = self.unfound();
+        unfound.forgotten = until;
+        unfound.confirmed = unfound.confirmed.split_off(&until.next());
+    }
+
+    fn unfound(&self) -> MutexGuard<'_, Unfound> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remember(positions: &mut BTreeSet<Position>, position: Position) {
+    positions.insert(position);
+    if positions.len() > REMEMBERED {
+        positions.pop_first();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(sequence: u64) -> Position {
+        Position::from_parts(1_800_000_000_000, sequence)
+    }
+
+    fn own(sequence: u64) -> Record {
+        Record { position: at(sequence), is_own: true, what: Recorded::Cleared }
+    }
+
+    #[test]
+    fn a_confirmed_record_that_is_not_in_the_log_is_missed_and_one_that_is_found_first_is_not() {
+        let published = Published::default();
+        published.unfound().is_followed = true;
+        assert!(!published.find(&[own(1)], at(1)));
+        published.published(at(1));
+        published.published(at(3));
+        assert!(!published.find(&[], at(2)), "it comes later");
+        assert!(!published.find(&[own(3)], at(3)));
+        published.published(at(4));
+        let foreign = Record { is_own: false, ..own(5) };
+        assert!(published.find(&[foreign], at(5)));
+        published.forget(at(5));
+        published.published(at(4));
+        assert!(!published.find(&[], at(5)), "not even if its answer comes late");
+        published.published(at(6));
+        assert!(published.find(&[], at(9)));
+    }
+
+    #[test]
+    fn what_nobody_follows_is_not_remembered() {
+        let published = Published::default();
+        published.published(at(1));
+        assert!(published.unfound().confirmed.is_empty());
+    }
+
+    #[test]
+    fn replication_is_read_from_the_servers_own_words() {
+        let info = "# Replication\r\nrole:master\r\nmaster_replid:aa\r\nmaster_replid2:bb\r\n\
+                    master_repl_offset:42\r\nsecond_repl_offset:-1\r\n";
+        let state = replication(info);
+        assert_eq!((state.is_master, state.history.as_str(), state.offset), (true, "aa", 42));
+        assert_eq!(state.earlier, ("bb".to_owned(), 0));
+    }
+}

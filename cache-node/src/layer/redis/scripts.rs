@@ -1,0 +1,191 @@
+//! What Redis does in one step: a change of an entry, its record in the log, and the answer of its position.
+//!
+//! A stored entry is `TL`, the position of its record (milliseconds and sequence, 8 bytes each, big-endian) and the
+//! envelope. Every script that changes an entry ends the lease of its key, so that a fill begun before is refused.
+
+use redis::{Cmd, Script};
+
+use crate::entry::Position;
+
+/// KEYS entry, log, lease; ARGV origin, records kept, key, envelope, life in ms. Answers the id of the record.
+const SET: &str = "#!lua
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 's', 'w', ARGV[3], 'o', ARGV[1])
+local ms, seq = string.match(id, '(%d+)-(%d+)')
+redis.call('SET', KEYS[1], 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[4], 'PX', ARGV[5])
+redis.call('UNLINK', KEYS[3])
+return id";
+
+/// KEYS entry, log, lease; ARGV origin, records kept, key. Also when memory is short, because a removal must not be
+/// lost. Answers the id.
+const REMOVE: &str = "#!lua flags=allow-oom
+redis.call('UNLINK', KEYS[1], KEYS[3])
+return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 'r', 'w', ARGV[3], 'o', ARGV[1])";
+
+/// KEYS tags, log; ARGV origin, records kept, the removal, its fields. Answers the id.
+const REMOVE_TAGGED: &str = "#!lua flags=allow-oom
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 't', 'w', ARGV[3], 'o', ARGV[1])
+for i = 4, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], id) end
+return id";
+
+/// KEYS floor, log; ARGV origin, records kept. All entries of before count as missing from here on. Answers the id.
+const CLEAR: &str = "#!lua flags=allow-oom
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 'c', 'w', '', 'o', ARGV[1])
+redis.call('SET', KEYS[1], id)
+return id";
+
+/// KEYS entry, log; ARGV key, envelope, life in ms, the id up to which the value is known to be the newest. Refused if
+/// there is an entry, if one of the records since is about the key or about everything, or if they are too many to look
+/// at. Answers 1 if it was stored.
+const FILL: &str = "#!lua
+local since = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4], '+', 'COUNT', 65)
+if #since > 64 then return 0 end
+for _, record in ipairs(since) do
+  local kind, what = record[2][2], record[2][4]
+  if what == ARGV[1] or (kind ~= 's' and kind ~= 'r' and kind ~= 't') then return 0 end
+end
+local ms, seq = string.match(ARGV[4], '(%d+)-(%d+)')
+local value = 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[2]
+if redis.call('SET', KEYS[1], value, 'NX', 'PX', ARGV[3]) then return 1 end
+return 0";
+
+/// KEYS log, epoch; ARGV the id after which to read, how many records at most. Answers epoch, what INFO says of the
+/// replication, newest id, records ever added, records there, and the records.
+const LOOK: &str = "#!lua flags=no-writes,allow-stale
+local epoch, info = redis.call('GET', KEYS[2]), redis.call('INFO', 'replication')
+if redis.call('EXISTS', KEYS[1]) == 0 then return {epoch, info, '0-0', 0, 0, {}} end
+local facts, stream = {}, redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end
+local records = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
+return {epoch, info, facts['last-generated-id'], facts['entries-added'], facts['length'], records}";
+
+/// Makes the log, or begins it anew where its past is not certain. KEYS log, epoch, floor, history; ARGV origin, a new
+/// token, the replication id, the newest id that the caller knows of (its two parts), and whether the caller knows that
+/// records were lost. Does nothing if somebody has done it already for this history and no newer id is known. Answers
+/// whether it did.
+const BEGIN: &str = "#!lua flags=allow-oom
+local last_ms, last_seq = 0, 0
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  local stream = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #stream, 2 do
+    if stream[i] == 'last-generated-id' then
+      local ms, seq = string.match(stream[i + 1], '(%d+)-(%d+)')
+      last_ms, last_seq = tonumber(ms), tonumber(seq)
+    end
+  end
+end
+local seen_ms, seen_seq = tonumber(ARGV[4]), tonumber(ARGV[5])
+local behind = last_ms < seen_ms or (last_ms == seen_ms and last_seq < seen_seq)
+local history = redis.call('GET', KEYS[4])
+local begun = history == ARGV[3] .. ' begun' or (history == ARGV[3] .. ' continued' and ARGV[6] == '0')
+if redis.call('EXISTS', KEYS[2]) == 1 and begun and not behind then return 0 end
+local id = '*'
+if behind and tonumber(redis.call('TIME')[1]) * 1000 <= seen_ms then
+  id = string.format('%.0f-%.0f', seen_ms, seen_seq + 1)
+end
+id = redis.call('XADD', KEYS[1], id, 'k', 'g', 'w', '', 'o', ARGV[1])
+redis.call('SET', KEYS[2], ARGV[2], 'NX')
+redis.call('SET', KEYS[3], id)
+redis.call('SET', KEYS[4], ARGV[3] .. ' begun')
+return 1";
+
+/// Notes that the log goes on under another replication id. KEYS history; ARGV the earlier id, the present one.
+const CONTINUE: &str = "#!lua flags=allow-oom
+local history = redis.call('GET', KEYS[1])
+if history == ARGV[1] .. ' begun' or history == ARGV[1] .. ' continued' then
+  redis.call('SET', KEYS[1], ARGV[2] .. ' continued')
+end
+return 1";
+
+/// The scripts with their names in Redis's cache.
+pub(super) struct Scripts {
+    pub(super) set: Prepared,
+    pub(super) remove: Prepared,
+    pub(super) remove_tagged: Prepared,
+    pub(super) clear: Prepared,
+    pub(super) fill: Prepared,
+    pub(super) look: Prepared,
+    pub(super) begin: Prepared,
+    pub(super) go_on: Prepared,
+}
+
+/// One script.
+pub(super) struct Prepared {
+    text: &'static str,
+    hash: String,
+}
+
+// === impl Scripts ===
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let of = |text: &'static str| Prepared { text, hash: Script::new(text).get_hash().to_owned() };
+        Self {
+            set: of(SET),
+            remove: of(REMOVE),
+            remove_tagged: of(REMOVE_TAGGED),
+            clear: of(CLEAR),
+            fill: of(FILL),
+            look: of(LOOK),
+            begin: of(BEGIN),
+            go_on: of(CONTINUE),
+        }
+    }
+
+    /// Those that changes need, to be loaded when Redis does not know them.
+    pub(super) fn of_changes(&self) -> [&'static str; 4] {
+        [self.set.text, self.remove.text, self.remove_tagged.text, self.fill.text]
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// A call by name, for Redis that knows the script.
+    pub(super) fn named(&self, keys: &[&[u8]]) -> Cmd {
+        begun("EVALSHA", &self.hash, keys)
+    }
+
+    /// A call with the text, for what is rare.
+    pub(super) fn whole(&self, keys: &[&[u8]]) -> Cmd {
+        begun("EVAL", self.text, keys)
+    }
+}
+
+fn begun(command: &str, script: &str, keys: &[&[u8]]) -> Cmd {
+    let mut call = redis::cmd(command);
+    call.arg(script).arg(keys.len());
+    for key in keys {
+        call.arg(*key);
+    }
+    call
+}
+
+/// The position that a script answered.
+pub(super) fn position(id: &[u8]) -> Option<Position> {
+    let (millis, sequence) = std::str::from_utf8(id).ok()?.split_once('-')?;
+    Some(Position::from_parts(millis.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// A stored value: the position of its record, and the envelope. None if this version did not write it.
+pub(super) fn stored(value: &[u8]) -> Option<(Position, &[u8])> {
+    let rest = value.strip_prefix(b"TL")?;
+    let (millis, rest) = rest.split_first_chunk::<8>()?;
+    let (sequence, envelope) = rest.split_first_chunk::<8>()?;
+    Some((Position::from_parts(u64::from_be_bytes(*millis), u64::from_be_bytes(*sequence)), envelope))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_and_stored_values_are_read_as_redis_writes_them() {
+        assert_eq!(position(b"1800000000000-7"), Some(Position::from_parts(1_800_000_000_000, 7)));
+        for text in ["", "7", "-", "1-", "x-1", "1-1-1"] {
+            assert_eq!(position(text.as_bytes()), None, "{text}");
+        }
+        let value = [&b"TL"[..], &5_u64.to_be_bytes(), &7_u64.to_be_bytes(), b"rest"].concat();
+        assert_eq!(stored(&value), Some((Position::from_parts(5, 7), &b"rest"[..])));
+        assert_eq!((stored(b"TC rest of an envelope"), stored(&value[..17])), (None, None));
+    }
+}

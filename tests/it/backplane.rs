@@ -1,0 +1,166 @@
+//! Three nodes with one Redis: what one of them changes, the others no longer serve, whatever happens to Redis.
+
+mod fence;
+mod gaps;
+mod near;
+mod speed;
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tempfile::{TempDir, tempdir};
+use tests::{
+    program::{Node, PATIENCE, config_of_disk},
+    redis_server::Server,
+};
+
+use crate::resp::client::{Client, Reply};
+
+/// Nodes with volumes of their own and one Redis.
+struct Fleet {
+    redis: Server,
+    folders: Vec<TempDir>,
+    nodes: Vec<Option<Node>>,
+    more: String,
+}
+
+/// What P3 of the promises allows, and what a busy machine may add.
+const BOUND: Duration = Duration::from_millis(3500);
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Three nodes that have caught up, and a Redis with these options.
+    fn start(redis: &[&str]) -> Self {
+        Self::start_with(Server::start(redis), "")
+    }
+
+    /// The same with this server, and more settings of each node.
+    fn start_with(redis: Server, more: &str) -> Self {
+        let folders = (0..3).map(|_| tempdir().unwrap()).collect();
+        let mut fleet = Self { redis, folders, nodes: vec![None, None, None], more: more.to_owned() };
+        (0..3).for_each(|number| fleet.start_node(number));
+        (0..3).for_each(|number| fleet.ready(number));
+        fleet
+    }
+
+    fn start_node(&mut self, number: usize) {
+        let redis = format!("redis: {{mode: External, endpoints: ['127.0.0.1:{}'], timeout: 200ms}}", self.redis.port);
+        let text = format!("{redis}\ncache: {{node: n{number}}}\n{}", self.more);
+        self.nodes[number] = Some(Node::start(&config_of_disk(&self.folders[number], "minTtl: 1s", &text)));
+    }
+
+    fn kill_node(&mut self, number: usize) {
+        let mut node = self.nodes[number].take().expect("it runs");
+        node.signal(Signal::KILL);
+        node.wait();
+    }
+
+    fn node(&self, number: usize) -> &Node {
+        self.nodes[number].as_ref().expect("it runs")
+    }
+
+    fn client(&self, number: usize) -> Client {
+        Client::connect(self.node(number).resp)
+    }
+
+    fn ready(&self, number: usize) {
+        eventually("the node is ready", || self.node(number).admin("GET", "/readyz").status == 200);
+    }
+
+    /// One of the backplane's own numbers.
+    fn extra(&self, number: usize, name: &str) -> u64 {
+        let report = self.node(number).report();
+        let layers = report["layers"].as_array().unwrap();
+        let part = layers.iter().find(|layer| layer["name"] == "Backplane").unwrap();
+        part["stats"]["extras"][name].as_u64().unwrap_or_else(|| panic!("{name} in {part}"))
+    }
+
+    /// Waits until all nodes have done what the log says now.
+    fn settled(&self) {
+        (0..3).for_each(|number| assert_eq!(self.client(number).call("TC.FLUSH"), Reply::ok()));
+        let added = || self.redis.cli(&["XINFO", "STREAM", "{tc:local}:log"]);
+        let last = added().lines().skip_while(|line| *line != "last-generated-id").nth(1).unwrap().to_owned();
+        let millis: u64 = last.split('-').next().unwrap().parse().unwrap();
+        eventually("all nodes have caught up", || {
+            (0..3).all(|number| self.extra(number, "positionMs") >= millis && self.extra(number, "behind") == 0)
+        });
+    }
+
+    /// Has every node hold the value in memory.
+    fn warm(&self, key: &str, value: &str) {
+        for number in 0..3 {
+            let mut client = self.client(number);
+            eventually("the value is read", || client.call(&format!("GET {key}")) == Reply::bulk(value));
+        }
+    }
+}
+
+/// Polls until the condition holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_one_node_changes_no_other_serves() {
+    let fleet = Fleet::start(&[]);
+    let (mut one, mut other) = (fleet.client(0), fleet.client(1));
+    for round in 0..20 {
+        one.call(&format!("SET k {round}"));
+        one.call(&format!("TC.SET t {round} TAGS 2 red round"));
+        fleet.settled();
+        fleet.warm("k", &round.to_string());
+        fleet.warm("t", &round.to_string());
+        let (key, change) = match round % 5 {
+            0 => ("k", "DEL k"),
+            1 => ("t", "TC.INVALIDATE blue red"),
+            2 => ("t", "TC.INVALIDATEALL red round"),
+            3 => ("k", "FLUSHALL"),
+            _ => ("k", "SET k new"),
+        };
+        other.call(change);
+        other.call("TC.FLUSH");
+        fleet.settled();
+        for number in 0..3 {
+            let answer = fleet.client(number).call(&format!("GET {key}"));
+            let expected = if change == "SET k new" { Reply::bulk("new") } else { Reply::Null };
+            assert_eq!(answer, expected, "{change} on node 1, read on node {number}");
+        }
+    }
+}
+
+#[test]
+fn a_removal_holds_on_a_node_that_was_away_and_what_nobody_changed_is_still_on_its_disk() {
+    let mut fleet = Fleet::start(&[]);
+    let mut one = fleet.client(0);
+    for key in ["gone", "tagged", "kept"] {
+        one.call(&format!("TC.SET {key} v PX 3600000 TAGS 1 {key}"));
+    }
+    fleet.settled();
+    ["gone", "tagged", "kept"].iter().for_each(|key| fleet.warm(key, "v"));
+    assert_eq!(fleet.client(2).call("TC.FLUSH"), Reply::ok());
+    fleet.kill_node(2);
+    one.call("DEL gone");
+    one.call("TC.INVALIDATE tagged");
+    for number in 0..3000 {
+        one.call(&format!("SET other{number} v"));
+    }
+    fleet.start_node(2);
+    fleet.ready(2);
+    // What Redis holds must not be what answers.
+    let mut client = fleet.client(2);
+    client.call("HELLO 3");
+    let told = client.call("TC.EXPLAIN kept");
+    let Reply::Array(layers) = told.field("layers") else { panic!("an array: {told:?}") };
+    let disk = layers.iter().find(|layer| layer.field("layer").text() == "disk").unwrap();
+    assert_eq!(disk.field("outcome").text(), "hit", "{told:?}");
+    assert_eq!((client.call("GET gone"), client.call("GET tagged")), (Reply::Null, Reply::Null));
+    assert_eq!(fleet.extra(2, "gapsTrimmed") + fleet.extra(2, "gapsHistoryChanged"), 0);
+}

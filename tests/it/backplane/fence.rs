@@ -1,0 +1,90 @@
+//! A node that can not follow the log.
+
+use super::*;
+
+/// Waits until the node answers the key like this.
+fn answers(fleet: &Fleet, number: usize, key: &str, reply: &Reply) {
+    let mut client = fleet.client(number);
+    eventually("the answer", || client.call(&format!("GET {key}")) == *reply);
+}
+
+#[test]
+fn without_redis_a_node_trusts_itself_for_three_seconds_and_again_once_it_has_caught_up() {
+    let fleet = Fleet::start(&[]);
+    fleet.client(0).call("SET k v");
+    fleet.settled();
+    fleet.warm("k", "v");
+    let frozen = Instant::now();
+    fleet.redis.freeze();
+    let mut client = fleet.client(1);
+    while frozen.elapsed() < Duration::from_secs(2) {
+        assert_eq!(client.call("GET k"), Reply::bulk("v"), "after {:?}", frozen.elapsed());
+        sleep(Duration::from_millis(50));
+    }
+    answers(&fleet, 1, "k", &Reply::Null);
+    assert!(frozen.elapsed() < BOUND, "{:?}", frozen.elapsed());
+    // What it has accepted itself, and what waits for Redis, is known to be newer.
+    assert_eq!(client.call("SET own w"), Reply::ok());
+    assert_eq!(client.call("GET own"), Reply::bulk("w"));
+    fleet.redis.thaw();
+    answers(&fleet, 1, "k", &Reply::bulk("v"));
+    assert_eq!(fleet.extra(1, "gapsHistoryChanged"), 0);
+}
+
+#[test]
+fn asked_to_serve_stale_values_a_node_does_so_for_a_while_and_counts_them() {
+    let more = "backplane: {maxStaleness: 1s, whenDisconnected: ServeStale, serveStaleFor: 3s}";
+    let fleet = Fleet::start_with(Server::start(&[]), more);
+    fleet.client(0).call("SET k v");
+    fleet.settled();
+    fleet.warm("k", "v");
+    let frozen = Instant::now();
+    fleet.redis.freeze();
+    let mut client = fleet.client(1);
+    while frozen.elapsed() < Duration::from_secs(3) {
+        assert_eq!(client.call("GET k"), Reply::bulk("v"), "after {:?}", frozen.elapsed());
+        sleep(Duration::from_millis(50));
+    }
+    assert!(fleet.extra(1, "servedStale") > 0);
+    answers(&fleet, 1, "k", &Reply::Null);
+    assert!(frozen.elapsed() < Duration::from_secs(5), "{:?}", frozen.elapsed());
+}
+
+#[test]
+fn a_node_that_was_stopped_serves_nothing_old_when_it_goes_on() {
+    let fleet = Fleet::start(&[]);
+    for round in 0..3 {
+        let old = format!("old {round}");
+        fleet.client(0).call_args(&["SET", "k", &old]);
+        fleet.settled();
+        fleet.warm("k", &old);
+        let mut waiting = fleet.client(1);
+        waiting.call("PING");
+        fleet.node(1).signal(Signal::STOP);
+        assert_eq!(fleet.client(0).call("DEL k"), Reply::Integer(1));
+        sleep(Duration::from_millis(3200));
+        waiting.send(b"GET k\r\n");
+        fleet.node(1).signal(Signal::CONT);
+        assert_eq!(waiting.reply(), Reply::Null, "round {round}");
+    }
+}
+
+#[test]
+fn a_node_starts_fenced_when_redis_can_not_be_reached_and_trusts_its_disk_once_it_can() {
+    let mut fleet = Fleet::start(&[]);
+    fleet.client(2).call("SET k v EX 3600");
+    fleet.settled();
+    fleet.kill_node(2);
+    fleet.redis.freeze();
+    fleet.start_node(2);
+    assert_eq!(fleet.node(2).admin("GET", "/readyz").status, 503);
+    assert_eq!(
+        fleet.client(2).call("GET k"),
+        Reply::Null,
+        "the disk has it, and nobody knows whether it is still good"
+    );
+    fleet.ready(2);
+    assert_eq!(fleet.client(2).call("GET k"), Reply::Null);
+    fleet.redis.thaw();
+    answers(&fleet, 2, "k", &Reply::bulk("v"));
+}
