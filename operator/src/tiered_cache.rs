@@ -159,7 +159,7 @@ async fn pass(
     let Done { verdict, tales, failure } = done;
     let outcome = verdict.outcome();
     if failure.is_none() || memory.failures + 1 >= FAILURES_TOLD {
-        let redis_trouble = fetched.redis_trouble(&identity.name, clock::now());
+        let redis_trouble = fetched.redis_trouble(&identity.name, &memory.password, clock::now());
         let view = View { identity, replicas: replicas(cache, &nodes), nodes: &nodes, redis_trouble, verdict };
         report::report(cx, cache, &view, tales, memory).await?; // changes the API server
     }

@@ -44,9 +44,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [configmaps, services]
   verbs: [get, list, watch, create, patch, delete]
+{{- if .Values.rbac.managedRedisPasswords }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
+{{- end }}
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]

@@ -4,20 +4,22 @@
 //! - Nothing is written to an object that another owner controls, or that nobody controls. It is named in the status.
 //! - Every write to an object that exists carries its UID, so that it can not hit another object of the same name.
 
+mod redis;
+
 use std::{sync::Arc, time::Duration};
 
 use crds::{quantity::ByteSize, tiered_cache::TieredCache};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions},
     core::NamespaceResourceScope,
     runtime::reflector::{ObjectRef, Store},
 };
@@ -25,16 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json as merge_patch};
 
 use super::{
-    Context, Stores,
-    build::{
-        Desired,
-        managed_redis::{self, DesiredRedis},
-    },
-    compare::project,
-    fetch::Fetched,
-    memory::Memory,
-    rollout::Replacement,
-    storage,
+    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement, storage,
     validate::Identity,
 };
 use crate::clock;
@@ -310,54 +303,6 @@ impl Pass<'_> {
         let got = project(&json(&written), &asked);
         memory.settled.insert(key, Settled { asked, got, over: live.and_then(|live| live.resource_version()) });
         Ok(Some(Arc::new(written)))
-    }
-
-    /// Makes the cache's own Redis.
-    async fn ensure_redis(
-        &mut self,
-        DesiredRedis { service, stateful_set }: &DesiredRedis,
-        fetched: &Fetched,
-        memory: &mut Memory,
-    ) -> Result<(), Error> {
-        if self.direct || !memory.has_password {
-            self.ensure_password(fetched).await?;
-            memory.has_password = true;
-        }
-        self.ensure(service, memory).await?;
-        let stateful_set = self.with_live_claims(stateful_set).await?;
-        self.ensure(&stateful_set, memory).await?;
-        Ok(())
-    }
-
-    /// Makes the Secret with the password, if there is none of its name. Which it is can not be asked, as the operator may
-    /// not read it; one that is there is used as it is.
-    async fn ensure_password(&mut self, fetched: &Fetched) -> Result<(), Error> {
-        let secret = managed_redis::secret(self.identity);
-        let name = secret.name_any();
-        let object = format!("Secret {name}");
-        let api: Api<Secret> = Api::namespaced(self.cx.shared.client.clone(), &self.identity.namespace);
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&params, &secret).await {
-            Ok(_) => {
-                tracing::info!(object, namespace = self.identity.namespace, "created");
-                self.applied.writes.push(Write::Created(object));
-            }
-            Err(kube::Error::Api(status)) if status.code == 409 => return Ok(()),
-            Err(source) => return Err(Error::new("create", object, source)),
-        }
-        // Somebody deleted the one before. Nodes take up the new password by themselves; Redis does at its start.
-        if let Some(pod) = &fetched.redis {
-            let uid = pod.uid().unwrap_or_default();
-            evict(self.cx, self.identity, (&pod.name_any(), &uid)).await?;
-        }
-        Ok(())
-    }
-
-    /// Deletes a Redis that is no longer wanted, with its volume. Its Secret stays: the operator may not delete any.
-    async fn remove_redis(&mut self, memory: &mut Memory) -> Result<(), Error> {
-        let name = managed_redis::name(&self.identity.name);
-        self.remove::<StatefulSet>(&name, memory).await?;
-        self.remove::<Service>(&name, memory).await
     }
 
     /// The StatefulSet as it can be asked for: claim templates of one that exists can not change.

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, PersistentVolumeClaim, Pod};
 use kube::{Resource, ResourceExt, runtime::reflector::Store};
 
 use super::{
     Stores,
     build::{INSTANCE_LABEL, TEMPLATE_ANNOTATION, claim_name, managed_redis},
     diagnose::{OF_REDIS, Trouble, TroubleKind, diagnose},
+    memory::Password,
     observe::ordinal,
     validate::Identity,
 };
@@ -50,11 +51,36 @@ impl Fetched {
 
     /// What keeps the cache's own Redis from running. One that runs and does not answer is left to the nodes to tell of:
     /// they know more.
-    pub(super) fn redis_trouble(&self, cache_name: &str, now: Timestamp) -> Option<Trouble> {
+    pub(super) fn redis_trouble(&self, cache_name: &str, password: &Password, now: Timestamp) -> Option<Trouble> {
+        let pod = self.redis.as_deref()?;
         let claim = self.claim(&managed_redis::claim_name(cache_name));
-        let trouble = diagnose(self.redis.as_deref()?, claim, &OF_REDIS, now)?;
-        (trouble.kind != TroubleKind::NotReady).then_some(trouble)
+        match diagnose(pod, claim, &OF_REDIS, now) {
+            Some(trouble) => (trouble.kind != TroubleKind::NotReady).then_some(trouble),
+            None => lacks_password(pod, password),
+        }
     }
+}
+
+/// A pod whose Secret is missing waits for it without a word in its status.
+fn lacks_password(pod: &Pod, password: &Password) -> Option<Trouble> {
+    let Password::NotOurs(why) = password else { return None };
+    let status = pod.status.as_ref()?;
+    let waits = |status: &ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"))
+    };
+    if !status.container_statuses.iter().flatten().any(waits) {
+        return None;
+    }
+    let (pod, secret) = (pod.name_any(), pod.name_any());
+    let secret = secret.rsplit_once('-').map_or(secret.as_str(), |(stem, _)| stem);
+    let message = format!(
+        "{pod} can not be started while there is no Secret {secret}, which the operator may not make: {why}. Make it with \
+         the keys {} and {}, as the operator's README says, or permit the operator to create Secrets",
+        managed_redis::PASSWORD_KEY,
+        managed_redis::USERS,
+    );
+    Some(Trouble { kind: TroubleKind::ContainerNotCreated, message })
 }
 
 /// Collects what the watches know.
@@ -93,4 +119,35 @@ where
             && object.labels().get(INSTANCE_LABEL) == Some(&identity.name)
             && wanted(object)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiered_cache::testing::{at, from_yaml};
+
+    fn trouble(state: &str, password: &Password) -> Option<Trouble> {
+        let pod: Pod = from_yaml(&format!(
+            "{{metadata: {{name: sessions-redis-0}}, status: {{containerStatuses: [{{name: redis, image: i, imageID: '', \
+             ready: false, restartCount: 0, state: {state}}}]}}}}"
+        ));
+        let (uid, redis) = ("cache-uid".to_owned(), Some(Arc::new(pod)));
+        let fetched = Fetched { uid, pods: Vec::new(), redis, claims: Vec::new(), config_maps: Vec::new() };
+        fetched.redis_trouble("sessions", password, at(0))
+    }
+
+    #[test]
+    fn a_password_that_somebody_else_must_make_is_asked_for_while_redis_waits() {
+        let not_ours = Password::NotOurs("secrets is forbidden".to_owned());
+        let waits = "{waiting: {reason: ContainerCreating}}";
+        let found = trouble(waits, &not_ours).unwrap();
+        assert_eq!(found.kind, TroubleKind::ContainerNotCreated);
+        for words in ["no Secret sessions-redis,", "secrets is forbidden", "keys password and users.acl"] {
+            assert!(found.message.contains(words), "{}", found.message);
+        }
+        assert_eq!(trouble(waits, &Password::Known), None);
+        assert_eq!(trouble("{running: {}}", &not_ours), None, "somebody has made it");
+        let pull = trouble("{waiting: {reason: ErrImagePull}}", &not_ours).unwrap();
+        assert_eq!(pull.kind, TroubleKind::ImageUnavailable, "what the pod itself says comes first");
+    }
 }

@@ -34,10 +34,22 @@ pub(super) struct Memory {
     pub(super) redis_growth_refused: Option<GrowthRefused>,
     /// Which data in Redis the nodes were last told to use: the watches may not show it yet.
     pub(super) lineage: Option<Lineage>,
-    /// Whether there is a Secret with the password of Redis, as far as this process knows.
-    pub(super) has_password: bool,
+    /// What is known of the Secret with the password of Redis.
+    pub(super) password: Password,
     /// When every object was last read from the API server itself.
     pub(super) read_directly: Option<Instant>,
+}
+
+/// What is known of the Secret with the password of Redis, which the operator can not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Password {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// It is there.
+    Known,
+    /// The operator may not make it, and not see whether somebody else has; the API server says why.
+    NotOurs(String),
 }
 
 /// A refusal to let a volume grow.

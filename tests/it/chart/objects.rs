@@ -165,6 +165,16 @@ fn the_operator_may_do_exactly_what_its_readme_says() {
 }
 
 #[test]
+fn the_right_to_make_passwords_can_be_left_out_and_with_it_every_right_on_secrets() {
+    let of = |values: &[&str]| granted(&object(&objects(values), "ClusterRole"));
+    let most = ["--set", "rbac.aggregateToUserRoles=false"];
+    let least = ["--set", "rbac.aggregateToUserRoles=false,rbac.managedRedisPasswords=false"];
+    let missing: Vec<_> = of(&most).difference(&of(&least)).cloned().collect();
+    assert_eq!(missing, [(String::new(), "secrets".to_owned(), "create".to_owned())]);
+    assert!(!render(&least).contains("secrets"));
+}
+
+#[test]
 fn arguments_are_flags_of_the_operator() {
     let readme = include_str!("../../../operator/README.md");
     for (_, values) in VALUE_SETS {

@@ -1,6 +1,6 @@
 //! The ordinary life of a fleet: made, changed, scaled, deleted, at rest; and who may do it.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,8 @@ fn a_cache_becomes_a_fleet_that_is_owned_and_then_left_alone() {
     assert_eq!(cache["status"]["readyReplicas"], 3);
     assert_eq!(cache["status"]["nodes"].as_array().unwrap().len(), 3);
     for layer in cache["status"]["layers"].as_array().unwrap() {
-        let health = if layer["name"] == "Redis" { "Disabled" } else { "Healthy" };
+        let is_off = layer["name"] == "Redis" || layer["name"] == "Backplane";
+        let health = if is_off { "Disabled" } else { "Healthy" };
         assert_eq!(layer["health"], health, "{layer}");
     }
     for (group, collection) in CHILDREN.iter().filter(|(_, collection)| *collection != "pods") {
@@ -98,22 +99,7 @@ fn a_deleted_cache_leaves_nothing_but_what_its_policy_keeps() {
 #[test]
 fn the_role_of_the_chart_is_enough_in_one_namespace() {
     let lab = Lab::new("role");
-    let rendered = render(&lab.namespace);
-    // Everything but what needs nodes; names and namespaces are the chart's.
-    let documents = rendered.split("\n---").filter(|document| !document.contains("kind: Deployment"));
-    let wanted =
-        documents.filter(|document| document.contains("kind: Role") || document.contains("kind: ServiceAccount"));
-    let wanted: Vec<&str> = wanted.filter(|document| !document.contains("kind: Cluster")).collect();
-    let applied = kubectl(&["apply", "-n", &lab.namespace, "-f", "-"], &wanted.join("\n---\n"));
-    assert!(applied.ok, "{}", applied.text);
-    let account = wanted.iter().find(|document| document.contains("kind: ServiceAccount")).expect("an account");
-    let account = account.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a name");
-    let token = kubectl(&["create", "token", account.trim(), "-n", &lab.namespace], "");
-    assert!(token.ok, "{}", token.text);
-
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("kubeconfig");
-    fs::write(&config, with_token(token.text.trim())).unwrap();
+    let (_folder, config) = as_permitted(&lab, &[]);
     let operator = lab.operator().with_kubeconfig(config).start();
     lab.apply("sessions", json!({"replicas": 3, "redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");
@@ -129,11 +115,47 @@ fn the_role_of_the_chart_is_enough_in_one_namespace() {
     assert!(operator.metric(&["tieredcache_operator_events_total"]) > 0.0);
 }
 
+#[test]
+fn without_any_right_on_secrets_the_password_is_left_to_people() {
+    let lab = Lab::new("no-secrets");
+    let (_folder, config) = as_permitted(&lab, &["--set", "rbac.managedRedisPasswords=false"]);
+    let operator = lab.operator().with_kubeconfig(config).start();
+    lab.apply("sessions", json!({"redis": {"mode": "Managed"}}));
+    lab.until_ready("sessions");
+    assert!(rest::get(&lab.path("/apis/apps/v1", "statefulsets/sessions-redis")).is_some(), "all else is made");
+    assert_eq!(rest::get(&lab.path("/api/v1", "secrets/sessions-redis")), None);
+    lab.assert_silent_for(5);
+    // It asks once, and then now and then whether it may by now.
+    assert_eq!(operator.metric(&["tieredcache_operator_api_requests_total", "refused"]), 1.0, "{}", operator.log());
+}
+
+/// A kubeconfig with nothing but the rights of the chart's Role in the namespace of the lab.
+fn as_permitted(lab: &Lab, values: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let rendered = render(&lab.namespace, values);
+    // Everything but what needs nodes; names and namespaces are the chart's.
+    let documents = rendered.split("\n---").filter(|document| !document.contains("kind: Deployment"));
+    let wanted =
+        documents.filter(|document| document.contains("kind: Role") || document.contains("kind: ServiceAccount"));
+    let wanted: Vec<&str> = wanted.filter(|document| !document.contains("kind: Cluster")).collect();
+    let applied = kubectl(&["apply", "-n", &lab.namespace, "-f", "-"], &wanted.join("\n---\n"));
+    assert!(applied.ok, "{}", applied.text);
+    let account = wanted.iter().find(|document| document.contains("kind: ServiceAccount")).expect("an account");
+    let account = account.lines().find_map(|line| line.strip_prefix("  name: ")).expect("a name");
+    let token = kubectl(&["create", "token", account.trim(), "-n", &lab.namespace], "");
+    assert!(token.ok, "{}", token.text);
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("kubeconfig");
+    fs::write(&config, with_token(token.text.trim())).unwrap();
+    (folder, config)
+}
+
 /// The manifests of the chart for one watched namespace.
-fn render(namespace: &str) -> String {
+fn render(namespace: &str, values: &[&str]) -> String {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
     let watched = format!("watchNamespaces={{{namespace}}}");
-    let answer = api().helm(&["template", "operator", chart, "--namespace", namespace, "--set", &watched]);
+    let mut args = vec!["template", "operator", chart, "--namespace", namespace, "--set", &watched];
+    args.extend(values);
+    let answer = api().helm(&args);
     assert!(answer.ok, "{}", answer.text);
     answer.text
 }

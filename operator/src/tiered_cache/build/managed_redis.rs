@@ -35,11 +35,11 @@ use super::{
 use crate::tiered_cache::validate::RedisSource;
 
 /// Key of the Secret with the password.
-pub(super) const PASSWORD_KEY: &str = "password";
+pub(in crate::tiered_cache) const PASSWORD_KEY: &str = "password";
 /// Where Redis listens.
 const PORT: i32 = 6379;
 /// Key of the Secret with the users as Redis reads them, and the name of the file.
-const USERS: &str = "users.acl";
+pub(in crate::tiered_cache) const USERS: &str = "users.acl";
 const SECRET_VOLUME: &str = "secret";
 const SECRET_DIR: &str = "/etc/tieredcache-redis";
 const DATA_VOLUME: &str = "data";
