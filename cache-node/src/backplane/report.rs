@@ -86,9 +86,9 @@ impl Backplane {
         if self.trust(self.clock.monotonic()) != Trust::Full {
             return Verdict::unavailable("Fenced", format!("what other nodes change is not known: {trouble}"));
         }
-        let ago = self.confirmed_ago().unwrap_or_default();
-        if ago > LAG_DEGRADED {
-            return Verdict::degraded("LogLags", format!("not confirmed for {ago:.1?}: {trouble}"));
+        if self.confirmed_ago().unwrap_or_default() > LAG_DEGRADED {
+            // Without a number that moves: each would be news to whoever writes it down.
+            return Verdict::degraded("LogLags", format!("not confirmed for more than {LAG_DEGRADED:?}: {trouble}"));
         }
         match known.gap {
             Some((gap, at)) if self.clock.now().since(at) < GAP_SHOWS => Verdict::degraded(
