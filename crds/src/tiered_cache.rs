@@ -15,6 +15,7 @@ use crate::{
     quantity::{ByteSize, HumanDuration},
 };
 
+pub use backplane::{Backplane, LOG_RECORD_BYTES, MANAGED_LOG_SHARE};
 pub use freshness::Freshness;
 pub use generate::{crd, yaml};
 pub use redis::{
@@ -24,6 +25,7 @@ pub use resources::{ResourceLimits, ResourceRequests, Resources};
 pub use status::{LayerStatus, NodeStatus, TieredCacheStatus};
 pub use telemetry::{HeadersSecret, Otlp, SlowLog, Telemetry};
 
+mod backplane;
 #[cfg(test)]
 mod checks;
 mod freshness;
@@ -90,6 +92,12 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
         json_path = r#".status.layers[?(@.name=="Disk")].health"#,
         description = "Health of the disk layer, the worst of all nodes."
     ),
+    printcolumn(
+        name = "Backplane",
+        type_ = "string",
+        json_path = r#".status.layers[?(@.name=="Backplane")].health"#,
+        description = "Whether every node knows what the others change, the worst of all nodes."
+    ),
     printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Lowest version that runs."),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = rules::name()
@@ -104,6 +112,7 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     validation = rules::storage_class_is_fixed(),
     validation = rules::managed_storage_only_grows(),
     validation = rules::managed_storage_class_is_fixed(),
+    validation = rules::managed_log_fits_the_memory(),
     validation = rules::read_order_names_each_once()
 )]
 pub struct TieredCacheSpec {
@@ -137,6 +146,11 @@ pub struct TieredCacheSpec {
     /// L2, the Redis layer: what one node has fetched or stored, the others find there.
     #[serde(default)]
     pub redis: Redis,
+
+    /// How the nodes learn of each other's changes: by a log in Redis, which every node follows. Without a Redis they do
+    /// not, and nothing here has an effect.
+    #[serde(default)]
+    pub backplane: Backplane,
 
     /// L3, the disk layer: a database on a volume of each node's own, which makes a restarted node warm.
     #[serde(default)]
@@ -340,6 +354,7 @@ impl Default for TieredCacheSpec {
             image_pull_policy: ImagePullPolicy::default(),
             memory: Memory::default(),
             redis: Redis::default(),
+            backplane: Backplane::default(),
             disk: Disk::default(),
             read_order: defaults::read_order(),
             write_queue: WriteQueue::default(),

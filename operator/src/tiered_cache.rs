@@ -54,7 +54,7 @@ use self::{
     memory::{Memories, Memory},
     observe::Node,
     rollout::Step,
-    status::{Verdict, View},
+    status::{Terms, Verdict, View},
     validate::{Identity, Rejection, ValidCache},
     watches::Stores,
 };
@@ -152,6 +152,7 @@ async fn pass(
     let fetched = fetch::fetch(&cx.stores, identity); // what the watches know
     let valid = validate::validate(cache, &cx.shared.settings).map(|valid| settle(valid, cx, memory)); // pure
     let nodes = observe::observe(&cx.shared.poller, &fetched, memory, clock::now()).await; // asks the nodes
+    let backplane = valid.as_ref().ok().and_then(|valid| valid.backplane);
     let done = match valid {
         Ok(valid) => carry_out(cx, (&valid, &fetched), &nodes, memory).await, // asks and changes the API server
         Err(rejection) => Done::refused(&rejection),
@@ -160,7 +161,8 @@ async fn pass(
     let outcome = verdict.outcome();
     if failure.is_none() || memory.failures + 1 >= FAILURES_TOLD {
         let redis_trouble = fetched.redis_trouble(&identity.name, &memory.password, clock::now());
-        let view = View { identity, replicas: replicas(cache, &nodes), nodes: &nodes, redis_trouble, verdict };
+        let (replicas, terms) = (replicas(cache, &nodes), Terms(backplane.as_ref()));
+        let view = View { identity, replicas, nodes: &nodes, redis_trouble, terms, verdict };
         report::report(cx, cache, &view, tales, memory).await?; // changes the API server
     }
     match failure {

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::{LayerStatus, REPLICAS_MAX, RedisMode, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
     node_config::{
-        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, WriteMode, limits,
+        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, WhenDisconnected,
+        WriteMode, limits,
     },
     node_report::{HealthState, LayerName},
 };
@@ -138,6 +139,8 @@ fn words_of_the_schema_are_those_of_the_types() {
     let redis = &spec["redis"]["properties"];
     assert_eq!(words(&redis["mode"]), written(&[RedisMode::Disabled, RedisMode::Managed, RedisMode::External]));
     assert_eq!(words(&redis["writeMode"]), written(&[WriteMode::WriteBehind, WriteMode::WriteThrough]));
+    let policies = [WhenDisconnected::ServeStale, WhenDisconnected::Miss];
+    assert_eq!(words(&spec["backplane"]["properties"]["whenDisconnected"]), written(&policies));
     assert_eq!(words(&spec["readOrder"]["items"]), written(&[ColdLayer::Redis, ColdLayer::Disk]));
     let kinds = [RedisKind::Standalone, RedisKind::Sentinel];
     assert_eq!(words(&redis["external"]["properties"]["kind"]), written(&kinds));
@@ -147,7 +150,14 @@ fn words_of_the_schema_are_those_of_the_types() {
     assert_eq!(words(&spec["writeQueue"]["properties"]["overflow"]), written(&overflows));
     let algorithms = [CompressionAlgorithm::None, CompressionAlgorithm::Lz4, CompressionAlgorithm::Zstd];
     assert_eq!(words(&spec["compression"]["properties"]["algorithm"]), written(&algorithms));
-    let names = [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
+    let names = [
+        LayerName::Memory,
+        LayerName::TagIndex,
+        LayerName::WriteQueue,
+        LayerName::Redis,
+        LayerName::Disk,
+        LayerName::Backplane,
+    ];
     let layer = &schema["properties"]["status"]["properties"]["layers"]["items"]["properties"];
     assert_eq!(words(&layer["name"]), written(&names));
     let states = [

@@ -85,7 +85,7 @@ pub struct ManagedRedis {
 
     /// Memory for entries and for the log of changes. A size such as `256Mi`, 16Mi to 1Ti. Default 256Mi. Entries give way
     /// when it is full, the log and removals never do. The pod may take half as much again and 64Mi. A change restarts
-    /// Redis, and no node.
+    /// Redis, and no node unless the length of the log follows it, which it does below 256Mi.
     #[serde(default = "defaults::managed_memory")]
     #[schemars(schema_with = "schema::size")]
     #[x_kube(validation = rules::size_within("spec.redis.managed.memory", &MANAGED_MEMORY))]

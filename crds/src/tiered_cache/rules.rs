@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use kube::core::{Message, Rule};
 
-use super::{MANAGED_STORAGE_FACTOR, NAME_LENGTH_MAX, memory_budget};
+use super::{LOG_RECORD_BYTES, MANAGED_LOG_SHARE, MANAGED_STORAGE_FACTOR, NAME_LENGTH_MAX, memory_budget};
 use crate::quantity::{ByteSize, HumanDuration};
 
 /// Names become parts of names of pods and Services, which are DNS labels.
@@ -152,6 +152,21 @@ pub(super) fn managed_storage_holds_the_memory() -> Rule {
          spec.redis.managed.memory, which is ' + self.memory + ', because Redis writes its file anew beside the old one'"
     )))
     .field_path(".storage")
+}
+
+/// The log never gives way to entries, so it must leave room for them.
+pub(super) fn managed_log_fits_the_memory() -> Rule {
+    let (bytes, share) = (LOG_RECORD_BYTES, MANAGED_LOG_SHARE);
+    Rule::new(format!(
+        "self.redis.mode != 'Managed' || !has(self.backplane.logRecords) || \
+         !quantity(self.redis.managed.memory).isInteger() || \
+         self.backplane.logRecords * {bytes} <= quantity(self.redis.managed.memory).asInteger() / {share}"
+    ))
+    .message(Message::Expression(format!(
+        "'spec.backplane.logRecords is %d; of {bytes} bytes each they must fit one part in {share} of \
+         spec.redis.managed.memory, which is %s'.format([self.backplane.logRecords, self.redis.managed.memory])"
+    )))
+    .field_path(".backplane.logRecords")
 }
 
 /// Whether the volume of a managed Redis stays: one that was switched off is gone, and the next may be another.

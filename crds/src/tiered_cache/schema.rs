@@ -49,6 +49,14 @@ pub(super) fn write_mode(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["WriteBehind", "WriteThrough"]})
 }
 
+pub(super) fn when_disconnected(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["ServeStale", "Miss"]})
+}
+
+pub(super) fn log_records(_: &mut SchemaGenerator) -> Schema {
+    number(&limits::LOG_RECORDS)
+}
+
 pub(super) fn redis_database(_: &mut SchemaGenerator) -> Schema {
     number(&limits::REDIS_DATABASE)
 }
@@ -149,14 +157,14 @@ fn number<T: Copy + Into<u32>>(limits: &RangeInclusive<T>) -> Schema {
 }
 
 pub(super) fn layer_name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": ["Memory", "TagIndex", "WriteQueue", "Redis", "Disk"]})
+    json_schema!({"type": "string", "enum": ["Memory", "TagIndex", "WriteQueue", "Redis", "Disk", "Backplane"]})
 }
 
 pub(super) fn layer_names(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "items": layer_name(generator),
-        "maxItems": 5,
+        "maxItems": 6,
         "x-kubernetes-list-type": "set",
     })
 }
@@ -178,7 +186,7 @@ pub(super) fn conditions(_: &mut SchemaGenerator) -> Schema {
         "required": ["type", "status", "lastTransitionTime", "reason", "message"],
         "properties": {
             "type": {
-                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `Stalled`, `MemoryHealthy`, `TagIndexHealthy`, `WriteQueueHealthy`, `RedisHealthy` or `DiskHealthy`.",
+                "description": "The aspect: `Ready`, `Progressing`, `Degraded`, `Stalled`, `MemoryHealthy`, `TagIndexHealthy`, `WriteQueueHealthy`, `RedisHealthy`, `DiskHealthy` or `BackplaneHealthy`.",
                 "type": "string",
                 "minLength": 1,
                 "maxLength": 64,

@@ -45,14 +45,14 @@ pub struct TieredCacheStatus {
 
     /// The state in the form that `kubectl wait` reads. `Ready` is `True` when every node asked for serves clients and runs
     /// the configuration of this generation; `Progressing` while the fleet is on its way there; `Degraded` when it has less
-    /// than is asked for, and not because of a change; `Stalled` when nothing gets better until a person acts.
+    /// than is asked for, and not because of a change, with the guarantee that holds now; `Stalled` when nothing gets better until a person acts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 
-    /// The layers, each as all nodes together have it.
+    /// The layers, each as all nodes together have it, and `Backplane`: whether every node knows what the others change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 5))]
+    #[schemars(length(max = 6))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub layers: Vec<LayerStatus>,
 
@@ -125,7 +125,7 @@ pub struct NodeStatus {
     #[schemars(schema_with = "schema::layer_names")]
     pub unhealthy_layers: Vec<LayerName>,
 
-    /// Why the node is not ready; absent when it is.
+    /// Why the node is not ready, or what it can not promise; absent when all is well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub message: String,

@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use crds::{quantity::ByteSize, tiered_cache::TieredCacheStatus};
 use kube::runtime::events::{Event, EventType};
 
-use super::{apply::Write, diagnose::Trouble, observe::Node, rollout::Replacement};
+use super::{
+    apply::Write,
+    diagnose::Trouble,
+    observe::Node,
+    rollout::Replacement,
+    status::{LAYERS, condition_type},
+};
 
 /// The reasons of events. README.md has a table of them, which a test compares with this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +184,7 @@ pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -
         let note = format!("{} nodes run the current image and configuration", after.updated_replicas);
         tales.push(Tale::new(Reason::RolledOut, note));
     }
-    for kind in ["MemoryHealthy", "TagIndexHealthy", "WriteQueueHealthy", "RedisHealthy", "DiskHealthy"] {
+    for kind in LAYERS.into_iter().filter_map(condition_type) {
         let state = |status: &TieredCacheStatus| {
             let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
             condition.map(|condition| (condition.status.clone(), condition.message.clone()))

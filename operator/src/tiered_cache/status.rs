@@ -7,7 +7,9 @@
 //! | `Degraded` | the fleet has less than was asked for, and not because a change is under way |
 //! | `Stalled` | nothing gets better until a person changes something (the condition that kstatus reads as failed) |
 //! | `MemoryHealthy`, `TagIndexHealthy`, `WriteQueueHealthy`, `RedisHealthy`, `DiskHealthy` | the layer works on every node that is up |
+//! | `BackplaneHealthy` | every node that is up knows what the others change |
 
+mod guarantee;
 mod layers;
 
 use crds::tiered_cache::{LayerStatus, NodeStatus, TieredCacheStatus};
@@ -15,10 +17,14 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use self::layers::{condition_of, roll_up};
+pub(super) use self::{
+    guarantee::Terms,
+    layers::{LAYERS, condition_type},
+};
 use super::{
     apply::Conflict,
     build::{Revisions, pod_name, selector_text},
-    diagnose::Trouble,
+    diagnose::{Trouble, TroubleKind},
     observe::Node,
     rollout::{Step, serves},
     storage::Growth,
@@ -42,6 +48,8 @@ pub(super) struct View<'a> {
     pub(super) nodes: &'a [Node],
     /// What keeps the cache's own Redis from running.
     pub(super) redis_trouble: Option<Trouble>,
+    /// What nodes promise each other.
+    pub(super) terms: Terms<'a>,
     pub(super) verdict: Verdict,
 }
 
@@ -176,7 +184,7 @@ impl View<'_> {
 /// the same status for ever.
 pub(super) fn compose(view: &View<'_>, previous: &TieredCacheStatus, now: Timestamp) -> TieredCacheStatus {
     let nodes: Vec<NodeStatus> = view.nodes.iter().map(|node| node_status(view, node)).collect();
-    let layers = roll_up(view.nodes, view.redis_trouble.as_ref(), &previous.layers, now);
+    let layers = roll_up(view, &previous.layers, now);
     let fleet = view.fleet();
     let mut states = vec![
         ready(view, &fleet, &layers),
@@ -257,9 +265,12 @@ fn progressing(view: &View<'_>, fleet: &Fleet<'_>) -> State {
     State::new("Progressing", "True", reason, message)
 }
 
+/// The message says what is wrong, and which guarantee holds now.
 fn degraded(view: &View<'_>, fleet: &Fleet<'_>, layers: &[LayerStatus]) -> State {
+    let holds = view.terms.now(view.nodes);
     let (reason, message) = if let Some((reason, message)) = view.obstacle() {
-        (reason.to_owned(), message)
+        // Who is refused may run by another spec than the one that says what should hold.
+        return State::new("Degraded", "True", reason, message);
     } else if let Verdict::Failed(why) = &view.verdict {
         ("ApplyFailed".to_owned(), why.clone())
     } else if let Some((_, first)) = fleet.troubled.first() {
@@ -267,12 +278,14 @@ fn degraded(view: &View<'_>, fleet: &Fleet<'_>, layers: &[LayerStatus]) -> State
         (first.kind.reason().to_owned(), all.join("; "))
     } else if let Some(why) = view.growth_refused() {
         (VOLUME_NOT_GROWN.to_owned(), why.to_owned())
-    } else if let Some(layer) = layers.iter().find(|layer| layers::is_worse(layer)) {
-        (format!("{:?}{:?}", layer.name, layer.health), layer.message.clone())
+    } else if let Some(first) = layers.iter().find(|layer| layers::is_worse(layer)) {
+        let ill = layers.iter().filter(|layer| layers::is_worse(layer));
+        let all: Vec<&str> = ill.map(|layer| layer.message.as_str()).collect();
+        (format!("{:?}{:?}", first.name, first.health), all.join("; "))
     } else {
-        return State::new("Degraded", "False", AS_EXPECTED, "nothing is wrong".to_owned());
+        return State::new("Degraded", "False", AS_EXPECTED, format!("nothing is wrong: {holds}"));
     };
-    State::new("Degraded", "True", &reason, message)
+    State::new("Degraded", "True", &reason, format!("{message}. What holds: {holds}"))
 }
 
 fn stalled(view: &View<'_>, fleet: &Fleet<'_>) -> State {
@@ -293,13 +306,16 @@ fn node_status(view: &View<'_>, node: &Node) -> NodeStatus {
     let report = node.report.clone().unwrap_or_default();
     let ready = node.is_ready();
     let message = match &node.trouble {
-        _ if ready => String::new(),
+        _ if ready && view.is_outdated(node) => "is to be replaced".to_owned(),
+        _ if ready => view.terms.of_node(&report),
         _ if node.terminating => "is stopping".to_owned(),
-        Some(trouble) => trouble.message.clone(),
+        // A node that says itself what it waits for, and how far it is, knows best.
+        Some(trouble) if trouble.kind != TroubleKind::NotReady || report.waiting_for.is_empty() => {
+            trouble.message.clone()
+        }
         None if report.waiting_for.is_empty() => "is starting".to_owned(),
-        None => format!("is starting; waits for {}", report.waiting_for.join(", ")),
+        _ => format!("is starting: {}", report.waiting_for.join(", ")),
     };
-    let message = if ready && view.is_outdated(node) { "is to be replaced".to_owned() } else { message };
     NodeStatus {
         name: node.name.clone(),
         ready,

@@ -9,6 +9,8 @@ use super::{
     build::Revisions,
     diagnose::{Trouble, TroubleKind},
     observe::Node,
+    status::LAYERS,
+    validate::{ValidBackplane, validate},
 };
 
 /// So many seconds after a fixed moment.
@@ -39,9 +41,10 @@ pub(super) fn revisions() -> Revisions {
     Revisions { config: "new-config".to_owned(), template: "new-template".to_owned() }
 }
 
-/// The layers of every node.
-const LAYERS: [LayerName; 5] =
-    [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
+/// What nodes with a Redis promise each other unless the spec says otherwise.
+pub(super) fn backplane() -> ValidBackplane {
+    validate(&cache("{redis: {mode: Managed}}"), &settings()).unwrap().backplane.unwrap()
+}
 
 /// A node of the fleet `sessions`, serving unless said otherwise.
 #[derive(Clone, Debug)]
@@ -127,6 +130,26 @@ impl NodeFixture {
                 let message = format!("{reason} in words");
                 layer.health = HealthReport { state, reason: reason.to_owned(), message, since_unix_ms: 0 };
             }
+        }
+        self
+    }
+
+    /// It has counted this in its backplane.
+    pub(super) fn with_extra(mut self, name: &str, value: u64) -> Self {
+        for layer in self.0.report.iter_mut().flat_map(|report| &mut report.layers) {
+            if layer.name == LayerName::Backplane {
+                layer.stats.extras.insert(name.to_owned(), value);
+            }
+        }
+        self
+    }
+
+    /// It is not ready, and says why.
+    pub(super) fn waiting_for(mut self, what: &str) -> Self {
+        self.0.pod_ready = false;
+        if let Some(report) = &mut self.0.report {
+            report.ready = false;
+            report.waiting_for = vec![what.to_owned()];
         }
         self
     }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    node_config::{ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, WriteMode},
+    node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, WhenDisconnected, WriteMode},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
-        Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, MANAGED_STORAGE_FACTOR, ManagedRedis,
+        Backplane, Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, MANAGED_STORAGE_FACTOR, ManagedRedis,
         NAME_LENGTH_MAX, REPLICAS_MAX, Redis, RedisMode, Resources, Retention, SlowLog, Telemetry, TieredCacheSpec,
         WriteQueue, memory_budget::MemoryNeeds,
     },
@@ -35,6 +35,8 @@ pub(super) struct ValidCache {
     pub(super) image_pull_policy: ImagePullPolicy,
     pub(super) memory: ValidMemory,
     pub(super) redis: Option<ValidRedis>,
+    /// There is a log where there is a Redis.
+    pub(super) backplane: Option<ValidBackplane>,
     /// Which data in Redis counts; known once it is known what the nodes use.
     pub(super) lineage: Lineage,
     pub(super) disk: Option<ValidDisk>,
@@ -80,6 +82,15 @@ pub(super) enum RedisSource {
     External(ExternalRedis),
     /// The operator, for this cache alone.
     Managed(ManagedRedis),
+}
+
+/// The log, and what nodes do without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValidBackplane {
+    pub(super) max_staleness: HumanDuration,
+    pub(super) when_disconnected: WhenDisconnected,
+    pub(super) serve_stale_for: HumanDuration,
+    pub(super) log_records: u32,
 }
 
 /// L3 and its volume.
@@ -144,6 +155,7 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         image_pull_policy,
         memory,
         redis,
+        backplane,
         disk,
         read_order,
         write_queue,
@@ -166,6 +178,7 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
     let resources = resources_of(&resources, needs)?;
     let memory = ValidMemory { capacity: memory.capacity, policy: memory.policy, max_ttl: memory.max_ttl };
     let (redis, disk) = (redis_of(redis)?, disk_of(disk));
+    let backplane = redis.as_ref().map(|redis| backplane_of(&backplane, &redis.source));
     Ok(ValidCache {
         identity,
         replicas,
@@ -173,6 +186,7 @@ pub(super) fn validate(cache: &Watched, settings: &Settings) -> Result<ValidCach
         image_pull_policy,
         memory,
         redis,
+        backplane,
         lineage: Lineage::default(),
         disk,
         read_order,
@@ -207,6 +221,15 @@ fn redis_of(redis: Redis) -> Result<Option<ValidRedis>, Rejection> {
         (RedisMode::Managed, _) => RedisSource::Managed(managed),
     };
     Ok(Some(ValidRedis { max_ttl, timeout, write_mode, source }))
+}
+
+fn backplane_of(asked: &Backplane, source: &RedisSource) -> ValidBackplane {
+    let Backplane { max_staleness, when_disconnected, serve_stale_for, log_records } = *asked;
+    let usual = match source {
+        RedisSource::Managed(redis) => Backplane::log_records_within(redis.memory),
+        RedisSource::External(_) => node_config::Backplane::default().log_records,
+    };
+    ValidBackplane { max_staleness, when_disconnected, serve_stale_for, log_records: log_records.unwrap_or(usual) }
 }
 
 fn disk_of(disk: Disk) -> Option<ValidDisk> {

@@ -21,6 +21,7 @@ fn an_empty_spec_is_stored_with_every_default() {
                 "writeMode": "WriteBehind",
                 "managed": {"image": "docker.io/library/redis:7.4", "memory": "256Mi", "storage": "1Gi"},
             },
+            "backplane": {"maxStaleness": "3s", "whenDisconnected": "ServeStale", "serveStaleFor": "1m"},
             "readOrder": ["Redis", "Disk"],
             "disk": {
                 "mode": "RocksDB",

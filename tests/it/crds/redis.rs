@@ -153,3 +153,47 @@ fn read_order_names_redis_and_disk_once_each() {
         ("{readOrder: [Memory, Disk]}", &["spec.readOrder[0]", "Memory", "\"Redis\", \"Disk\""]),
     ]);
 }
+
+#[test]
+fn how_far_a_node_trusts_itself_is_within_its_limits() {
+    assert_accepted(&[
+        "{backplane: {maxStaleness: 1s, whenDisconnected: Miss, serveStaleFor: 1s}}",
+        "{backplane: {maxStaleness: 1h, whenDisconnected: ServeStale, serveStaleFor: 24h}}",
+    ]);
+    let staleness = "it must be between 1s and 1h";
+    assert_refused(&[
+        ("{backplane: {maxStaleness: 999ms}}", &["spec.backplane.maxStaleness is 999ms", staleness]),
+        ("{backplane: {maxStaleness: 61m}}", &["spec.backplane.maxStaleness is 61m", staleness]),
+        ("{backplane: {maxStaleness: 3}}", &["spec.backplane.maxStaleness", "must be of type string"]),
+        (
+            "{backplane: {whenDisconnected: Hope}}",
+            &["spec.backplane.whenDisconnected", "Hope", "\"ServeStale\", \"Miss\""],
+        ),
+        ("{backplane: {serveStaleFor: 0s}}", &["spec.backplane.serveStaleFor is 0s; it must be between 1s and 24h"]),
+        ("{backplane: {serveStaleFor: 25h}}", &["spec.backplane.serveStaleFor is 25h; it must be between 1s and 24h"]),
+    ]);
+}
+
+#[test]
+fn the_log_is_within_its_limits_and_leaves_half_of_a_managed_redis_to_entries() {
+    let managed = |memory: &str, records: u64| {
+        let redis = format!("redis: {{mode: Managed, managed: {{memory: {memory}, storage: 64Ti}}}}");
+        format!("{{{redis}, backplane: {{logRecords: {records}}}}}")
+    };
+    assert_accepted(&["{backplane: {logRecords: 1000}}", "{backplane: {logRecords: 100000000}}"]);
+    // Of 128 bytes each.
+    assert_accepted(&[&managed("16Mi", 65536), &managed("256Mi", 1_048_576), &managed("1Ti", 100_000_000)]);
+    assert_refused(&[
+        ("{backplane: {logRecords: 999}}", &["spec.backplane.logRecords", "999", "greater than or equal to 1000"]),
+        (
+            "{backplane: {logRecords: 100000001}}",
+            &["spec.backplane.logRecords", "100000001", "less than or equal to 100000000"],
+        ),
+        (
+            &managed("16Mi", 65537),
+            &["spec.backplane.logRecords is 65537; of 128 bytes each", "spec.redis.managed.memory, which is 16Mi"],
+        ),
+        // Its own rule refuses it, and this one does not stumble.
+        (&managed("999999999999999Ti", 1000), &["spec.redis.managed.memory is 999999999999999Ti; it must be between"]),
+    ]);
+}

@@ -13,7 +13,7 @@ fn every_example_is_accepted() {
     let mut names: Vec<_> =
         fs::read_dir(folder).expect("examples exist").map(|entry| entry.expect("readable").path()).collect();
     names.sort();
-    assert!(names.len() >= 5, "{names:?}");
+    assert!(names.len() >= 7, "{names:?}");
     let namespace = namespace("examples");
     for path in names {
         let answer = kubectl(&["-n", &namespace, "apply", "-f", &path.to_string_lossy()], "");
@@ -41,7 +41,8 @@ fn kubectl_get_shows_the_state_at_a_glance() {
             "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}],
         "layers": [{"name": "Memory", "health": "Healthy", "nodesHealthy": 2, "nodesTotal": 3},
             {"name": "Redis", "health": "Unavailable", "nodesHealthy": 0, "nodesTotal": 3},
-            {"name": "Disk", "health": "Unknown", "nodesHealthy": 2, "nodesTotal": 3}],
+            {"name": "Disk", "health": "Unknown", "nodesHealthy": 2, "nodesTotal": 3},
+            {"name": "Backplane", "health": "Degraded", "nodesHealthy": 2, "nodesTotal": 3}],
         "nodes": [{"name": "cache-0", "ready": true, "unhealthyLayers": ["Disk"]}]}}"#;
     let answer = stored.kubectl(&["patch", "tc", "cache", "--subresource=status", "--type=merge", "-p", status]);
     assert!(answer.ok, "{}", answer.text);
@@ -49,8 +50,10 @@ fn kubectl_get_shows_the_state_at_a_glance() {
     let words = |line: usize| -> Vec<String> {
         table.lines().nth(line).unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     };
-    assert_eq!(words(0), ["NAME", "READY", "DESIRED", "STATUS", "MEMORY", "REDIS", "DISK", "VERSION", "AGE"]);
-    assert_eq!(words(1)[..8], ["cache", "2", "3", "NodesNotReady", "Healthy", "Unavailable", "Unknown", "0.1.0"]);
+    let columns = ["NAME", "READY", "DESIRED", "STATUS", "MEMORY", "REDIS", "DISK", "BACKPLANE", "VERSION", "AGE"];
+    assert_eq!(words(0), columns);
+    let row = ["cache", "2", "3", "NodesNotReady", "Healthy", "Unavailable", "Unknown", "Degraded", "0.1.0"];
+    assert_eq!(words(1)[..9], row);
     let all = stored.kubectl(&["get", "all"]).text;
     assert!(all.contains("tieredcache.tieredcache.io/cache"), "{all}");
     let scale = stored.kubectl(&["get", "tc", "cache", "--subresource=scale", "-o", "jsonpath={.status}"]).text;
@@ -106,6 +109,7 @@ fn kubectl_explain_reads_like_documentation() {
             &["RocksDB", "may grow, not shrink", "Fixed when the cache is created", "Default 10Gi", "Default 168h"],
         ),
         ("tc.spec.redis", &["External", "Default 4h", "Valkey 7.2"]),
+        ("tc.spec.backplane", &["Default 3s", "ServeStale", "counted as stale", "half of `redis.managed.memory`"]),
         ("tc.spec.redis.external.credentialsSecretRef", &["Default `password`"]),
         ("tc.spec.disk.retention", &["Delete", "Retain", "starts cold"]),
         ("tc.spec.resources.limits", &["128Mi for the process", "Default: no limit"]),

@@ -13,6 +13,7 @@ use crds::{
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::{ADMIN_PORT, RESP_PORT, ValidCache, hash, metadata, redis, telemetry};
+use crate::tiered_cache::validate::ValidBackplane;
 
 /// Key of the file in the ConfigMap, and its name in the pod.
 pub(super) const FILE: &str = "config.yaml";
@@ -61,7 +62,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
             max_ttl: cache.memory.max_ttl,
         },
         redis: redis::config(cache),
-        backplane: node_config::Backplane::default(),
+        backplane: cache.backplane.as_ref().map(backplane).unwrap_or_default(),
         disk,
         compression: node_config::Compression {
             algorithm: cache.compression.algorithm,
@@ -77,6 +78,11 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
         log: node_config::Log::default(),
         telemetry: telemetry::config(cache),
     }
+}
+
+fn backplane(asked: &ValidBackplane) -> node_config::Backplane {
+    let ValidBackplane { max_staleness, when_disconnected, serve_stale_for, log_records } = *asked;
+    node_config::Backplane { max_staleness, when_disconnected, serve_stale_for, log_records }
 }
 
 fn freshness(asked: &Freshness) -> node_config::Freshness {

@@ -346,6 +346,6 @@ mod tests {
     fn another_size_or_image_of_redis_restarts_no_node() {
         let revisions =
             |managed: &str| build(&valid(&format!("{{redis: {{mode: Managed, managed: {managed}}}}}"))).revisions;
-        assert_eq!(revisions("{}"), revisions("{image: 'redis:8', memory: 128Mi, storage: 2Gi}"));
+        assert_eq!(revisions("{}"), revisions("{image: 'redis:8', memory: 512Mi, storage: 2Gi}"));
     }
 }

@@ -115,6 +115,26 @@ fn the_node_is_told_where_its_redis_is_and_in_which_files_the_secrets_are() {
 }
 
 #[test]
+fn the_node_is_told_how_far_to_trust_itself_and_how_long_the_log_is() {
+    let words = |spec: &str| {
+        let found = config(spec).backplane;
+        let policy = format!("{:?}", found.when_disconnected);
+        (found.max_staleness.to_string(), policy, found.serve_stale_for.to_string(), found.log_records)
+    };
+    let told = |staleness: &str, policy: &str, stale: &str, records| {
+        (staleness.to_owned(), policy.to_owned(), stale.to_owned(), records)
+    };
+    let external = "redis: {mode: External, external: {endpoints: ['a:1']}}";
+    assert_eq!(words(&format!("{{{external}}}")), told("3s", "ServeStale", "1m", 1_000_000));
+    let own = "backplane: {maxStaleness: 10s, whenDisconnected: Miss, serveStaleFor: 5m, logRecords: 5000}";
+    assert_eq!(words(&format!("{{{external}, {own}}}")), told("10s", "Miss", "5m", 5000));
+    assert_eq!(words("{redis: {mode: Managed}}"), told("3s", "ServeStale", "1m", 1_000_000));
+    assert_eq!(words("{redis: {mode: Managed, managed: {memory: 64Mi}}}"), told("3s", "ServeStale", "1m", 262_144));
+    // What has no effect rolls nothing.
+    assert_eq!(desired(&format!("{{{own}}}")).revisions, desired("{}").revisions);
+}
+
+#[test]
 fn secrets_are_mounted_key_by_key_and_whole_folders_so_that_changes_arrive() {
     let set = stateful_set(SECURED);
     let pod = &set["spec"]["template"]["spec"];

@@ -6,10 +6,17 @@ use crds::{
 };
 use jiff::Timestamp;
 
-use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, Trouble, count, cut, seconds};
+use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, View, count, cut, seconds};
 
-const LAYERS: [LayerName; 5] =
-    [LayerName::Memory, LayerName::TagIndex, LayerName::WriteQueue, LayerName::Redis, LayerName::Disk];
+/// Causes before their effects: where Redis is ill, nodes can not follow its log either.
+pub(in crate::tiered_cache) const LAYERS: [LayerName; 6] = [
+    LayerName::Memory,
+    LayerName::TagIndex,
+    LayerName::WriteQueue,
+    LayerName::Redis,
+    LayerName::Disk,
+    LayerName::Backplane,
+];
 
 /// What one node says about one layer.
 enum Answer<'a> {
@@ -24,17 +31,19 @@ enum Answer<'a> {
 
 /// Joins what the nodes say about each layer. Of a Redis that does not run they only see that it does not answer; what
 /// keeps it from running says more.
-pub(super) fn roll_up(
-    nodes: &[Node],
-    redis_trouble: Option<&Trouble>,
-    previous: &[LayerStatus],
-    now: Timestamp,
-) -> Vec<LayerStatus> {
-    let mut layers: Vec<LayerStatus> = LAYERS.into_iter().map(|name| layer(name, nodes, previous, now)).collect();
-    let redis = layers.iter_mut().find(|layer| layer.name == LayerName::Redis && is_worse(layer));
-    if let (Some(redis), Some(trouble)) = (redis, redis_trouble) {
-        redis.reason = trouble.kind.reason().to_owned();
-        redis.message = cut(trouble.message.clone(), MESSAGE_MAX);
+pub(super) fn roll_up(view: &View<'_>, previous: &[LayerStatus], now: Timestamp) -> Vec<LayerStatus> {
+    let mut layers: Vec<LayerStatus> = LAYERS.into_iter().map(|name| layer(name, view.nodes, previous, now)).collect();
+    for layer in &mut layers {
+        match (layer.name, &view.redis_trouble) {
+            (LayerName::Redis, Some(trouble)) if is_worse(layer) => {
+                layer.reason = trouble.kind.reason().to_owned();
+                layer.message = cut(trouble.message.clone(), MESSAGE_MAX);
+            }
+            (LayerName::Backplane, _) if matches!(layer.health, HealthState::Healthy | HealthState::Disabled) => {
+                layer.message = view.terms.whole();
+            }
+            _ => {}
+        }
     }
     layers
 }
@@ -58,17 +67,32 @@ pub(super) fn unhealthy(report: &NodeReport) -> Vec<LayerName> {
     LAYERS.into_iter().filter(is_unhealthy).collect()
 }
 
+/// Whether a node has less of the layer than was asked for, and not because it is on its way up.
+pub(super) fn is_ill(report: &NodeReport, layer: &LayerReport) -> bool {
+    matches!(layer.health.state, HealthState::Degraded | HealthState::Unavailable) && !is_on_its_way(report, layer)
+}
+
+/// A node that reads the log before it is given clients does what it should.
+fn is_on_its_way(report: &NodeReport, layer: &LayerReport) -> bool {
+    layer.name == LayerName::Backplane && !report.ready
+}
+
+/// Type of the condition about the layer.
+pub(in crate::tiered_cache) const fn condition_type(name: LayerName) -> Option<&'static str> {
+    match name {
+        LayerName::Memory => Some("MemoryHealthy"),
+        LayerName::TagIndex => Some("TagIndexHealthy"),
+        LayerName::WriteQueue => Some("WriteQueueHealthy"),
+        LayerName::Backplane => Some("BackplaneHealthy"),
+        LayerName::Redis => Some("RedisHealthy"),
+        LayerName::Disk => Some("DiskHealthy"),
+        LayerName::Unknown => None,
+    }
+}
+
 /// The condition about the layer.
 pub(super) fn condition_of(layer: &LayerStatus) -> Option<State> {
-    let kind = match layer.name {
-        LayerName::Memory => "MemoryHealthy",
-        LayerName::TagIndex => "TagIndexHealthy",
-        LayerName::WriteQueue => "WriteQueueHealthy",
-        LayerName::Backplane => "BackplaneHealthy",
-        LayerName::Redis => "RedisHealthy",
-        LayerName::Disk => "DiskHealthy",
-        LayerName::Unknown => return None,
-    };
+    let kind = condition_type(layer.name)?;
     let status = match layer.health {
         HealthState::Healthy | HealthState::Disabled => "True",
         HealthState::Degraded | HealthState::Unavailable => "False",
@@ -124,6 +148,7 @@ fn answer(node: &Node, name: LayerName) -> Answer<'_> {
     match &node.report {
         _ if node.terminating => Answer::NotYet,
         Some(report) => match report.layer(name) {
+            Some(layer) if is_on_its_way(report, layer) => Answer::NotYet,
             Some(layer) => Answer::Report(layer),
             // A part that is not open yet is missing too, while the node waits for it.
             None if report.ready => Answer::Lacks,

@@ -3,7 +3,7 @@ use crds::node_report::{HealthState, LayerName};
 use super::*;
 use crate::tiered_cache::{
     rollout::{Block, Rule},
-    testing::{NodeFixture as N, at, revisions},
+    testing::{NodeFixture as N, at, backplane, revisions},
 };
 
 fn identity() -> Identity {
@@ -21,7 +21,15 @@ fn applied(step: Step) -> Verdict {
 
 fn status_of(replicas: i32, nodes: &[N], verdict: Verdict) -> TieredCacheStatus {
     let nodes: Vec<Node> = nodes.iter().map(N::build).collect();
-    let view = View { identity: &identity(), replicas, nodes: &nodes, redis_trouble: None, verdict };
+    let backplane = backplane();
+    let view = View {
+        identity: &identity(),
+        replicas,
+        nodes: &nodes,
+        redis_trouble: None,
+        terms: Terms(Some(&backplane)),
+        verdict,
+    };
     compose(&view, &TieredCacheStatus::default(), at(0))
 }
 
@@ -59,7 +67,7 @@ fn a_fleet_that_serves_is_ready_and_nothing_else() {
     assert_eq!(says(&status, "Progressing"), "False Settled");
     assert_eq!(says(&status, "Degraded"), "False AsExpected");
     assert_eq!(says(&status, "Stalled"), "False AsExpected");
-    for kind in ["MemoryHealthy", "TagIndexHealthy", "WriteQueueHealthy", "RedisHealthy", "DiskHealthy"] {
+    for kind in LAYERS.into_iter().filter_map(condition_type) {
         assert_eq!(says(&status, kind), "True AsExpected");
     }
     assert_eq!((status.replicas, status.ready_replicas, status.updated_replicas), (3, 3, 3));
@@ -74,7 +82,7 @@ fn every_condition_is_there_at_the_first_visit_with_reason_message_and_generatio
         [applied(Step::Settled), Verdict::Refused("because".to_owned()), Verdict::Failed("because".to_owned())];
     for verdict in verdicts {
         let status = status_of(3, &[], verdict);
-        assert_eq!(status.conditions.len(), 9);
+        assert_eq!(status.conditions.len(), 10);
         for condition in &status.conditions {
             assert!(!condition.reason.is_empty() && !condition.message.is_empty(), "{condition:?}");
             assert_eq!(condition.observed_generation, Some(7));
@@ -141,6 +149,8 @@ fn a_sick_layer_degrades_and_leaves_the_fleet_ready_and_beats_an_unknown_one() {
     assert_eq!(condition(&status, "DiskHealthy").message, "sessions-1: DiskFull in words");
     assert_eq!(says(&status, "MemoryHealthy"), "True AsExpected");
     assert_eq!(status.nodes[1].unhealthy_layers, [LayerName::Disk]);
+    let message = &condition(&status, "Degraded").message;
+    assert!(message.starts_with("sessions-1: DiskFull in words. What holds: on sessions-1 reads go on;"), "{message}");
     let status = settled(&[N::current(0).unreachable(), sick, N::current(2)]);
     assert_eq!(says(&status, "DiskHealthy"), "False DiskFull");
 }
@@ -199,7 +209,7 @@ fn volumes_that_may_not_grow_wait_for_a_person_while_the_fleet_is_ready() {
     let status = growing(Growth { growing: Vec::new(), refused: Some("because".to_owned()) });
     for kind in ["Degraded", "Stalled"] {
         assert_eq!(says(&status, kind), "True VolumeNotGrown");
-        assert_eq!(condition(&status, kind).message, "because");
+        assert!(condition(&status, kind).message.starts_with("because"), "{:?}", status.conditions);
     }
     assert_eq!(says(&status, "Ready"), "True AllNodesReady");
     assert_eq!(says(&status, "Progressing"), "False Settled");
@@ -218,6 +228,81 @@ fn a_dead_redis_degrades_the_cache_and_leaves_it_ready() {
     assert_eq!(layer.since, Some(Time(at(0))));
 }
 
+fn backplane_of(status: &TieredCacheStatus) -> &LayerStatus {
+    status.layers.iter().find(|layer| layer.name == LayerName::Backplane).unwrap()
+}
+
+#[test]
+fn each_state_of_the_backplane_is_told_with_its_reason_and_what_then_holds() {
+    for (state, reason, words) in [
+        (HealthState::Unavailable, "CatchingUp", "until the log has been caught up with"),
+        (HealthState::Unavailable, "Fenced", "as if absent"),
+        (HealthState::Degraded, "LogLags", "up to 3s late"),
+        (HealthState::Degraded, "LogGap", "memory and disk were given up"),
+    ] {
+        let ill = N::current(1).with_layer(LayerName::Backplane, state, reason);
+        let status = settled(&[N::current(0), ill, N::current(2)]);
+        assert_eq!(says(&status, "BackplaneHealthy"), format!("False {reason}"));
+        assert_eq!(says(&status, "Degraded"), format!("True Backplane{state:?}"));
+        let message = &condition(&status, "Degraded").message;
+        assert!(
+            message.starts_with(&format!("sessions-1: {reason} in words. What holds: on sessions-1 ")),
+            "{message}"
+        );
+        assert!(message.contains(words), "{message}");
+        assert_eq!(says(&status, "Ready"), "True AllNodesReady");
+        let layer = backplane_of(&status);
+        assert_eq!((layer.health, layer.nodes_healthy, layer.nodes_total), (state, 2, 3));
+        assert!(status.nodes[1].message.contains(words), "{:?}", status.nodes);
+        assert_eq!(status.nodes[0].message, "");
+    }
+}
+
+#[test]
+fn where_redis_is_ill_it_is_named_as_the_cause_and_the_fence_as_what_follows() {
+    let ill = |ordinal| {
+        let node = N::current(ordinal).with_layer(LayerName::Redis, HealthState::Unavailable, "Unreachable");
+        node.with_layer(LayerName::Backplane, HealthState::Unavailable, "Fenced").with_extra("leaseAgeMs", 12_000)
+    };
+    let status = settled(&[ill(0), ill(1), ill(2)]);
+    assert_eq!(says(&status, "Degraded"), "True RedisUnavailable");
+    let message = &condition(&status, "Degraded").message;
+    for words in ["sessions-0: Unreachable in words; sessions-0: Fenced in words", "up to 1m3s old are served"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_node_that_reads_the_log_before_it_is_given_clients_is_starting_and_says_how_far_it_is() {
+    let left = "the invalidation log is being caught up with, 7000 records are left";
+    let node = N::current(2).with_layer(LayerName::Backplane, HealthState::Unavailable, "CatchingUp").waiting_for(left);
+    let status = settled(&[N::current(0), N::current(1), node]);
+    assert_eq!(says(&status, "Ready"), "False Starting");
+    assert_eq!(says(&status, "Degraded"), "False AsExpected");
+    assert_eq!(says(&status, "BackplaneHealthy"), "True AsExpected");
+    assert_eq!(status.nodes[2].message, format!("is starting: {left}"));
+}
+
+#[test]
+fn the_guarantee_is_told_also_while_nothing_is_wrong() {
+    let status = settled(&[N::current(0), N::current(1), N::current(2)]);
+    let promise = "invalidations reach every node within 250 ms";
+    for kind in ["Degraded", "BackplaneHealthy"] {
+        assert!(condition(&status, kind).message.contains(promise), "{:?}", status.conditions);
+    }
+    let off = |ordinal| N::current(ordinal).with_layer(LayerName::Backplane, HealthState::Disabled, "Disabled");
+    let nodes = [off(0).build()];
+    let (identity, verdict) = (identity(), applied(Step::Settled));
+    let view =
+        View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble: None, terms: Terms(None), verdict };
+    let status = compose(&view, &TieredCacheStatus::default(), at(0));
+    assert_eq!(says(&status, "BackplaneHealthy"), "True Disabled");
+    for kind in ["Degraded", "BackplaneHealthy"] {
+        let message = &condition(&status, kind).message;
+        assert!(message.contains("nodes do not share invalidations: spec.redis.mode is Disabled"), "{message}");
+    }
+}
+
 #[test]
 fn what_keeps_redis_from_running_is_said_in_place_of_what_the_nodes_see() {
     let message = "sessions-redis-0 can not get image \"redis:9\"".to_owned();
@@ -226,7 +311,7 @@ fn what_keeps_redis_from_running_is_said_in_place_of_what_the_nodes_see() {
         let nodes = vec![N::current(0).with_layer(LayerName::Redis, state, "Unreachable").build()];
         let (identity, verdict) = (identity(), applied(Step::Settled));
         let redis_trouble = Some(trouble.clone());
-        let view = View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble, verdict };
+        let view = View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble, terms: Terms(None), verdict };
         compose(&view, &TieredCacheStatus::default(), at(0))
     };
     let status = compose_with(HealthState::Unavailable);
@@ -281,8 +366,9 @@ fn an_object_in_the_way_is_named_with_its_owner_and_the_way_out() {
 fn the_same_view_gives_the_same_status_for_ever_and_times_move_only_with_states() {
     let nodes = [N::current(0), N::current(1), N::current(2)].map(|node| node.build());
     let identity = identity();
+    let verdict = applied(Step::Settled);
     let view =
-        View { identity: &identity, replicas: 3, nodes: &nodes, redis_trouble: None, verdict: applied(Step::Settled) };
+        View { identity: &identity, replicas: 3, nodes: &nodes, redis_trouble: None, terms: Terms(None), verdict };
     let first = compose(&view, &TieredCacheStatus::default(), at(0));
     let second = compose(&view, &first, at(100));
     assert_eq!(first, second);

@@ -1,0 +1,270 @@
+//! Which guarantee holds now, in plain words: one table of sentences, which README.md repeats.
+
+use std::time::Duration;
+
+use crds::{
+    node_config::WhenDisconnected,
+    node_report::{HealthState, LayerName, LayerReport, NodeReport},
+    quantity::HumanDuration,
+};
+
+use super::{Node, layers::is_ill};
+use crate::tiered_cache::validate::ValidBackplane;
+
+/// Nodes named one by one; of more the number is told.
+const NAMED_MAX: usize = 5;
+
+/// What holds, from best to worst. Of nodes that are ill in several ways each is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holds {
+    /// Every node knows what the others change.
+    Whole,
+    /// There is no log.
+    Alone,
+    Memory,
+    TagIndex,
+    WriteQueue,
+    Redis,
+    Disk,
+    /// The nodes found that they missed records.
+    LogGap,
+    /// They hear late, and not too late.
+    LogLags,
+    /// They serve what they hold all the same.
+    FencedStale,
+    /// They do not, or not any more.
+    FencedMiss,
+    /// They have not got to the end of the log since their start.
+    CatchingUp,
+}
+
+/// What the guarantee is about.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::tiered_cache) struct Terms<'a>(pub(in crate::tiered_cache) Option<&'a ValidBackplane>);
+
+// === impl Holds ===
+
+impl Holds {
+    /// Every row of the table.
+    #[cfg(test)]
+    const ALL: [Self; 12] = [
+        Self::Whole,
+        Self::Alone,
+        Self::Memory,
+        Self::TagIndex,
+        Self::WriteQueue,
+        Self::Redis,
+        Self::Disk,
+        Self::LogGap,
+        Self::LogLags,
+        Self::FencedStale,
+        Self::FencedMiss,
+        Self::CatchingUp,
+    ];
+
+    /// The sentence, with the names of settings where [`Terms`] puts their values.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::Whole => {
+                "invalidations reach every node within 250 ms; a node that is cut off stops trusting its copies after \
+                 MAX_STALENESS, and THEN"
+            }
+            Self::Alone => "nodes do not share invalidations: spec.redis.mode is Disabled",
+            Self::Memory => "reads go on with the layers below memory, and are slower",
+            Self::TagIndex => "nothing wrong is served; more than was asked for may be gone",
+            Self::WriteQueue => {
+                "writes wait, or are refused or dropped and counted, as spec.writeQueue.overflow says; removals are not \
+                 dropped"
+            }
+            Self::Redis => "reads and writes go on with memory and disk; what only other nodes wrote is a miss",
+            Self::Disk => {
+                "reads go on; a full disk takes no new values and still forgets the old ones; a restarted node may be cold"
+            }
+            Self::LogGap => "nothing older than the gap is served: memory and disk were given up, and fill again",
+            Self::LogLags => "invalidations may take effect up to MAX_STALENESS late",
+            Self::FencedStale => {
+                "values that may be up to STALE_AT_MOST old are served, counted as stale; after that, as if absent"
+            }
+            Self::FencedMiss => "fenced: what memory and disk hold is answered as if absent",
+            Self::CatchingUp => {
+                "what memory and disk hold is answered as if absent until the log has been caught up with"
+            }
+        }
+    }
+
+    /// What the ill layer of a node leaves.
+    fn of(layer: &LayerReport, terms: Terms<'_>) -> Option<Self> {
+        Some(match (layer.name, layer.health.reason.as_str()) {
+            (LayerName::Memory, _) => Self::Memory,
+            (LayerName::TagIndex, _) => Self::TagIndex,
+            (LayerName::WriteQueue, _) => Self::WriteQueue,
+            (LayerName::Redis, _) => Self::Redis,
+            (LayerName::Disk, _) => Self::Disk,
+            (LayerName::Backplane, "LogGap") => Self::LogGap,
+            (LayerName::Backplane, "CatchingUp") => Self::CatchingUp,
+            (LayerName::Backplane, "Fenced") if terms.serves_stale(layer) => Self::FencedStale,
+            (LayerName::Backplane, "Fenced") => Self::FencedMiss,
+            // A word of a later version: the health says how bad it is.
+            (LayerName::Backplane, _) if layer.health.state == HealthState::Degraded => Self::LogLags,
+            (LayerName::Backplane, _) => Self::FencedMiss,
+            (LayerName::Unknown, _) => return None,
+        })
+    }
+}
+
+// === impl Terms ===
+
+impl Terms<'_> {
+    /// What holds as long as every node is well.
+    pub(super) fn whole(self) -> String {
+        self.say(if self.0.is_some() { Holds::Whole } else { Holds::Alone })
+    }
+
+    /// What holds of a fleet, with the names of the nodes where it is less than the whole.
+    pub(super) fn now(self, nodes: &[Node]) -> String {
+        let reports = nodes.iter().filter(|node| !node.terminating);
+        let reports = reports.filter_map(|node| Some((node.name.as_str(), node.report.as_ref()?)));
+        let mut less: Vec<(Holds, &str)> = reports
+            .flat_map(|(name, report)| ill(report).filter_map(move |layer| Some((Holds::of(layer, self)?, name))))
+            .collect();
+        less.sort_by_key(|(holds, _)| *holds);
+        if less.is_empty() {
+            return self.whole();
+        }
+        let groups = less.chunk_by(|(one, _), (other, _)| one == other);
+        let told = groups.map(|group| {
+            let names: Vec<&str> = group.iter().map(|(_, name)| *name).collect();
+            format!("on {} {}", listed(&names), self.say(group[0].0))
+        });
+        told.collect::<Vec<_>>().join("; ")
+    }
+
+    /// What a node that serves clients can not promise; empty if there is nothing.
+    pub(super) fn of_node(self, report: &NodeReport) -> String {
+        let backplane = ill(report).find(|layer| layer.name == LayerName::Backplane);
+        let told = backplane.and_then(|layer| Some((Holds::of(layer, self)?, &layer.health)));
+        told.map_or_else(String::new, |(holds, health)| format!("{}: {}", health.message, self.say(holds)))
+    }
+
+    fn say(self, holds: Holds) -> String {
+        let Some(backplane) = self.0 else { return holds.sentence().to_owned() };
+        let then = match backplane.when_disconnected {
+            WhenDisconnected::ServeStale => {
+                format!("serves them as stale for at most {}", backplane.serve_stale_for)
+            }
+            WhenDisconnected::Miss => "answers as if they were absent".to_owned(),
+        };
+        let at_most = HumanDuration(self.stale_at_most());
+        let sentence = holds.sentence().replace("MAX_STALENESS", &backplane.max_staleness.to_string());
+        sentence.replace("STALE_AT_MOST", &at_most.to_string()).replace("THEN", &then)
+    }
+
+    /// How old a value may be that a fenced node serves.
+    fn stale_at_most(self) -> Duration {
+        let of = |backplane: &ValidBackplane| match backplane.when_disconnected {
+            WhenDisconnected::ServeStale => backplane.max_staleness.0 + backplane.serve_stale_for.0,
+            WhenDisconnected::Miss => backplane.max_staleness.0,
+        };
+        self.0.map(of).unwrap_or_default()
+    }
+
+    /// Whether a fenced node still serves what it holds.
+    fn serves_stale(self, layer: &LayerReport) -> bool {
+        let age = layer.stats.extras.get("leaseAgeMs").copied().unwrap_or(u64::MAX);
+        u128::from(age) < self.stale_at_most().as_millis()
+    }
+}
+
+fn ill(report: &NodeReport) -> impl Iterator<Item = &LayerReport> {
+    report.layers.iter().filter(|layer| is_ill(report, layer))
+}
+
+fn listed(names: &[&str]) -> String {
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..NAMED_MAX].join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiered_cache::testing::{NodeFixture as N, backplane};
+
+    fn now(whens: WhenDisconnected, nodes: &[N]) -> String {
+        let backplane = ValidBackplane { when_disconnected: whens, ..backplane() };
+        Terms(Some(&backplane)).now(&nodes.iter().map(N::build).collect::<Vec<_>>())
+    }
+
+    fn ill_backplane(ordinal: i32, state: HealthState, reason: &str) -> N {
+        N::current(ordinal).with_layer(LayerName::Backplane, state, reason)
+    }
+
+    use HealthState::{Degraded, Unavailable};
+    use WhenDisconnected::{Miss, ServeStale};
+
+    #[test]
+    fn every_sentence_is_in_the_readme() {
+        let readme = include_str!("../../../README.md");
+        let table = readme.split("### What then holds").nth(1).unwrap().split("\n## ").next().unwrap();
+        let told = Holds::ALL.iter().filter(|holds| !table.contains(&format!("| {} |", holds.sentence())));
+        assert_eq!(told.collect::<Vec<_>>(), Vec::<&Holds>::new());
+    }
+
+    #[test]
+    fn a_fleet_that_is_well_keeps_its_bound() {
+        let text = now(ServeStale, &[N::current(0), N::current(1)]);
+        assert_eq!(
+            text,
+            "invalidations reach every node within 250 ms; a node that is cut off stops trusting its copies after 3s, and \
+             serves them as stale for at most 1m"
+        );
+        assert!(now(Miss, &[]).ends_with("after 3s, and answers as if they were absent"));
+        assert_eq!(Terms(None).now(&[N::current(0).build()]), Holds::Alone.sentence());
+    }
+
+    #[test]
+    fn a_fenced_node_serves_stale_values_for_as_long_as_the_spec_says() {
+        let fenced = |age: u64| ill_backplane(1, Unavailable, "Fenced").with_extra("leaseAgeMs", age);
+        let stale =
+            "on sessions-1 values that may be up to 1m3s old are served, counted as stale; after that, as if absent";
+        assert_eq!(now(ServeStale, &[N::current(0), fenced(3_000)]), stale);
+        assert_eq!(now(ServeStale, &[fenced(62_999)]), stale);
+        let absent = "on sessions-1 fenced: what memory and disk hold is answered as if absent";
+        assert_eq!(now(ServeStale, &[fenced(63_000)]), absent);
+        assert_eq!(now(ServeStale, &[ill_backplane(1, Unavailable, "Fenced")]), absent, "never confirmed");
+        assert_eq!(now(Miss, &[fenced(3_000)]), absent);
+    }
+
+    #[test]
+    fn nodes_are_named_by_what_holds_on_them() {
+        let lags = |ordinal| ill_backplane(ordinal, Degraded, "LogLags");
+        let sick = N::current(0).with_layer(LayerName::Redis, Unavailable, "Unreachable");
+        let text = now(Miss, &[sick, lags(1), lags(2), ill_backplane(3, Degraded, "LogGap")]);
+        let parts: Vec<&str> = text.split("; ").collect();
+        assert_eq!(parts[0], "on sessions-0 reads and writes go on with memory and disk");
+        assert!(parts[2].starts_with("on sessions-3 nothing older than the gap is served"), "{text}");
+        assert_eq!(parts[3], "on sessions-1, sessions-2 invalidations may take effect up to 3s late");
+        let many: Vec<N> = (0..7).map(lags).collect();
+        assert!(
+            now(Miss, &many).starts_with("on sessions-0, sessions-1, sessions-2, sessions-3, sessions-4 and 2 more ")
+        );
+    }
+
+    #[test]
+    fn a_node_that_catches_up_before_it_is_given_clients_is_on_its_way_and_a_fenced_one_is_not() {
+        let ready = ill_backplane(1, Unavailable, "CatchingUp");
+        assert_eq!(
+            now(Miss, &[N::current(0), ready.clone()]),
+            "on sessions-1 what memory and disk hold is answered as if absent until the log has been caught up with"
+        );
+        let waiting = ready.waiting_for("the invalidation log is being caught up with, 7 records are left");
+        assert!(now(Miss, &[N::current(0), waiting]).starts_with("invalidations reach every node"));
+    }
+
+    #[test]
+    fn a_word_of_a_later_version_is_taken_by_its_health() {
+        assert!(now(Miss, &[ill_backplane(0, Degraded, "Odd")]).contains("late"));
+        assert!(now(Miss, &[ill_backplane(0, Unavailable, "Odd")]).contains("as if absent"));
+    }
+}
