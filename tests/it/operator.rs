@@ -5,6 +5,7 @@ mod kubelet;
 mod life;
 mod managed_redis;
 mod process;
+mod real_nodes;
 mod rest;
 mod trouble;
 mod unreadable;

@@ -2,7 +2,7 @@
 
 mod failure;
 mod life;
-mod makes;
+pub(crate) mod makes;
 mod security;
 mod sentinel;
 mod slow;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     sync::{
@@ -14,8 +15,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::program::{Node, command};
 
-use super::rest::{list, merge};
+use super::rest::{get, list, merge};
 
 /// Port of reports, as the operator asks it.
 const ADMIN_PORT: u16 = 9090;
@@ -32,6 +35,10 @@ struct Orders {
     silent: Vec<String>,
     /// Health of the disk layer, by pod: state and reason.
     disk: HashMap<String, (String, String)>,
+    /// Whether pods run the node's program.
+    real: bool,
+    /// Their processes and folders.
+    nodes: Vec<(Node, TempDir)>,
     /// Pods that were ready at the same moment: the fewest so far since [`Kubelet::watch_ready`].
     fewest_ready: Option<usize>,
 }
@@ -79,6 +86,12 @@ impl Kubelet {
         self.orders().disk.insert(pod.to_owned(), (state.to_owned(), reason.to_owned()));
     }
 
+    /// From now on pods run the node's own program with the configuration that they are given, instead of a stand-in. Of
+    /// Secrets they find the password, which is wrong.
+    pub(crate) fn run_nodes(&self) {
+        self.orders().real = true;
+    }
+
     /// Begins to remember how few pods were ready at the same moment.
     pub(crate) fn watch_ready(&self) {
         self.orders().fewest_ready = Some(usize::MAX);
@@ -97,6 +110,10 @@ impl Kubelet {
 impl Drop for Kubelet {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Release);
+        // A test that failed may have left them locked; its nodes end with the process then.
+        if let Ok(mut orders) = self.orders.lock() {
+            orders.nodes.clear();
+        }
     }
 }
 
@@ -123,7 +140,8 @@ fn look_after(namespace: &str, orders: &Arc<Mutex<Orders>>, served: &mut HashMap
         if served.contains_key(&uid) {
             continue;
         }
-        let address = serve(&pod, Arc::clone(orders));
+        let is_real = orders.lock().expect("nobody panics with it").real && name_of(&pod, "/name") == "tieredcache";
+        let address = if is_real { run(&pod, orders) } else { serve(&pod, Arc::clone(orders)) };
         served.insert(uid.clone(), address);
         merge(&path, &running(&uid, &image, address));
     }
@@ -160,10 +178,41 @@ fn can_not_pull(uid: &str, image: &str) -> Value {
     })
 }
 
+/// A label of the pod, by the end of its name.
+fn name_of(pod: &Value, label: &str) -> String {
+    let labels = pod["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    let found = labels.iter().find(|(name, _)| name.ends_with(label));
+    found.and_then(|(_, value)| value.as_str()).unwrap_or_default().to_owned()
+}
+
+fn address() -> Ipv4Addr {
+    let [.., high, low] = ADDRESSES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low.wrapping_add(1))
+}
+
+/// Runs the node's program as the pod would, on an address of its own.
+fn run(pod: &Value, orders: &Mutex<Orders>) -> Ipv4Addr {
+    let (address, folder) = (address(), TempDir::new().expect("a scratch folder"));
+    let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
+    let config_map = volumes.iter().find_map(|volume| volume["configMap"]["name"].as_str()).expect("a configuration");
+    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+    let config = get(&format!("/api/v1/namespaces/{namespace}/configmaps/{config_map}")).expect("it is there");
+    let password = folder.path().join("password");
+    fs::write(&password, "wrong").expect("a scratch folder can be written");
+    let text = config["data"]["config.yaml"].as_str().expect("a file");
+    let text = text.replace("0.0.0.0:", &format!("{address}:"));
+    let text = text.replace("/etc/tieredcache-redis/credentials/password", &password.to_string_lossy());
+    let file = folder.path().join("config.yaml");
+    fs::write(&file, text).expect("a scratch folder can be written");
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let node = Node::start_by(command().arg("--config").arg(file).env("NODE_NAME", name));
+    orders.lock().expect("nobody panics with it").nodes.push((node, folder));
+    address
+}
+
 /// Answers as the pod's node would, on an address of its own.
 fn serve(pod: &Value, orders: Arc<Mutex<Orders>>) -> Ipv4Addr {
-    let [.., high, low] = ADDRESSES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
-    let address = Ipv4Addr::new(127, 77, high, low.wrapping_add(1));
+    let address = address();
     let listener = TcpListener::bind((address, ADMIN_PORT)).expect("every loopback address can be bound");
     let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
@@ -196,6 +245,7 @@ fn report(name: &str, cache_uid: Value, revision: &str, orders: &Mutex<Orders>) 
             layer("WriteQueue", "Healthy", "AsExpected"),
             layer("Redis", "Disabled", "Disabled"),
             layer("Disk", state, reason),
+            layer("Backplane", "Disabled", "Disabled"),
         ],
     })
 }

@@ -15,7 +15,7 @@ use crate::clients::{installed, succeed};
 /// Who made a server. Those that are no program of the system come from packages of another release of Debian, unpacked
 /// once under the cache folder.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Make {
+pub(crate) enum Make {
     /// The one of the system.
     Redis,
     Valkey,
@@ -47,7 +47,7 @@ pub(super) use on_every_make;
 
 impl Make {
     /// Starts a server that keeps nothing on disk, with more options.
-    pub(super) fn start(self, more: &[&str]) -> Server {
+    pub(crate) fn start(self, more: &[&str]) -> Server {
         Server::start_of(self.program(), more)
     }
 
