@@ -43,8 +43,10 @@ pub(crate) async fn tour(folder: &Path, out: &mut impl Write) -> Result<(), Box<
     writeln!(out, "page:2 was there: {}", cache.remove("page:2").await?)?;
     writeln!(out, "page:2 was there: {}", cache.remove("page:2").await?)?;
 
-    for ((part, health), (_, stats)) in cache.health().into_iter().zip(cache.stats()) {
-        writeln!(out, "{part:<11} {:?}, {} operations", health.state, stats.operations)?;
+    let (health, stats) = (cache.health(), cache.stats());
+    writeln!(out, "all parts   {:?}, {} hits, {} misses", health.state, stats.hits, stats.misses)?;
+    for part in cache.parts() {
+        writeln!(out, "{:<11} {:?}, {} operations", part.name(), part.health().state, part.stats().operations)?;
     }
     // Writes what is queued, then closes the database.
     cache.shutdown().await;

@@ -33,6 +33,7 @@ use crate::{
         Observed, TagRemoval,
         log::{Cursor, Record},
     },
+    metrics::Histogram,
 };
 
 /// How the log is followed. `config.rs` fills it.
@@ -63,6 +64,8 @@ pub struct Backplane {
     applied: AtomicU64,
     caught_up: AtomicBool,
     counts: Counts,
+    /// From the reading of records until they had taken effect.
+    applying: Histogram,
     known: Mutex<Known>,
     observed: Observed,
 }
@@ -156,6 +159,7 @@ impl Backplane {
             applied: AtomicU64::new(0),
             caught_up: AtomicBool::new(options.is_none()),
             counts: Counts::default(),
+            applying: Histogram::default(),
             known: Mutex::default(),
             observed: Observed::new(clock.clone()),
             clock,

@@ -46,6 +46,10 @@ pub enum Trust {
     None,
 }
 
+/// One operation of so many has the time taken of what it does in memory: often enough for a histogram, too seldom to
+/// be felt.
+const TIMED_ONE_IN: u64 = 64;
+
 /// Parts that one operation can ask, in all.
 const STEPS_MAX: usize = 4;
 
@@ -86,6 +90,16 @@ pub enum Outcome {
     NotHandled,
     /// It failed.
     Failed,
+}
+
+// === impl OperationContext ===
+
+impl OperationContext {
+    /// Whether what it does in memory is timed. The first operation of a node is; work that no client asked for never is.
+    #[inline]
+    pub const fn is_timed(&self) -> bool {
+        self.id % TIMED_ONE_IN == 1
+    }
 }
 
 // === impl Trail ===

@@ -18,6 +18,7 @@ mod lease;
 mod promote;
 mod remove;
 mod report;
+mod times;
 mod update;
 mod upkeep;
 
@@ -34,6 +35,7 @@ pub use self::{
     explain::{Explanation, Seen},
     freshness::FreshnessOptions,
     lease::{LeaseCounts, Leased, Token},
+    report::Part,
     update::{TryUpdate, Update},
 };
 use self::{
@@ -41,6 +43,7 @@ use self::{
     freshness::{Freshness, Refreshes},
     lease::Leases,
     promote::{ColdRead, Found, Stores},
+    times::Times,
 };
 use crate::{
     backplane::{Backplane, BackplaneOptions, Listener},
@@ -226,7 +229,12 @@ impl Coordinator {
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
-        let entry = match self.stores.memory.get(cx.now, key) {
+        let begun = Times::begin(cx, &self.clock);
+        let held = self.stores.memory.get(cx.now, key);
+        if let Some(begun) = begun {
+            Times::lap(&self.stores.times.memory_get, begun, &self.clock);
+        }
+        let entry = match held {
             Some(entry) if entry.is_plain() && cx.trust == Trust::Full => return Peek::Hit(entry),
             entry => entry,
         };

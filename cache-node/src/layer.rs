@@ -11,7 +11,10 @@ pub mod metered;
 mod observed;
 pub mod redis;
 
-use std::{fmt, time::Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -22,6 +25,7 @@ use crate::{
     clock::UnixMillis,
     context::OperationContext,
     entry::{Entry, Key, Position, TagSet},
+    metrics::Histogram,
 };
 
 /// Which layer. Declaration order is the default read order; there is no other priority.
@@ -39,7 +43,8 @@ pub enum LayerId {
 #[must_use]
 #[derive(Clone, Debug)]
 pub enum LayerResult {
-    /// Here it is, within its life, stale life included. The search stops if it is fresh.
+    /// Here it is, within its life, stale life included. The search stops if it is fresh; a stale one counts as a miss
+    /// that found one.
     Hit(Entry),
     /// The layer could hold it and does not. The search goes on; a later hit is promoted into this layer.
     Miss,
@@ -112,12 +117,14 @@ pub struct Stats {
     pub hits: u64,
     /// Reads answered without one.
     pub misses: u64,
-    /// Hits on an expired value that was allowed to be served stale.
+    /// Misses that had a value past its expiry which may still be served.
     pub stale_hits: u64,
     /// Reads, writes and removals in all.
     pub operations: u64,
     /// Failures, by kind.
     pub errors: Vec<(ErrorKind, u64)>,
+    /// How long its calls took, by kind of call; measured from outside.
+    pub latency: Vec<Latency>,
     /// Entries held now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entries: Option<u64>,
@@ -129,6 +136,20 @@ pub struct Stats {
     pub capacity_bytes: Option<u64>,
     /// Numbers that only this part has, by stable name.
     pub extras: Vec<(&'static str, u64)>,
+}
+
+/// How long the calls of one kind took, since the part was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Latency {
+    /// Stable word for the kind of call, as in the metric label `operation`.
+    pub operation: &'static str,
+    /// Calls that were timed.
+    pub count: u64,
+    /// Nanoseconds that they took on average.
+    pub mean_ns: u64,
+    /// Nanoseconds that 99 of 100 did not exceed, by the buckets of the metric: at most 2.5 times too many.
+    pub p99_ns: u64,
 }
 
 /// Anything that is opened with the node and must be closed with it.
@@ -214,6 +235,17 @@ pub trait Layer: Component {
     /// The cursor that the layer was given last; none if it never was, or keeps none.
     async fn cursor(&self) -> Result<Option<Cursor>, LayerError> {
         Ok(None)
+    }
+}
+
+// === impl Latency ===
+
+impl Latency {
+    /// What the calls of this kind came to so far.
+    pub fn of(operation: &'static str, calls: &Histogram) -> Self {
+        let calls = calls.distribution();
+        let nanos = |took: Duration| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        Self { operation, count: calls.count, mean_ns: nanos(calls.mean()), p99_ns: nanos(calls.quantile(0.99)) }
     }
 }
 

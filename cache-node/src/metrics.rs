@@ -6,7 +6,7 @@
 mod histogram;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder, IntCounterVec, Opts, Registry, TextEncoder,
     core::{Collector, Desc},
     process_collector::ProcessCollector,
     proto,
@@ -14,10 +14,6 @@ use prometheus::{
 use tikv_jemalloc_ctl::{epoch, stats};
 
 pub use self::histogram::{Distribution, Histogram};
-
-/// Upper ends of the buckets of a layer's latency, in seconds: from a read of a cached block to a stuck disk.
-pub const LATENCY_BUCKETS: [f64; 15] =
-    [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5];
 
 /// The metrics of one node. Cheap to clone; clones share the registry.
 #[derive(Clone, Debug)]
@@ -147,20 +143,6 @@ impl Metrics {
             IntCounterVec::new(opts, definition.labels).expect("names and labels are constants in the right form");
         self.register(counters.clone());
         counters
-    }
-
-    /// Histograms with [`LATENCY_BUCKETS`] that the caller fills itself.
-    pub fn latencies(
-        &self,
-        constant: (&'static str, &'static str),
-        name: &'static str,
-        help: &'static str,
-        labels: &[&str],
-    ) -> HistogramVec {
-        let opts = HistogramOpts::new(name, help).const_label(constant.0, constant.1).buckets(LATENCY_BUCKETS.to_vec());
-        let histograms = HistogramVec::new(opts, labels).expect("names and labels are constants in the right form");
-        self.register(histograms.clone());
-        histograms
     }
 
     /// All metrics in the text format of Prometheus, version 0.0.4.

@@ -67,7 +67,7 @@ impl Node {
     pub async fn open(config: Config) -> Result<Self, NodeError> {
         let clock = Clock::system();
         let metrics = Metrics::new(&config.effective().revision);
-        let board = Arc::new(Board::new(about(&config, &clock)));
+        let board = Arc::new(Board::new(about(&config, &clock), clock.clone()));
         register_board(&metrics, Arc::clone(&board));
         let admin = Admin::serve(config.effective().listen.admin, Arc::clone(&board), metrics.clone())?;
 

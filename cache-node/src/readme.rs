@@ -6,11 +6,9 @@ use crds::node_config::NodeConfig;
 use serde_json::Value;
 
 use crate::{
-    clock::Clock,
     command::SPECS,
     config::{Config, Environment},
-    metrics::Metrics,
-    node::{Node, Pipeline},
+    node::Node,
 };
 
 const README: &str = include_str!("../README.md");
@@ -87,31 +85,6 @@ async fn the_table_of_metrics_is_what_a_node_exports() {
         assert_eq!(documented.get(name), Some(metric), "{name}");
     }
     assert_eq!(documented.len(), exported.len(), "a metric is documented that is not exported");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_number_of_a_layers_report_is_a_metric() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let yaml = format!("disk: {{path: '{}'}}\nredis: {{mode: External, endpoints: ['127.0.0.1:1']}}", data.display());
-    let config = Config::from_yaml(&yaml, &Environment::read()).unwrap();
-    let layers = Pipeline::open(&config, &Metrics::new(""), Clock::system()).await.unwrap();
-    let stats = layers.stats();
-    layers.shutdown().await;
-    // Exported for each cold layer on its own, or measured from outside with more detail.
-    let otherwise = ["oldestAgeMs", "clears", "lostAtShutdown", "notHandled", "latencyP99Us"];
-    let names: Vec<&str> = stats.iter().flat_map(|(_, stats)| &stats.extras).map(|(name, _)| *name).collect();
-    assert!(names.len() > 40, "{names:?}");
-    let source = [
-        include_str!("server/admin/collect.rs"),
-        include_str!("server/admin/collect/backplane.rs"),
-        include_str!("server/admin/collect/redis.rs"),
-        include_str!("server/admin/collect/tags.rs"),
-        include_str!("server/admin/collect/write_queue.rs"),
-    ]
-    .concat();
-    let missing = names.into_iter().filter(|name| !source.contains(&format!("extra(&stats, \"{name}\")")));
-    assert_eq!(missing.filter(|name| !otherwise.contains(name)).collect::<Vec<_>>(), Vec::<&str>::new());
 }
 
 /// The fields of a section, by what its parser says to one that it does not know.

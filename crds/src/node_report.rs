@@ -25,6 +25,11 @@ pub struct NodeReport {
     pub ready: bool,
     /// What `ready` waits for, in words; empty when ready.
     pub waiting_for: Vec<String>,
+    /// One verdict on the node: the worst of its parts, but `Degraded` at worst while the node serves, because memory
+    /// does so whatever else is out; `Unavailable` only while it can not serve.
+    pub health: HealthReport,
+    /// The sum over all parts: a read that memory misses and the disk answers is one miss and one hit.
+    pub stats: StatsReport,
     /// When the node was started, in milliseconds since 1970-01-01T00:00:00Z.
     pub started_unix_ms: u64,
     /// Every part, also those that configuration has switched off, in read order. A part that is not open yet has no
@@ -110,6 +115,8 @@ pub struct StatsReport {
     pub operations: u64,
     /// Failures by kind: `timeout`, `unreachable`, `corrupt`, `full`, `refused`.
     pub errors: BTreeMap<String, u64>,
+    /// How long calls took, by kind of call, such as `get` or `apply`.
+    pub latency: BTreeMap<String, LatencyReport>,
     /// Entries held now; for the write queue, writes that wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entries: Option<u64>,
@@ -121,6 +128,18 @@ pub struct StatsReport {
     pub capacity_bytes: Option<u64>,
     /// Numbers that only this part has, by stable name, such as `evictions` or `oldestMs`.
     pub extras: BTreeMap<String, u64>,
+}
+
+/// How long the calls of one kind took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LatencyReport {
+    /// Calls that were timed. In memory those of one operation in 64 are.
+    pub count: u64,
+    /// Nanoseconds that they took on average.
+    pub mean_ns: u64,
+    /// Nanoseconds that 99 of 100 did not exceed, by the buckets of the metric: at most 2.5 times too many.
+    pub p99_ns: u64,
 }
 
 // === impl NodeReport ===

@@ -120,13 +120,44 @@ fn the_report_names_node_revision_and_every_layer() {
     assert_eq!((report["node"].as_str(), report["configRevision"].as_str()), (Some("sessions-0"), Some("r42")));
     assert_eq!((report["cache"].as_str(), report["ready"].as_bool()), (Some("sessions"), Some(true)));
     let names: Vec<_> = report["layers"].as_array().unwrap().iter().map(|layer| layer["name"].as_str()).collect();
-    assert_eq!(names, ["Memory", "TagIndex", "WriteQueue", "Redis", "Disk"].map(Some));
+    assert_eq!(names, ["Memory", "TagIndex", "WriteQueue", "Backplane", "Redis", "Disk"].map(Some));
     for layer in report["layers"].as_array().unwrap() {
-        let state = if layer["name"] == "Redis" { "Disabled" } else { "Healthy" };
+        let is_off = ["Backplane", "Redis"].contains(&layer["name"].as_str().unwrap());
+        let state = if is_off { "Disabled" } else { "Healthy" };
         assert_eq!(layer["health"]["state"], state, "{layer}");
         assert!(layer["health"]["sinceUnixMs"].as_u64().unwrap() > 1_600_000_000_000, "{layer}");
     }
     assert_eq!(report["layers"][0]["stats"]["hits"], 1);
+    assert_eq!(report["health"]["state"], "Healthy", "of the node as a whole");
+    assert_eq!(report["stats"]["hits"], 1, "the sum");
+    let get = &report["layers"][0]["stats"]["latency"]["get"];
+    assert!(get["count"].as_u64().unwrap() > 0 && get["p99Ns"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn a_node_whose_redis_is_out_is_degraded_and_one_that_stops_is_unavailable() {
+    let folder = tempdir().unwrap();
+    let settings = "redis: {mode: External, endpoints: ['127.0.0.1:1']}\nbackplane: {whenDisconnected: ServeStale}\n\
+                    shutdown: {drainTimeout: 1h}";
+    let node = Node::start(&config(&folder, settings));
+    let health = || node.report()["health"].clone();
+    let deadline = std::time::Instant::now() + crate::program::PATIENCE;
+    while health()["state"] != "Degraded" {
+        assert!(std::time::Instant::now() < deadline, "{}", node.report());
+    }
+    let message = health()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("redis: "), "{message}");
+    assert_eq!(node.metric("tieredcache_node_health{state=\"degraded\"}"), Some(1.0));
+
+    // What is queued can not be written, so the node stops for as long as it may.
+    node.ask(&["SET a b"]);
+    node.signal(Signal::TERM);
+    while health()["state"] != "Unavailable" {
+        assert!(std::time::Instant::now() < deadline, "{}", node.report());
+    }
+    assert_eq!(health()["reason"], "Stopping");
+    assert_eq!(node.metric("tieredcache_node_health{state=\"unavailable\"}"), Some(1.0));
+    node.signal(Signal::TERM);
 }
 
 #[test]

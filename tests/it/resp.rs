@@ -111,6 +111,33 @@ fn commands_describe_themselves() {
 }
 
 #[test]
+fn own_commands_describe_themselves_like_those_of_redis() {
+    let (_folder, _node, mut client) = node();
+    client.call("HELLO 3");
+    let Reply::Map(all) = client.call("COMMAND DOCS") else { panic!("a map") };
+    let own = ["set", "tags", "invalidate", "invalidateall", "explain", "layers", "flush", "getlease", "fill"];
+    for name in own.map(|name| format!("tc.{name}")) {
+        let (_, docs) = all.iter().find(|(known, _)| *known == Reply::bulk(&name)).expect("it is among all");
+        assert!(!docs.field("summary").text().is_empty(), "{name}: {docs:?}");
+        assert_eq!(client.call(&format!("COMMAND DOCS {name}")).field(&name), *docs, "{name} asked for alone");
+        let Reply::Array(info) = client.call(&format!("COMMAND INFO {name}")) else { panic!("an array") };
+        assert!(matches!(&info[0], Reply::Array(info) if info[0] == Reply::bulk(&name)), "{name}: {info:?}");
+    }
+}
+
+#[test]
+fn tiny_lfu_refuses_another_capacity_with_the_reason() {
+    let folder = tempdir().unwrap();
+    let node = Node::start(&config(&folder, "memory: {policy: TinyLfu, capacity: 8Mi}"));
+    let mut client = Client::connect(node.resp);
+    let refused = "ERR CONFIG SET failed (possibly related to argument 'maxmemory') - the capacity of TinyLFU is fixed \
+                   when the node starts; restart the node to change it";
+    assert_eq!(client.call("CONFIG SET maxmemory 4mb"), Reply::error(refused));
+    assert_eq!(client.call("CONFIG SET maxmemory 8mb"), Reply::ok(), "what holds already");
+    assert!(node.report()["layers"][0]["stats"]["capacityBytes"] == 8 << 20, "nothing has changed");
+}
+
+#[test]
 fn info_has_what_clients_and_people_look_for() {
     let (_folder, _node, mut client) = node();
     client.call("SET k v");

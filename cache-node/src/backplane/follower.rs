@@ -80,8 +80,12 @@ impl Follower {
             }
         };
         let is_news = !look.records.is_empty() || next.history != cursor.history;
-        if is_news && self.effects.apply(&look.records, &next).await {
-            self.backplane.note_gap(Gap::Announced);
+        if is_news {
+            let read = self.backplane.clock.monotonic();
+            if self.effects.apply(&look.records, &next).await {
+                self.backplane.note_gap(Gap::Announced);
+            }
+            self.backplane.applying.observe_since(read, self.backplane.clock.monotonic());
         }
         let own = look.records.iter().filter(|record| record.is_own).count();
         let behind = look.state.added.saturating_sub(next.added);

@@ -12,6 +12,7 @@ use crate::{
     context::{Origin, Trust},
     entry::Position,
     layer::{Component, Health, Stats, Verdict},
+    metrics::Histogram,
 };
 
 /// How long a gap shows in health.
@@ -55,6 +56,11 @@ impl Backplane {
     /// How often records were missing for this reason.
     pub fn gaps(&self, gap: Gap) -> u64 {
         self.counts.gaps[gap as usize].load(Ordering::Relaxed)
+    }
+
+    /// How long it took from the reading of records until they had taken effect.
+    pub fn applying(&self) -> &Histogram {
+        &self.applying
     }
 
     /// What a node that has not caught up yet waits for, in words; none once it has.

@@ -1,17 +1,11 @@
-//! How reads of clients ended, over all layers, and how long memory took for them.
-
-use std::time::Instant;
+//! How reads of clients ended, over all layers.
 
 use crate::{
-    clock::{Clock, UnixMillis},
-    context::{OperationContext, Outcome, Trail},
+    clock::UnixMillis,
+    context::{Outcome, Trail},
     entry::Entry,
-    metrics::Histogram,
     tally::Tally,
 };
-
-/// One batch of so many has its looks into memory timed: often enough for a histogram, too seldom to be felt.
-const TIMED_ONE_IN: u64 = 64;
 
 /// How a read of one key ended for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +24,6 @@ pub enum Answer {
 #[derive(Default)]
 pub struct Answers {
     tally: Tally<{ Answer::ALL.len() }>,
-    memory: Histogram,
 }
 
 // === impl Answer ===
@@ -68,27 +61,10 @@ impl Answers {
         self.tally.sum(answer as usize)
     }
 
-    /// How long looks into memory took that found the value, of the batches that are timed.
-    pub fn memory(&self) -> &Histogram {
-        &self.memory
-    }
-
     /// A read has ended with this.
     #[inline]
     pub(super) fn note(&self, now: UnixMillis, entry: Option<&Entry>, trail: &Trail) {
         self.tally.add(Answer::of(now, entry, trail) as usize, 1);
-    }
-
-    /// When a look into memory begins, if it is one that is timed.
-    #[inline]
-    pub(super) fn begin(cx: &OperationContext, clock: &Clock) -> Option<Instant> {
-        cx.id.is_multiple_of(TIMED_ONE_IN).then(|| clock.monotonic())
-    }
-
-    /// A timed look has found the value.
-    #[cold]
-    pub(super) fn end(&self, begun: Instant, clock: &Clock) {
-        self.memory.observe(clock.monotonic().saturating_duration_since(begun), 1);
     }
 }
 

@@ -11,7 +11,8 @@ use super::{
     table::{Keys, SPECS, Spec, Verb},
 };
 use crate::{
-    layer::{Component, Stats},
+    coordinator::Part,
+    layer::{Component, Health, Stats},
     protocol::{Replies, parse_i64},
 };
 
@@ -304,13 +305,21 @@ impl Commands {
             ],
             "replication" => vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())],
             "keyspace" => vec![("db0", format!("keys={},expires=0,avg_ttl=0", self.coordinator.entries()))],
-            _ => self.coordinator.parts().into_iter().map(|part| (part.name(), in_one_line(part))).collect(),
+            _ => self.layer_fields(),
         };
         let mut text = format!("# {}{}\r\n", name[..1].to_uppercase(), &name[1..]);
         for (field, value) in fields {
             write!(text, "{field}:{value}\r\n").expect("a String takes any text");
         }
         text
+    }
+
+    /// The verdict on the node first, then each of its parts.
+    fn layer_fields(&self) -> Vec<(&'static str, String)> {
+        let Health { state, reason, .. } = self.coordinator.health();
+        let node = ("node", format!("state={},reason={reason}", state.label()));
+        let parts = self.coordinator.parts();
+        std::iter::once(node).chain(parts.iter().map(|part| (part.name(), in_one_line(part)))).collect()
     }
 
     fn keyspace_hits(&self) -> u64 {
@@ -341,7 +350,7 @@ impl Commands {
 }
 
 /// State and numbers of a layer, in the form of the line `db0`; what makes no sense for the layer is left out.
-fn in_one_line(part: &dyn Component) -> String {
+fn in_one_line(part: &Part<'_>) -> String {
     let Stats { hits, misses, entries, bytes, .. } = part.stats();
     let held = [("entries", entries), ("bytes", bytes)];
     let held: String = held.iter().filter_map(|(name, number)| Some(format!(",{name}={}", (*number)?))).collect();

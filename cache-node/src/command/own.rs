@@ -13,7 +13,7 @@ use crate::{
     context::OperationContext,
     coordinator::Seen,
     entry::{Entry, EntryMeta, Key, Position, TagSet, Tags},
-    layer::{Health, HealthState, Matching, Stats},
+    layer::{Health, HealthState, Latency, Matching, Stats},
     protocol::Replies,
 };
 
@@ -85,7 +85,8 @@ impl Commands {
     /// TC.LAYERS.
     pub(super) fn layers(&self, out: &mut Replies) -> Step {
         let parts = self.coordinator.parts();
-        out.array(parts.len());
+        out.array(1 + parts.len());
+        layer("node", &self.coordinator.health(), &self.coordinator.stats(), out);
         for part in parts {
             layer(part.name(), &part.health(), &part.stats(), out);
         }
@@ -132,30 +133,44 @@ fn layer(name: &str, health: &Health, stats: &Stats, out: &mut Replies) {
         HealthState::Degraded => "Degraded",
         HealthState::Unavailable => "Unavailable",
     };
-    let errors: u64 = stats.errors.iter().map(|(_, count)| count).sum();
-    let optional = [("entries", stats.entries), ("bytes", stats.bytes), ("capacityBytes", stats.capacity_bytes)];
-    let known = [("hits", stats.hits), ("misses", stats.misses), ("operations", stats.operations), ("errors", errors)];
-    let numbers: Vec<(&str, u64)> = known
-        .into_iter()
-        .chain(optional.into_iter().filter_map(|(name, number)| Some((name, number?))))
-        .chain(stats.extras.iter().copied())
-        .collect();
-    out.map(5 + numbers.len());
+    let Stats { hits, misses, stale_hits, operations, errors, latency, entries, bytes, capacity_bytes, extras } = stats;
+    let known = [("hits", *hits), ("misses", *misses), ("staleHits", *stale_hits), ("operations", *operations)];
+    let optional = [("entries", *entries), ("bytes", *bytes), ("capacityBytes", *capacity_bytes)];
+    let optional = optional.into_iter().filter_map(|(name, number)| Some((name, number?)));
+    let numbers: Vec<(&str, u64)> = known.into_iter().chain(optional).chain(extras.iter().copied()).collect();
+    out.map(7 + numbers.len());
     for (key, text) in
         [("layer", name), ("health", state), ("reason", health.reason), ("message", health.message.as_str())]
     {
         field(out, key, |out| out.bulk(text.as_bytes()));
     }
-    field(out, "sinceUnixMs", |out| out.integer(i64::try_from(health.since.0).unwrap_or(i64::MAX)));
-    for (name, number) in numbers {
-        field(out, name, |out| out.integer(i64::try_from(number).unwrap_or(i64::MAX)));
-    }
+    integer(out, "sinceUnixMs", health.since.0);
+    field(out, "errors", |out| {
+        out.map(errors.len());
+        errors.iter().for_each(|(kind, count)| integer(out, kind.label(), *count));
+    });
+    field(out, "latency", |out| {
+        out.map(latency.len());
+        for Latency { operation, count, mean_ns, p99_ns } in latency {
+            field(out, operation, |out| {
+                out.map(3);
+                integer(out, "count", *count);
+                integer(out, "meanNs", *mean_ns);
+                integer(out, "p99Ns", *p99_ns);
+            });
+        }
+    });
+    numbers.into_iter().for_each(|(name, number)| integer(out, name, number));
 }
 
 /// The tags of an entry.
 pub(super) fn tag_array(tags: Tags<'_>, out: &mut Replies) {
     out.array(tags.iter().count());
     tags.iter().for_each(|tag| out.bulk(tag));
+}
+
+fn integer(out: &mut Replies, name: &str, number: u64) {
+    field(out, name, |out| out.integer(i64::try_from(number).unwrap_or(i64::MAX)));
 }
 
 fn field(out: &mut Replies, name: &str, value: impl FnOnce(&mut Replies)) {

@@ -1,7 +1,7 @@
 //! Commands that read: GET, MGET, STRLEN, EXISTS, TTL, PTTL.
 
 use super::{
-    Answers, Call, Commands, REPLY_BYTES_PAUSE, Step,
+    Call, Commands, REPLY_BYTES_PAUSE, Step,
     later::{Later, One, Tell},
     owned,
 };
@@ -13,7 +13,7 @@ impl Commands {
     /// GET, STRLEN, TTL, PTTL.
     pub(super) fn read(&self, call: &Call<'_>, what: One, out: &mut Replies) -> Step {
         let Some(key) = self.key(call, 1, out) else { return Step::Done };
-        match self.look(call, key) {
+        match self.coordinator.peek(call.cx, key) {
             Peek::Hit(entry) => self.tell(call, what, Some(&entry), out),
             Peek::Absent => self.tell(call, what, None, out),
             Peek::Cold => return Step::Later(Later::read(owned(key), what)),
@@ -29,17 +29,6 @@ impl Commands {
             self.learn(entry);
         }
         what.reply(call.cx.now, entry, out);
-    }
-
-    /// What memory and the queue know. One look of many is timed.
-    #[inline]
-    fn look(&self, call: &Call<'_>, key: &[u8]) -> Peek {
-        let begun = Answers::begin(call.cx, &self.clock);
-        let peek = self.coordinator.peek(call.cx, key);
-        if let (Some(begun), Peek::Hit(_)) = (begun, &peek) {
-            self.answers.end(begun, &self.clock);
-        }
-        peek
     }
 
     pub(super) fn mget(&self, call: &Call<'_>, out: &mut Replies) -> Step {
@@ -63,7 +52,7 @@ impl Commands {
         loop {
             let rest = keys.clone();
             let Some(key) = keys.next() else { break };
-            let known = match self.look(call, key) {
+            let known = match self.coordinator.peek(call.cx, key) {
                 Peek::Hit(entry) => Some(Some(entry)),
                 Peek::Absent => Some(None),
                 Peek::Cold => None,

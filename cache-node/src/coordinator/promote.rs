@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::freshness::Freshness;
+use super::{freshness::Freshness, times::Times};
 use crate::{
     backplane::{Backplane, Notice, What},
     clock::{Clock, UnixMillis},
@@ -31,6 +31,7 @@ pub(super) struct Stores {
     pub(super) tags: Arc<TagIndex>,
     pub(super) backplane: Arc<Backplane>,
     pub(super) clock: Clock,
+    pub(super) times: Times,
     promotions: AtomicU64,
     promotions_refused: AtomicU64,
     /// Evictions of memory from which on it no longer holds all entries; zero if it never did.
@@ -107,6 +108,7 @@ impl Stores {
             tags,
             backplane,
             clock,
+            times: Times::default(),
             promotions: AtomicU64::new(0),
             promotions_refused: AtomicU64::new(0),
             complete_until: AtomicU64::new(u64::from(!warm)),
@@ -233,8 +235,13 @@ impl Stores {
         entry: &Entry,
         receipt: Option<Arc<Receipt>>,
     ) -> Result<(), Full> {
+        let begun = Times::begin(cx, &self.clock);
         turn.push(cx.now, Change::Set(entry.clone()), receipt)?;
+        let queued = begun.map(|begun| Times::lap(&self.times.accept, begun, &self.clock));
         self.memory.set(cx.now, entry);
+        if let Some(queued) = queued {
+            Times::lap(&self.times.memory_set, queued, &self.clock);
+        }
         self.tell(cx, What::Key(entry.key()));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Removals: by key, by tag, of everything. Each is acknowledged only once it can not be undone by a kill.
 
-use super::{Coordinator, Look, WriteError, promote::Removal};
+use super::{Coordinator, Look, WriteError, promote::Removal, times::Times};
 use crate::{
     backplane::What,
     context::OperationContext,
@@ -67,7 +67,9 @@ impl Coordinator {
         tags: TagSet,
         matching: Matching,
     ) -> Result<(), WriteError> {
+        let begun = self.clock.monotonic();
         let removal = self.stores.tags.remove(cx.now, tags, matching);
+        Times::lap(&self.stores.times.tag_removal, begun, &self.clock);
         self.stores.tell(cx, What::Tagged(&removal));
         let receipt = self.stores.write_queue.remove_tagged(&removal);
         self.confirmed(cx, &receipt).await

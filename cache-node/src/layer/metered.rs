@@ -4,14 +4,16 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use opentelemetry::KeyValue;
-use prometheus::{Histogram, IntCounter};
+use prometheus::IntCounter;
 
 use crate::{
     clock::Clock,
     context::OperationContext,
     entry::{Key, Position},
-    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor},
-    metrics::{Definition, Kind, Metrics},
+    layer::{
+        Change, Component, Health, Latency, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor,
+    },
+    metrics::{Definition, Histogram, Kind, Metrics},
     telemetry::{Operation, Spans},
 };
 
@@ -23,17 +25,28 @@ pub const REQUESTS: Definition = Definition {
     labels: &["operation", "result"],
 };
 
-/// Name of the time that a layer took; memory reports its part of it too.
-pub const LATENCY: &str = "tieredcache_layer_latency_seconds";
-/// Its meaning.
-pub const LATENCY_HELP: &str = "Time that one call of a layer took, for any number of keys.";
+/// Reads that found what may still be served while somebody brings a fresh value; memory reports its part of it too.
+pub const STALE_READS: Definition = Definition {
+    name: "tieredcache_layer_stale_reads_total",
+    help: "Misses of the layer that found a value past its expiry which may still be served.",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+/// The time that a layer took; other parts report theirs too.
+pub const LATENCY: Definition = Definition {
+    name: "tieredcache_layer_latency_seconds",
+    help: "Time that one call of a layer took, for any number of keys.",
+    kind: Kind::Histogram,
+    labels: &["operation"],
+};
 
 /// A layer with counters and clocks around it.
 pub struct Metered {
     inner: Arc<dyn Layer>,
     clock: Clock,
     requests: Requests,
-    latency: Latency,
+    times: Arc<Times>,
     spans: Option<Arc<Spans>>,
 }
 
@@ -49,6 +62,8 @@ struct Measured<'a> {
 struct Requests {
     hit: IntCounter,
     miss: IntCounter,
+    /// Those of the misses that found a stale value.
+    stale: IntCounter,
     not_handled: IntCounter,
     stopped: IntCounter,
     read_failed: IntCounter,
@@ -65,8 +80,9 @@ struct Written {
     failed: IntCounter,
 }
 
-/// Handles, resolved once.
-struct Latency {
+/// How long calls took.
+#[derive(Default)]
+struct Times {
     get: Histogram,
     get_many: Histogram,
     apply: Histogram,
@@ -82,14 +98,18 @@ impl Metered {
         let requests = metrics.counters(layer, &REQUESTS);
         let request = |operation, result| requests.with_label_values(&[operation, result]);
         let written = |operation| Written { ok: request(operation, "ok"), failed: request(operation, "error") };
-        let latencies = metrics.latencies(layer, LATENCY, LATENCY_HELP, &["operation"]);
-        let latency = |operation| latencies.with_label_values(&[operation]);
+        let times = Arc::<Times>::default();
+        let timed = Arc::clone(&times);
+        metrics.at_scrape(&[layer], &[LATENCY], move |samples| {
+            timed.all().iter().for_each(|(operation, calls)| samples.put_histogram(&LATENCY, &[operation], calls));
+        });
         Self {
             inner,
             clock,
             requests: Requests {
                 hit: request("get", "hit"),
                 miss: request("get", "miss"),
+                stale: metrics.counters(layer, &STALE_READS).with_label_values::<&str>(&[]),
                 not_handled: request("get", "not_handled"),
                 stopped: request("get", "stopped"),
                 read_failed: request("get", "error"),
@@ -99,12 +119,7 @@ impl Metered {
                 remove_tagged: written("remove_tagged"),
                 clear: written("clear"),
             },
-            latency: Latency {
-                get: latency("get"),
-                get_many: latency("get_many"),
-                apply: latency("apply"),
-                clear: latency("clear"),
-            },
+            times,
             spans: None,
         }
     }
@@ -123,7 +138,7 @@ impl Metered {
     /// The call is over; what it said in a word, or why it failed.
     fn end(&self, cx: &OperationContext, call: &Measured<'_>, outcome: Result<&'static str, &LayerError>) {
         let took = self.clock.monotonic().saturating_duration_since(call.start);
-        call.latency.observe(took.as_secs_f64());
+        call.latency.observe(took, 1);
         let Some(spans) = &self.spans else { return };
         // Work that no client asked for has no number of its own.
         let number = if cx.id == 0 { spans.background() } else { cx.id };
@@ -146,14 +161,37 @@ impl Metered {
         if cx.id == 0 { spans.operation(number, operation) } else { spans.part(number, operation) }
     }
 
-    fn read(&self, result: &LayerResult) {
+    fn read(&self, cx: &OperationContext, result: &LayerResult) {
         match result {
-            LayerResult::Hit(_) => &self.requests.hit,
+            LayerResult::Hit(entry) if entry.is_live(cx.now) => &self.requests.hit,
+            LayerResult::Hit(_) => {
+                self.requests.stale.inc();
+                &self.requests.miss
+            }
             LayerResult::Miss => &self.requests.miss,
             LayerResult::NotHandled => &self.requests.not_handled,
             LayerResult::StopWithoutValue => &self.requests.stopped,
         }
         .inc();
+    }
+}
+
+// === impl Requests ===
+
+impl Requests {
+    /// Changes and clears, whether or not they worked.
+    fn written(&self) -> u64 {
+        let kinds = [&self.set, &self.fill, &self.remove, &self.remove_tagged, &self.clear];
+        kinds.iter().map(|written| written.ok.get() + written.failed.get()).sum()
+    }
+}
+
+// === impl Times ===
+
+impl Times {
+    /// By the value of the metric label `operation`.
+    const fn all(&self) -> [(&'static str, &Histogram); 4] {
+        [("get", &self.get), ("get_many", &self.get_many), ("apply", &self.apply), ("clear", &self.clear)]
     }
 }
 
@@ -167,8 +205,18 @@ impl Component for Metered {
         self.inner.health()
     }
 
+    /// What the layer holds and what failed is its own account; reads, writes and times are those seen from here.
     fn stats(&self) -> Stats {
-        self.inner.stats()
+        let requests = &self.requests;
+        let (hits, misses) = (requests.hit.get(), requests.miss.get() + requests.stopped.get());
+        Stats {
+            hits,
+            misses,
+            stale_hits: requests.stale.get(),
+            operations: hits + misses + requests.read_failed.get() + requests.written(),
+            latency: self.times.all().map(|(operation, calls)| Latency::of(operation, calls)).into(),
+            ..self.inner.stats()
+        }
     }
 
     async fn shutdown(&self, deadline: Instant) {
@@ -183,29 +231,29 @@ impl Layer for Metered {
     }
 
     async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
-        let call = self.measure("get", &self.latency.get, 1);
+        let call = self.measure("get", &self.times.get, 1);
         let answer = self.inner.get(cx, key).await;
         self.end(cx, &call, answer.as_ref().map(LayerResult::label));
         match &answer {
-            Ok(result) => self.read(result),
+            Ok(result) => self.read(cx, result),
             Err(_) => self.requests.read_failed.inc(),
         }
         answer
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
-        let call = self.measure("get_many", &self.latency.get_many, keys.len());
+        let call = self.measure("get_many", &self.times.get_many, keys.len());
         let answer = self.inner.get_many(cx, keys).await;
         self.end(cx, &call, answer.as_ref().map(|_| "ok"));
         match &answer {
-            Ok(results) => results.iter().for_each(|result| self.read(result)),
+            Ok(results) => results.iter().for_each(|result| self.read(cx, result)),
             Err(_) => self.requests.read_failed.inc_by(keys.len() as u64),
         }
         answer
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
-        let call = self.measure("apply", &self.latency.apply, changes.len());
+        let call = self.measure("apply", &self.times.apply, changes.len());
         let answer = self.inner.apply(cx, changes).await;
         self.end(cx, &call, answer.as_ref().map(|_| "ok"));
         for change in changes {
@@ -222,7 +270,7 @@ impl Layer for Metered {
     }
 
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError> {
-        let call = self.measure("clear", &self.latency.clear, 0);
+        let call = self.measure("clear", &self.times.clear, 0);
         let answer = self.inner.clear(cx).await;
         self.end(cx, &call, answer.as_ref().map(|()| "ok"));
         match &answer {
@@ -257,7 +305,8 @@ mod tests {
         layer::{ErrorKind, HealthState},
     };
 
-    /// Has the key `here`, not the key `absent`, and fails on all others; takes 3 ms for everything.
+    /// Has the key `here`, the key `stale` past its expiry, not the key `absent`, and fails on all others; takes 3 ms for
+    /// every read.
     struct Scripted(Clock);
 
     fn failure() -> LayerError {
@@ -291,6 +340,11 @@ mod tests {
             self.0.advance(Duration::from_millis(3));
             match key.as_bytes() {
                 b"here" => Ok(LayerResult::Hit(Entry::new(b"here", b"value", EntryMeta::default()))),
+                b"stale" => {
+                    let (ended, stale_until) = (Some(UnixMillis(0)), Some(UnixMillis(1000)));
+                    let meta = EntryMeta { expires_at: ended, stale_until, ..EntryMeta::default() };
+                    Ok(LayerResult::Hit(Entry::new(b"stale", b"value", meta)))
+                }
                 b"absent" => Ok(LayerResult::Miss),
                 _ => Err(failure()),
             }
@@ -321,8 +375,8 @@ mod tests {
         Key::new(text.as_bytes()).unwrap()
     }
 
-    /// The metrics of a measured layer after some of everything.
-    async fn exercised() -> String {
+    /// The metrics and the report of a measured layer after some of everything.
+    async fn exercised() -> (String, Stats) {
         let clock = Clock::manual(UnixMillis(0));
         let metrics = Metrics::new("");
         let layer = Metered::new(Arc::new(Scripted(clock.clone())), &metrics, clock.clone());
@@ -333,7 +387,7 @@ mod tests {
             deadline: clock.monotonic(),
             trust: Trust::Full,
         };
-        for name in ["here", "here", "absent", "broken"] {
+        for name in ["here", "here", "absent", "broken", "stale"] {
             let _ = layer.get(&cx, &key(name)).await;
         }
         let _ = layer.get_many(&cx, &[key("here"), key("absent")]).await;
@@ -341,15 +395,15 @@ mod tests {
         layer.apply(&cx, &[set.clone(), set, Change::Remove(key("absent"))]).await.unwrap();
         layer.apply(&cx, &[Change::Remove(key("broken"))]).await.unwrap_err();
         layer.clear(&cx).await.unwrap();
-        metrics.render()
+        (metrics.render(), layer.stats())
     }
 
     #[tokio::test]
     async fn every_outcome_is_counted_once_under_its_labels() {
-        let text = exercised().await;
+        let (text, _) = exercised().await;
         for (operation, result, count) in [
             ("get", "hit", 3),
-            ("get", "miss", 2),
+            ("get", "miss", 3),
             ("get", "error", 1),
             ("get", "stopped", 0),
             ("set", "ok", 2),
@@ -366,12 +420,22 @@ mod tests {
 
     #[tokio::test]
     async fn time_is_measured_around_each_call() {
-        let text = exercised().await;
+        let (text, _) = exercised().await;
         let bucket = |end: &str, count: u32| {
             format!(
                 "tieredcache_layer_latency_seconds_bucket{{layer=\"disk\",operation=\"get\",le=\"{end}\"}} {count}\n"
             )
         };
-        assert!(text.contains(&bucket("0.0025", 0)) && text.contains(&bucket("0.005", 4)), "{text}");
+        assert!(text.contains(&bucket("0.0025", 0)) && text.contains(&bucket("0.005", 5)), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_report_has_what_was_seen_from_outside() {
+        let (text, stats) = exercised().await;
+        assert_eq!((stats.hits, stats.misses, stats.stale_hits, stats.operations), (3, 3, 1, 12));
+        let get = stats.latency.iter().find(|latency| latency.operation == "get").unwrap();
+        assert_eq!((get.count, get.mean_ns), (5, 3_000_000));
+        assert!((2_500_000..=5_000_000).contains(&get.p99_ns), "{get:?}");
+        assert!(text.contains("tieredcache_layer_stale_reads_total{layer=\"disk\"} 1\n"), "{text}");
     }
 }

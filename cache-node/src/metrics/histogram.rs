@@ -1,6 +1,6 @@
 //! Histograms for hot paths: counted per thread like a [`Tally`], summed when somebody asks.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::tally::Tally;
 
@@ -60,6 +60,12 @@ impl Histogram {
         self.0.add(SUM_NS, took_ns.saturating_mul(count));
     }
 
+    /// How long something took that ended just now.
+    #[inline]
+    pub fn observe_since(&self, begun: Instant, now: Instant) {
+        self.observe(now.saturating_duration_since(begun), 1);
+    }
+
     /// What was noted since the start.
     pub fn distribution(&self) -> Distribution {
         let mut count = 0;
@@ -70,6 +76,30 @@ impl Histogram {
         let buckets = ENDS_NS.iter().enumerate().map(|(bucket, &end)| (end as f64 / 1e9, upto(bucket))).collect();
         let count = upto(BEYOND);
         Distribution { buckets, count, sum: self.0.sum(SUM_NS) as f64 / 1e9 }
+    }
+}
+
+// === impl Distribution ===
+
+impl Distribution {
+    /// What all took on average; zero if there were none.
+    pub fn mean(&self) -> Duration {
+        if self.count == 0 { Duration::ZERO } else { Duration::from_secs_f64(self.sum / self.count as f64) }
+    }
+
+    /// What this share of all did not exceed, spread evenly within its bucket as Prometheus' `histogram_quantile` does;
+    /// zero if there were none. Beyond the last bucket it is the end of that one.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let rank = share * self.count as f64;
+        let (mut below, mut start) = (0, 0.0);
+        for &(end, upto) in &self.buckets {
+            if upto > below && upto as f64 >= rank {
+                let part = (rank - below as f64) / (upto - below) as f64;
+                return Duration::from_secs_f64(start + (end - start) * part.max(0.0));
+            }
+            (below, start) = (upto, end);
+        }
+        if self.count == 0 { Duration::ZERO } else { Duration::from_secs_f64(start) }
     }
 }
 
@@ -94,5 +124,26 @@ mod tests {
         assert_eq!(buckets.last(), Some(&(10.0, 4)));
         assert_eq!(count, 5);
         assert!((sum - 20.000_001_001).abs() < 1e-9, "{sum}");
+    }
+
+    #[test]
+    fn a_quantile_lies_in_the_bucket_that_has_it() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.distribution().quantile(0.99), Duration::ZERO);
+        histogram.observe(Duration::from_micros(400), 98);
+        histogram.observe(Duration::from_millis(40), 2);
+        let told = histogram.distribution();
+        let half = told.quantile(0.5);
+        assert!(half > Duration::from_micros(250) && half <= Duration::from_micros(500), "{half:?}");
+        let p99 = told.quantile(0.99);
+        assert!(p99 > Duration::from_millis(25) && p99 <= Duration::from_millis(50), "{p99:?}");
+        assert_eq!(told.mean(), Duration::from_micros(1192));
+    }
+
+    #[test]
+    fn what_is_beyond_the_last_bucket_counts_as_its_end() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_secs(60), 1);
+        assert_eq!(histogram.distribution().quantile(0.99), Duration::from_secs(10));
     }
 }

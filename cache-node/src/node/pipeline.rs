@@ -1,6 +1,13 @@
 //! The layers of a node without its ports: what a server is built on, and what a Rust program can embed.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use crds::node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig, RedisMode};
@@ -9,7 +16,7 @@ use crate::{
     clock::Clock,
     config::Config,
     context::{OperationContext, Origin},
-    coordinator::{Coordinator, FreshnessOptions, Parts, Wants, WriteError, WriteMode},
+    coordinator::{Coordinator, FreshnessOptions, Part, Parts, Peek, Wants, WriteError, WriteMode},
     entry::{Entry, Key, KeyError, TagError, TagSet},
     layer::{
         Health, Layer, LayerError, Matching, Stats,
@@ -30,6 +37,7 @@ use crate::{
 pub struct Pipeline {
     coordinator: Arc<Coordinator>,
     clock: Clock,
+    operations: Arc<AtomicU64>,
     request_timeout: Duration,
     drain_timeout: Duration,
 }
@@ -103,6 +111,7 @@ impl Pipeline {
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
             clock,
+            operations: Arc::new(AtomicU64::new(1)),
             request_timeout: file.limits.request_timeout.0,
             drain_timeout: file.shutdown.drain_timeout.0,
         })
@@ -118,9 +127,13 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError::Key`]. A layer that fails is a miss.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Vec<u8>>, PipelineError> {
-        let key = Key::new(key)?;
-        let reading = self.coordinator.get(&self.context(), &key, Wants::Value).await;
-        Ok(reading.entry.map(|entry| entry.value().to_vec()))
+        let (cx, key) = (self.context(), Key::new(key)?);
+        let entry = match self.coordinator.peek(&cx, key.as_bytes()) {
+            Peek::Hit(entry) => Some(entry),
+            Peek::Absent => None,
+            Peek::Cold => self.coordinator.get(&cx, &key, Wants::Value).await.entry,
+        };
+        Ok(entry.map(|entry| entry.value().to_vec()))
     }
 
     /// Stores a value.
@@ -154,14 +167,19 @@ impl Pipeline {
         Ok(self.coordinator.remove_tagged(&self.context(), tags, Matching::Any).await?)
     }
 
-    /// What every part has counted, by its name, in read order.
-    pub fn stats(&self) -> Vec<(&'static str, Stats)> {
-        self.coordinator.parts().into_iter().map(|part| (part.name(), part.stats())).collect()
+    /// One verdict on all parts; `Degraded` at worst, because memory serves whatever else is out.
+    pub fn health(&self) -> Health {
+        self.coordinator.health()
     }
 
-    /// How well every part does, by its name, in read order.
-    pub fn health(&self) -> Vec<(&'static str, Health)> {
-        self.coordinator.parts().into_iter().map(|part| (part.name(), part.health())).collect()
+    /// The sum over all parts: a read that memory misses and the disk answers is one miss and one hit.
+    pub fn stats(&self) -> Stats {
+        self.coordinator.stats()
+    }
+
+    /// Every part, in read order: its name, how well it does, and what it has counted.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        self.coordinator.parts()
     }
 
     /// Writes what is queued and closes the layers, within `shutdown.drainTimeout`. Nobody may use a clone any more.
@@ -173,7 +191,7 @@ impl Pipeline {
         let begun = self.clock.monotonic();
         let trust = self.coordinator.backplane().trust(begun);
         OperationContext {
-            id: 0,
+            id: self.operations.fetch_add(1, Ordering::Relaxed),
             origin: Origin::Client,
             now: self.clock.now(),
             deadline: begun + self.request_timeout,

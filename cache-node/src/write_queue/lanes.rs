@@ -7,6 +7,7 @@ use tokio::sync::{Notify, RwLock};
 use super::{NEVER_MS, lock, tagged::Tagged};
 use crate::{
     layer::{Layer, LayerError, LayerId},
+    metrics::Histogram,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -62,6 +63,8 @@ pub(super) struct LaneCounts {
     pub(super) clears: AtomicU64,
     pub(super) forgotten: AtomicU64,
     pub(super) lost_at_shutdown: AtomicU64,
+    /// From the acceptance of a write until the layer had it.
+    pub(super) waited: Histogram,
 }
 
 /// What the queue reports about the way to one cold layer.

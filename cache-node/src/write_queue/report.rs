@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     clock::UnixMillis,
-    layer::{Component, Health, Stats, Verdict},
+    layer::{Component, Health, LayerId, Stats, Verdict},
+    metrics::Histogram,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -55,6 +56,13 @@ impl WriteQueue {
     /// The way to each cold layer.
     pub fn lanes(&self) -> Vec<LaneReport> {
         self.lanes.iter().map(|lane| self.report(lane)).collect()
+    }
+
+    /// How long writes waited from their acceptance until each layer had them, by the value of the metric label
+    /// `operation`.
+    pub fn waits(&self) -> Vec<(&'static str, &Histogram)> {
+        let name = |layer| if layer == LayerId::Redis { "flush_to_redis" } else { "flush_to_disk" };
+        self.lanes.iter().map(|lane| (name(lane.target.id()), &lane.counts.waited)).collect()
     }
 
     fn report(&self, lane: &Arc<Lane>) -> LaneReport {

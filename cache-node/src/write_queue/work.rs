@@ -10,6 +10,7 @@ use super::{
     lock,
 };
 use crate::{
+    clock::UnixMillis,
     entry::{Key, Position},
     layer::{Change, LayerError, LayerId},
 };
@@ -68,8 +69,10 @@ impl WriteQueue {
         if number == 0 {
             settled.extend(lock(&lane.tagged).land());
         }
+        let now = self.clock.now();
         let tagged = batch.changes.len() - batch.taken.len();
         for (place, taken) in batch.taken.iter().enumerate() {
+            lane.counts.waited.observe(now.since(UnixMillis(taken.reference.at_ms)), 1);
             let mut shard = lock(&self.shards[taken.shard]);
             let position = position_of(tagged + place);
             let outdated = shard.settle(lane.place, taken.reference, position, &mut settled);

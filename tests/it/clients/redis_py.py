@@ -39,6 +39,12 @@ def work(client):
         for number in range(1000):
             pipe.set(f"p{number}", number).get(f"p{number}")
         check("pipeline", pipe.execute()[1::2], [b"%d" % number for number in range(1000)])
+    # Commands that it does not know, by its generic call.
+    check("tc.set", client.execute_command("TC.SET", "apple", 1, "PX", 60000, "TAGS", 2, "red", "round"), b"OK")
+    check("tc.tags", client.execute_command("TC.TAGS", "apple"), [b"red", b"round"])
+    check("tc.layers", len(client.execute_command("TC.LAYERS")) > 3, True)
+    check("tc.invalidate", client.execute_command("TC.INVALIDATE", "round"), b"OK")
+    check("tc gone", client.get("apple"), None)
     try:
         client.incr("large")
         sys.exit("incr of a text was accepted")

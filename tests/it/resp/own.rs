@@ -43,9 +43,10 @@ fn info_has_a_line_for_each_layer() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "# Layers");
     let names: Vec<&str> = lines[1..].iter().filter_map(|line| Some(line.split_once(':')?.0)).collect();
-    assert_eq!(names, ["memory", "tagIndex", "writeQueue", "disk"]);
-    assert!(lines[1].starts_with("memory:state=healthy,entries=1,bytes="), "{text}");
-    assert!(lines[1].ends_with(",hits=1,misses=1"), "{text}");
+    assert_eq!(names, ["node", "memory", "tagIndex", "writeQueue", "disk"]);
+    assert_eq!(lines[1], "node:state=healthy,reason=AsExpected");
+    assert!(lines[2].starts_with("memory:state=healthy,entries=1,bytes="), "{text}");
+    assert!(lines[2].ends_with(",hits=1,misses=1"), "{text}");
     assert!(client.call("INFO").text().contains("\r\n# Layers\r\n"));
 }
 
@@ -137,13 +138,23 @@ fn explanation_tells_who_answers_and_what_each_layer_has() {
 fn layers_tell_their_health_and_counters() {
     let (_folder, _node, mut client) = node();
     client.call("HELLO 3");
-    client.call("SET k v");
+    client.call("TC.SET k v PX 1 STALE 600000");
+    sleep(Duration::from_millis(5));
+    client.call("SET l v EX 600");
     client.call("GET k");
+    client.call("GET l");
+    client.call("TC.FLUSH");
     let Reply::Array(layers) = client.call("TC.LAYERS") else { panic!("an array") };
     let names: Vec<String> = layers.iter().map(|layer| layer.field("layer").text()).collect();
-    assert_eq!(names, ["memory", "tagIndex", "writeQueue", "disk"]);
+    assert_eq!(names, ["node", "memory", "tagIndex", "writeQueue", "disk"]);
     assert!(layers.iter().all(|layer| layer.field("health") == Reply::bulk("Healthy")));
-    assert_eq!(layers[0].field("hits"), Reply::Integer(1));
+    let [node, memory, .., disk] = &layers[..] else { panic!("{names:?}") };
+    assert_eq!((memory.field("hits"), memory.field("staleHits")), (Reply::Integer(1), Reply::Integer(1)));
+    assert_eq!(node.field("hits"), Reply::Integer(1), "the sum over all layers");
+    let Reply::Integer(mean) = disk.field("latency").field("apply").field("meanNs") else { panic!("{disk:?}") };
+    assert!((1000..5_000_000_000).contains(&mean), "{disk:?}");
+    assert!(matches!(disk.field("latency").field("apply").field("p99Ns"), Reply::Integer(1000..)), "{disk:?}");
+    assert!(matches!(disk.field("errors"), Reply::Map(_)), "by kind: {disk:?}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! TinyLFU by moka, for loads with scans, which its admission filter keeps out.
 //!
 //! moka postpones its bookkeeping: sizes lag and the capacity may be exceeded by its write log until
-//! [`TinyLfu::tick`]. Never use a moka below 0.12.16, which could grow without bound.
+//! [`TinyLfu::tick`]. It fixes its capacity when it is built: its sketch and its segments are sized by it, and there is no
+//! call that changes it (`Cache::policy` only tells it). Never use a moka below 0.12.16, which could grow without bound.
 
 use std::sync::{
     Arc,

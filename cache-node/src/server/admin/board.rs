@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crds::node_report::{HealthReport, HealthState, LayerName, LayerReport, NodeReport, StatsReport};
+use crds::node_report::{HealthReport, HealthState, LatencyReport, LayerName, LayerReport, NodeReport, StatsReport};
 
 use crate::{
-    clock::UnixMillis,
-    coordinator::Coordinator,
-    layer::{self, Component, Health, LayerId, Stats},
+    clock::{Clock, UnixMillis},
+    coordinator::{Coordinator, Part},
+    layer::{self, Component, Health, Latency, LayerId, Stats},
     server::pulse::Pulses,
 };
 
@@ -18,7 +18,8 @@ const DISABLED: &str = "DisabledByConfiguration";
 #[derive(Debug)]
 pub struct Board {
     about: About,
-    stage: Mutex<Stage>,
+    clock: Clock,
+    stage: Mutex<(Stage, UnixMillis)>,
     /// Weak, so that a report never keeps a closed node's database open.
     coordinator: OnceLock<Weak<Coordinator>>,
     pulses: OnceLock<Pulses>,
@@ -54,18 +55,19 @@ pub enum Stage {
 
 impl Board {
     /// The board of a node that has just begun to open.
-    pub fn new(about: About) -> Self {
+    pub fn new(about: About, clock: Clock) -> Self {
         Self {
+            stage: Mutex::new((Stage::Opening("configuration"), clock.now())),
             about,
-            stage: Mutex::new(Stage::Opening("configuration")),
+            clock,
             coordinator: OnceLock::new(),
             pulses: OnceLock::new(),
         }
     }
 
-    /// Announces the next stage.
+    /// Announces the next stage, which begins now.
     pub fn announce(&self, stage: Stage) {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = (stage, self.clock.now());
     }
 
     /// From now on the parts of this coordinator are reported. Only the first one counts.
@@ -92,7 +94,7 @@ impl Board {
 
     /// What the node waits for before it is ready; empty when it is.
     pub fn waiting_for(&self) -> Vec<String> {
-        match *self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
+        match self.stage().0 {
             Stage::Opening(part) => vec![format!("{part} is being opened")],
             Stage::Serving => self.behind().into_iter().collect(),
             Stage::Draining => vec!["the node is stopping".to_owned()],
@@ -104,11 +106,18 @@ impl Board {
         self.coordinator.get().and_then(Weak::upgrade)?.backplane().keeps_from_ready()
     }
 
+    /// The verdict on the node as a whole.
+    pub fn health(&self) -> HealthReport {
+        let coordinator = self.coordinator.get().and_then(Weak::upgrade);
+        self.judge(coordinator.as_deref(), &self.waiting_for())
+    }
+
     /// The report for `/v1/layers`.
     pub fn report(&self) -> NodeReport {
         let waiting_for = self.waiting_for();
         let About { cache, cache_uid, node, config_revision, started } = self.about.clone();
         let coordinator = self.coordinator.get().and_then(Weak::upgrade);
+        let coordinator = coordinator.as_deref();
         NodeReport {
             node,
             cache,
@@ -116,34 +125,54 @@ impl Board {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             config_revision,
             ready: waiting_for.is_empty(),
+            health: self.judge(coordinator, &waiting_for),
+            stats: coordinator.map(|coordinator| stats(coordinator.stats())).unwrap_or_default(),
             waiting_for,
             started_unix_ms: started.0,
-            layers: coordinator.map(|coordinator| self.layers(&coordinator)).unwrap_or_default(),
+            layers: coordinator.map(|coordinator| self.layers(coordinator)).unwrap_or_default(),
         }
     }
 
+    /// The verdict on the node: it can not serve while clients are kept from it or an event loop hangs; else its parts
+    /// say how well it does.
+    fn judge(&self, coordinator: Option<&Coordinator>, waiting_for: &[String]) -> HealthReport {
+        let unable = |reason: &str, message: String| HealthReport {
+            state: HealthState::Unavailable,
+            reason: reason.to_owned(),
+            message,
+            since_unix_ms: self.stage().1.0,
+        };
+        if let Some(trouble) = self.trouble() {
+            return unable("EventLoopHangs", trouble);
+        }
+        match (self.stage().0, coordinator) {
+            (Stage::Draining, _) => unable("Stopping", waiting_for.join("; ")),
+            (Stage::Serving, Some(coordinator)) if waiting_for.is_empty() => health(coordinator.health()),
+            (Stage::Opening(_) | Stage::Serving, _) => unable("Starting", waiting_for.join("; ")),
+        }
+    }
+
+    fn stage(&self) -> (Stage, UnixMillis) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn layers(&self, coordinator: &Coordinator) -> Vec<LayerReport> {
-        let cold = |id, name| match coordinator.cold().find(|layer| layer.id() == id) {
-            Some(layer) => part(name, layer.as_ref()),
-            None => self.disabled(name),
-        };
+        let parts = coordinator.parts();
         // Without a layer to write to, the queue only gives writes their order and keeps none.
-        let queue = match coordinator.cold().next() {
-            Some(_) => part(LayerName::WriteQueue, coordinator.write_queue()),
-            None => self.disabled(LayerName::WriteQueue),
+        let has_queue = coordinator.cold().next().is_some();
+        let report = |(layer, name): (LayerName, &str)| match parts.iter().find(|part| part.name() == name) {
+            Some(part) if layer != LayerName::WriteQueue || has_queue => report_of(layer, part),
+            _ => self.disabled(layer),
         };
-        let backplane = match coordinator.backplane().is_on() {
-            true => part(LayerName::Backplane, coordinator.backplane()),
-            false => self.disabled(LayerName::Backplane),
-        };
-        vec![
-            part(LayerName::Memory, coordinator.memory()),
-            part(LayerName::TagIndex, coordinator.tags()),
-            queue,
-            backplane,
-            cold(LayerId::Redis, LayerName::Redis),
-            cold(LayerId::Disk, LayerName::Disk),
-        ]
+        let names = [
+            (LayerName::Memory, LayerId::Memory.label()),
+            (LayerName::TagIndex, coordinator.tags().name()),
+            (LayerName::WriteQueue, coordinator.write_queue().name()),
+            (LayerName::Backplane, coordinator.backplane().name()),
+            (LayerName::Redis, LayerId::Redis.label()),
+            (LayerName::Disk, LayerId::Disk.label()),
+        ];
+        names.into_iter().map(report).collect()
     }
 
     fn disabled(&self, name: LayerName) -> LayerReport {
@@ -157,7 +186,7 @@ impl Board {
     }
 }
 
-fn part(name: LayerName, part: &(impl Component + ?Sized)) -> LayerReport {
+fn report_of(name: LayerName, part: &Part<'_>) -> LayerReport {
     LayerReport { name, health: health(part.health()), stats: stats(part.stats()) }
 }
 
@@ -172,12 +201,16 @@ fn health(Health { state, reason, message, since }: Health) -> HealthReport {
 }
 
 fn stats(stats: Stats) -> StatsReport {
-    let Stats { hits, misses, stale_hits, operations, errors, entries, bytes, capacity_bytes, extras } = stats;
+    let Stats { hits, misses, stale_hits, operations, errors, latency, entries, bytes, capacity_bytes, extras } = stats;
+    let times = |Latency { operation, count, mean_ns, p99_ns }: Latency| {
+        (operation.to_owned(), LatencyReport { count, mean_ns, p99_ns })
+    };
     StatsReport {
         hits,
         misses,
         stale_hits,
         operations,
+        latency: latency.into_iter().map(times).collect(),
         errors: errors.into_iter().map(|(kind, count)| (kind.label().to_owned(), count)).collect(),
         entries,
         bytes,

@@ -58,6 +58,12 @@ func work(client *redis.Client) {
 			check("pipeline", get.Val(), fmt.Sprint(index/2))
 		}
 	}
+	// Commands that it does not know, by its generic call.
+	check("tc.set", must(client.Do(ctx, "TC.SET", "apple", "1", "PX", 60000, "TAGS", 2, "red", "round").Text()), "OK")
+	check("tc.tags", must(client.Do(ctx, "TC.TAGS", "apple").StringSlice()), []string{"red", "round"})
+	check("tc.layers", len(must(client.Do(ctx, "TC.LAYERS").Slice())) > 3, true)
+	check("tc.invalidate", must(client.Do(ctx, "TC.INVALIDATE", "round").Text()), "OK")
+	check("tc gone", errors.Is(client.Get(ctx, "apple").Err(), redis.Nil), true)
 	check("error", client.Incr(ctx, "large").Err().Error(), "ERR value is not an integer or out of range")
 	check("dbsize", must(client.DBSize(ctx).Result()) > 1000, true)
 	check("info", strings.Contains(must(client.Info(ctx).Result()), "redis_version:7.4.0"), true)

@@ -26,8 +26,14 @@ async function work(client) {
   for (let number = 0; number < 1000; number++) pipeline.set(`p${number}`, number).get(`p${number}`);
   const replies = await pipeline.exec();
   for (let number = 0; number < 1000; number++) assert.deepStrictEqual(replies[2 * number + 1], [null, `${number}`]);
+  // Commands that it does not know, by its generic call.
+  assert.strictEqual(await client.call("TC.SET", "apple", "1", "PX", 60000, "TAGS", 2, "red", "round"), "OK");
+  assert.deepStrictEqual(await client.call("TC.TAGS", "apple"), ["red", "round"]);
+  assert.strictEqual((await client.call("TC.LAYERS"))[0][1], "node");
+  assert.strictEqual(await client.call("TC.INVALIDATE", "round"), "OK");
+  assert.strictEqual(await client.get("apple"), null);
   await assert.rejects(client.incr("large"), /value is not an integer or out of range/);
-  assert.match(await client.info("server"), /redis_version:7\.0\.15/);
+  assert.match(await client.info("server"), /redis_version:7\.4\.0/);
   assert.ok((await client.command("COUNT")) > 30);
   assert.strictEqual(await client.client("SETNAME", "tester"), "OK");
   assert.strictEqual(await client.client("GETNAME"), "tester");

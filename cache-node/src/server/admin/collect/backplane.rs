@@ -1,9 +1,8 @@
 //! The backplane.
 
-use super::{HEALTH, common, counter, extra, gauge};
+use super::{Export, Facts, HEALTH, counter, extra, gauge};
 use crate::{
-    backplane::Backplane,
-    layer::Component,
+    layer::metered::LATENCY,
     metrics::{Definition, Samples},
 };
 
@@ -37,25 +36,28 @@ const STALE: Definition = counter(
     &[],
 );
 
-pub(super) const BACKPLANE: &[Definition] = &[HEALTH, RECORDS, GAPS, BEHIND, AGE, POSITION, FAILURES, STALE];
+pub(super) const BACKPLANE: Export = Export {
+    name: "backplane",
+    definitions: &[HEALTH, LATENCY, RECORDS, GAPS, BEHIND, AGE, POSITION, FAILURES, STALE],
+    read: backplane,
+};
 
-pub(super) fn backplane(part: &Backplane, samples: &mut Samples) {
-    let stats = part.stats();
-    common(samples, part, &stats);
-    samples.put(&RECORDS, &["published"], extra(&stats, "published"));
-    samples.put(&RECORDS, &["received"], extra(&stats, "received"));
-    samples.put(&RECORDS, &["own"], extra(&stats, "own"));
-    samples.put(&RECORDS, &["applied"], extra(&stats, "applied"));
-    samples.put(&GAPS, &["trimmed"], extra(&stats, "gapsTrimmed"));
-    samples.put(&GAPS, &["epoch_changed"], extra(&stats, "gapsEpochChanged"));
-    samples.put(&GAPS, &["rolled_back"], extra(&stats, "gapsRolledBack"));
-    samples.put(&GAPS, &["history_changed"], extra(&stats, "gapsHistoryChanged"));
-    samples.put(&GAPS, &["lost_writes"], extra(&stats, "gapsLostWrites"));
-    samples.put(&GAPS, &["announced"], extra(&stats, "gapsAnnounced"));
-    samples.put(&BEHIND, &[], extra(&stats, "behind"));
-    let age = part.confirmed_ago().map_or(f64::INFINITY, |_| extra(&stats, "leaseAgeMs") / 1e3);
-    samples.put(&AGE, &[], age);
-    samples.put(&POSITION, &[], extra(&stats, "positionMs") / 1e3);
-    samples.put(&FAILURES, &[], extra(&stats, "failures"));
-    samples.put(&STALE, &[], extra(&stats, "servedStale"));
+fn backplane(Facts { stats, .. }: &Facts<'_>, samples: &mut Samples) {
+    samples.put(&RECORDS, &["published"], extra(stats, "published"));
+    samples.put(&RECORDS, &["received"], extra(stats, "received"));
+    samples.put(&RECORDS, &["own"], extra(stats, "own"));
+    samples.put(&RECORDS, &["applied"], extra(stats, "applied"));
+    samples.put(&GAPS, &["trimmed"], extra(stats, "gapsTrimmed"));
+    samples.put(&GAPS, &["epoch_changed"], extra(stats, "gapsEpochChanged"));
+    samples.put(&GAPS, &["rolled_back"], extra(stats, "gapsRolledBack"));
+    samples.put(&GAPS, &["history_changed"], extra(stats, "gapsHistoryChanged"));
+    samples.put(&GAPS, &["lost_writes"], extra(stats, "gapsLostWrites"));
+    samples.put(&GAPS, &["announced"], extra(stats, "gapsAnnounced"));
+    samples.put(&BEHIND, &[], extra(stats, "behind"));
+    // What is not known is the largest number there.
+    let age_ms = extra(stats, "leaseAgeMs");
+    samples.put(&AGE, &[], if age_ms >= u64::MAX as f64 { f64::INFINITY } else { age_ms / 1e3 });
+    samples.put(&POSITION, &[], extra(stats, "positionMs") / 1e3);
+    samples.put(&FAILURES, &[], extra(stats, "failures"));
+    samples.put(&STALE, &[], extra(stats, "servedStale"));
 }

@@ -1,8 +1,8 @@
 //! L2.
 
-use super::{ERRORS, HEALTH, common, counter, errors, extra, gauge};
+use super::{ERRORS, Export, Facts, HEALTH, counter, errors, extra, gauge};
 use crate::{
-    layer::Component,
+    layer::LayerId,
     metrics::{Definition, Samples},
 };
 
@@ -34,20 +34,55 @@ const NOT_WRITTEN: Definition = counter(
     &[],
 );
 
-pub(super) const REDIS: &[Definition] =
-    &[HEALTH, ERRORS, RECONNECTS, UNFENCED, BELOW_FLOOR, BREAKER, SHED, IN_FLIGHT, TRAFFIC, NOT_WRITTEN];
+const RECLAIMED: Definition =
+    counter("tieredcache_redis_damaged_removed_total", "Damaged values that were removed from Redis.", &[]);
+const WRITTEN: Definition =
+    counter("tieredcache_redis_entries_written_total", "Entries written to Redis, overwrites included.", &[]);
+const REMOVED: Definition = counter(
+    "tieredcache_redis_entries_removed_total",
+    "Removals of entries written to Redis, whether or not there was one.",
+    &[],
+);
+const RECENT_P99: Definition = gauge(
+    "tieredcache_redis_recent_p99_seconds",
+    "What 99 of 100 of the latest calls of Redis did not exceed, by which its health is judged.",
+    &[],
+);
 
-pub(super) fn redis(redis: &dyn Component, samples: &mut Samples) {
-    let stats = redis.stats();
-    common(samples, redis, &stats);
-    errors(samples, &stats);
-    samples.put(&RECONNECTS, &[], extra(&stats, "reconnects"));
-    samples.put(&UNFENCED, &[], extra(&stats, "reconnectsUnfenced"));
-    samples.put(&BELOW_FLOOR, &[], extra(&stats, "belowFloor"));
-    samples.put(&BREAKER, &[], extra(&stats, "breakerOpened"));
-    samples.put(&SHED, &[], extra(&stats, "shed"));
-    samples.put(&IN_FLIGHT, &[], extra(&stats, "inFlight"));
-    samples.put(&TRAFFIC, &["in"], extra(&stats, "bytesRead"));
-    samples.put(&TRAFFIC, &["out"], extra(&stats, "bytesWritten"));
-    samples.put(&NOT_WRITTEN, &[], extra(&stats, "notWrittenOutOfMemory"));
+pub(super) const REDIS: Export = Export {
+    name: LayerId::Redis.label(),
+    definitions: &[
+        HEALTH,
+        ERRORS,
+        RECONNECTS,
+        UNFENCED,
+        BELOW_FLOOR,
+        BREAKER,
+        SHED,
+        IN_FLIGHT,
+        TRAFFIC,
+        NOT_WRITTEN,
+        RECLAIMED,
+        WRITTEN,
+        REMOVED,
+        RECENT_P99,
+    ],
+    read: redis,
+};
+
+fn redis(Facts { stats, .. }: &Facts<'_>, samples: &mut Samples) {
+    errors(samples, stats);
+    samples.put(&RECLAIMED, &[], extra(stats, "reclaimed"));
+    samples.put(&WRITTEN, &[], extra(stats, "written"));
+    samples.put(&REMOVED, &[], extra(stats, "removed"));
+    samples.put(&RECENT_P99, &[], extra(stats, "latencyP99Us") / 1e6);
+    samples.put(&RECONNECTS, &[], extra(stats, "reconnects"));
+    samples.put(&UNFENCED, &[], extra(stats, "reconnectsUnfenced"));
+    samples.put(&BELOW_FLOOR, &[], extra(stats, "belowFloor"));
+    samples.put(&BREAKER, &[], extra(stats, "breakerOpened"));
+    samples.put(&SHED, &[], extra(stats, "shed"));
+    samples.put(&IN_FLIGHT, &[], extra(stats, "inFlight"));
+    samples.put(&TRAFFIC, &["in"], extra(stats, "bytesRead"));
+    samples.put(&TRAFFIC, &["out"], extra(stats, "bytesWritten"));
+    samples.put(&NOT_WRITTEN, &[], extra(stats, "notWrittenOutOfMemory"));
 }

@@ -1,9 +1,8 @@
 //! The tag index.
 
-use super::{ENTRIES, HEALTH, common, counter, extra, gauge};
+use super::{ENTRIES, Export, Facts, HEALTH, counter, extra, gauge};
 use crate::{
-    coordinator::Coordinator,
-    layer::Component,
+    layer::metered::LATENCY,
     metrics::{Definition, Samples},
 };
 
@@ -18,13 +17,15 @@ const FLOOR: Definition = counter(
     &[],
 );
 
-pub(super) const TAGS: &[Definition] = &[HEALTH, ENTRIES, REMOVALS, REMOVALS_MAX, DEAD_READS, FLOOR];
+pub(super) const TAGS: Export = Export {
+    name: "tagIndex",
+    definitions: &[HEALTH, LATENCY, ENTRIES, REMOVALS, REMOVALS_MAX, DEAD_READS, FLOOR],
+    read: tags,
+};
 
-pub(super) fn tags(coordinator: &Coordinator, samples: &mut Samples) {
-    let stats = coordinator.tags().stats();
-    common(samples, coordinator.tags(), &stats);
-    samples.put(&REMOVALS, &[], extra(&stats, "removals"));
-    samples.put(&REMOVALS_MAX, &[], extra(&stats, "removalsMax"));
-    samples.put(&DEAD_READS, &[], extra(&stats, "deadReads"));
-    samples.put(&FLOOR, &[], extra(&stats, "floorRaised"));
+fn tags(Facts { stats, .. }: &Facts<'_>, samples: &mut Samples) {
+    samples.put(&REMOVALS, &[], extra(stats, "removals"));
+    samples.put(&REMOVALS_MAX, &[], extra(stats, "removalsMax"));
+    samples.put(&DEAD_READS, &[], extra(stats, "deadReads"));
+    samples.put(&FLOOR, &[], extra(stats, "floorRaised"));
 }

@@ -1,9 +1,8 @@
 //! The write queue, and its way to each cold layer.
 
-use super::{BYTES, CAPACITY, ENTRIES, HEALTH, common, counter, extra, gauge};
+use super::{BYTES, CAPACITY, ENTRIES, Export, Facts, HEALTH, counter, extra, gauge};
 use crate::{
-    coordinator::Coordinator,
-    layer::Component,
+    layer::metered::LATENCY,
     metrics::{Definition, Samples},
 };
 
@@ -48,8 +47,11 @@ const LOST: Definition = counter(
     &["to"],
 );
 
-pub(super) const QUEUE: &[Definition] = &[
+pub(super) const QUEUE: Export = Export { name: "writeQueue", definitions: DEFINITIONS, read: write_queue };
+
+const DEFINITIONS: &[Definition] = &[
     HEALTH,
+    LATENCY,
     ENTRIES,
     BYTES,
     CAPACITY,
@@ -67,21 +69,18 @@ pub(super) const QUEUE: &[Definition] = &[
     LOST,
 ];
 
-pub(super) fn write_queue(coordinator: &Coordinator, samples: &mut Samples) {
-    let queue = coordinator.write_queue();
-    let stats = queue.stats();
-    common(samples, queue, &stats);
-    samples.put(&OLDEST, &[], queue.oldest_age().as_secs_f64());
-    samples.put(&FLUSHED, &[], extra(&stats, "flushed"));
-    samples.put(&BATCHES, &[], extra(&stats, "batches"));
-    samples.put(&FLUSH_FAILURES, &[], extra(&stats, "flushFailures"));
-    samples.put(&REFUSED, &[], extra(&stats, "refusedFull"));
-    samples.put(&RECOVERED, &[], extra(&stats, "recovered"));
-    samples.put(&DROPPED, &["overflow"], extra(&stats, "droppedOverflow"));
-    samples.put(&DROPPED, &["unreachable"], extra(&stats, "droppedUnreachable"));
-    samples.put(&DROPPED, &["fill"], extra(&stats, "droppedFills"));
+fn write_queue(Facts { stats, lanes, .. }: &Facts<'_>, samples: &mut Samples) {
+    samples.put(&OLDEST, &[], extra(stats, "oldestAgeMs") / 1e3);
+    samples.put(&FLUSHED, &[], extra(stats, "flushed"));
+    samples.put(&BATCHES, &[], extra(stats, "batches"));
+    samples.put(&FLUSH_FAILURES, &[], extra(stats, "flushFailures"));
+    samples.put(&REFUSED, &[], extra(stats, "refusedFull"));
+    samples.put(&RECOVERED, &[], extra(stats, "recovered"));
+    samples.put(&DROPPED, &["overflow"], extra(stats, "droppedOverflow"));
+    samples.put(&DROPPED, &["unreachable"], extra(stats, "droppedUnreachable"));
+    samples.put(&DROPPED, &["fill"], extra(stats, "droppedFills"));
     samples.put(&ACCEPTED, &[], stats.operations as f64);
-    for lane in queue.lanes() {
+    for lane in *lanes {
         let to = [lane.layer.label()];
         samples.put(&LANE_ENTRIES, &to, lane.items as f64);
         samples.put(&LANE_OLDEST, &to, lane.oldest_age.as_secs_f64());
