@@ -60,8 +60,8 @@ kubeconfig: ## Print the path of the admin kubeconfig (use with make -s)
 kubectl: ## Run kubectl on the test cluster: make kubectl ARGS="get pods -A"
 	@$(CLUSTER_TOOL) kubectl $(ARGS)
 
-bench: build ## Measure the cache node side by side with redis-server; writes target/bench.md
-	$(ROCKS) cargo run --locked --release -p tests --bin bench -- all --out $${CARGO_TARGET_DIR:-target}/bench.md --pipeline "$$($(ROCKS) cargo bench --locked -p cache-node --bench pipeline --no-run 2>&1 | sed -n "s/.*(\(.*\))$$/\1/p")"
+bench: ## Measure everything on an idle machine (a quarter of an hour), beside redis-server and by itself: target/bench.md
+	@tests/bench/run.sh
 
 crds: ## Generate the YAML of the resource from its Rust types
 	$(ROCKS) cargo run --locked --quiet -p operator -- crds > crds/tieredcaches.yaml

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench -p cache-node --bench memory                # the goals, two minutes
-//! cargo bench -p cache-node --bench memory -- soak 600    # whether the capacity holds, for so many seconds
+//! cargo bench -p cache-node --bench memory -- soak 600    # whether the capacity holds, for so many seconds and policy
 //! ```
 //!
 //! Every round runs every variant with one thread and with two, one after the other, so that a change of the machine
@@ -46,6 +46,11 @@ const OPERATIONS: usize = 500_000;
 const VALUE: [u8; 100] = [7; 100];
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
+/// What memory may weigh under random writes, in percent of its capacity.
+const SOAK_PERCENT_MAX: f64 = 105.0;
+/// How often the node lets memory do its postponed work.
+const SOAK_TICK: Duration = Duration::from_millis(250);
+
 /// quick_cache as one would use it without any of this: a boxed key, a counted value, no expiry, no weights.
 type Bare = Cache<Box<[u8]>, Arc<[u8]>, UnitWeighter, RandomState>;
 
@@ -64,9 +69,27 @@ const MEMORY_WRITE: usize = 5;
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["soak", seconds] => soak(Duration::from_secs(seconds.parse().unwrap())),
-        ["entries", policy] => entries(if policy == "S3Fifo" { Policy::S3Fifo } else { Policy::TinyLfu }),
+        ["soak", seconds] => {
+            // Each in a process of its own, so that what the other one freed does not count.
+            let held = ["S3Fifo", "TinyLfu"].map(|policy| child(&["soak", seconds, policy]));
+            assert!(held == [true, true], "the capacity does not hold within {SOAK_PERCENT_MAX} %");
+        }
+        ["soak", seconds, policy] => soak(Duration::from_secs(seconds.parse().unwrap()), named(policy)),
+        ["entries", policy] => entries(named(policy)),
         _ => goals(),
+    }
+}
+
+/// Runs this program once more; answers whether it ended well.
+fn child(arguments: &[&str]) -> bool {
+    Command::new(env::current_exe().unwrap()).args(arguments).status().unwrap().success()
+}
+
+fn named(policy: &str) -> Policy {
+    match policy {
+        "S3Fifo" => Policy::S3Fifo,
+        "TinyLfu" => Policy::TinyLfu,
+        other => panic!("{other} is no policy; S3Fifo and TinyLfu are"),
     }
 }
 
@@ -75,7 +98,7 @@ fn goals() {
     println!("{OPERATIONS} operations a round, {ROUNDS} rounds: median [quartiles]\n");
     for policy in ["S3Fifo", "TinyLfu"] {
         // In a process of its own, so that what the other one freed does not count.
-        Command::new(env::current_exe().unwrap()).args(["entries", policy]).status().unwrap();
+        assert!(child(&["entries", policy]));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
@@ -233,15 +256,17 @@ fn entries(policy: Policy) {
     }
 }
 
-/// Writes of random keys and sizes for so long: what memory weighs, and what the process takes.
-fn soak(length: Duration) {
+/// Writes of random keys and sizes for so long: what memory weighs, and what the process takes. Neither may exceed the
+/// capacity by more than 5 %.
+fn soak(length: Duration, policy: Policy) {
     const CAPACITY: u64 = 256 << 20;
-    let memory = open(Policy::S3Fifo, CAPACITY);
+    let memory = open(policy, CAPACITY);
     let before = resident_bytes();
     let mut random = StdRng::seed_from_u64(2);
-    let (begin, mut told) = (Instant::now(), Instant::now());
+    let (begin, mut ticked, mut told) = (Instant::now(), Instant::now(), Instant::now());
     let (mut writes, mut weighed_most, mut resident_most) = (0_u64, 0, 0);
     let value = vec![7; 64 << 10];
+    let percent = |bytes: u64| bytes as f64 * 100.0 / CAPACITY as f64;
     while begin.elapsed() < length {
         for _ in 0..1000 {
             let key = format!("key:{}", random.random_range(0..4_000_000));
@@ -250,23 +275,28 @@ fn soak(length: Duration) {
             memory.set(NOW, &Entry::new(key.as_bytes(), &value[..size as usize], EntryMeta::default()));
         }
         writes += 1000;
-        weighed_most = weighed_most.max(memory.stats().bytes.unwrap());
-        resident_most = resident_most.max(resident_bytes() - before);
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
+        if ticked.elapsed() > SOAK_TICK {
+            ticked = Instant::now();
             memory.tick();
-            let percent = |bytes: u64| bytes as f64 * 100.0 / CAPACITY as f64;
-            println!(
-                "{:>4} s: {writes} writes, {} entries; of the capacity weighed {:.1} %, resident {:.1} %; at most {:.1} %, {:.1} %",
-                begin.elapsed().as_secs(),
-                memory.entries(),
-                percent(memory.stats().bytes.unwrap()),
-                percent(resident_bytes() - before),
-                percent(weighed_most),
-                percent(resident_most),
-            );
+        }
+        weighed_most = weighed_most.max(memory.stats().bytes.unwrap());
+        resident_most = resident_most.max(resident_bytes().saturating_sub(before));
+        if told.elapsed() > Duration::from_secs(60) {
+            told = Instant::now();
+            println!("  {:>4} s: {writes} writes, {} entries", begin.elapsed().as_secs(), memory.entries());
         }
     }
+    let (weighed, resident) = (percent(weighed_most), percent(resident_most));
+    println!(
+        "{policy:?}: {} s, {writes} writes, at most {weighed:.1} % of the capacity weighed, {resident:.1} % resident; at \
+         the end {:.1} % weighed",
+        length.as_secs(),
+        percent(memory.stats().bytes.unwrap())
+    );
+    assert!(weighed <= SOAK_PERCENT_MAX, "{policy:?} weighs {weighed:.1} % of its capacity");
+    assert!(resident <= SOAK_PERCENT_MAX, "{policy:?} takes {resident:.1} % of its capacity");
+    // An empty memory keeps every bound.
+    assert!(percent(memory.stats().bytes.unwrap()) > 80.0, "{policy:?} does not use its capacity");
 }
 
 fn resident_bytes() -> u64 {

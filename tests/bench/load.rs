@@ -246,7 +246,7 @@ impl Connection {
 }
 
 /// Nanoseconds with two digits: one per cent of resolution in a table that stays in the core's cache.
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     let highest = u64::try_from(LATENCY_MAX.as_nanos()).unwrap_or(u64::MAX);
     Histogram::new_with_max(highest, 2).expect("60 s with two digits is a valid histogram")
 }

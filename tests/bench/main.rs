@@ -5,9 +5,13 @@
 
 mod report;
 
+mod inside;
+
 mod gates;
 
 mod memory;
+
+mod invalidate;
 
 mod pair;
 
@@ -36,7 +40,10 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use crate::{
+    clock::Clock,
     gates::{GOALS, Goal, Judged, PAIRS_MIN, Verdict},
+    inside::{Inside, Printed, Row},
+    invalidate::Removals,
     pair::{Outcome, Plan},
     server::{Kind, Programs},
     workload::{GRAMMAR, Workload},
@@ -74,6 +81,13 @@ enum Verb {
         #[command(flatten)]
         programs: Programs,
     },
+    /// Times removals by tag among a million tagged entries; fails if 99 of 100 take more than a millisecond.
+    Invalidate {
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "node-disk,node-full")]
+        kinds: Vec<Kind>,
+        #[command(flatten)]
+        programs: Programs,
+    },
     /// Checks the goals; fails only if one is missed beyond noise on a quiet machine.
     Gate {
         /// Those of these names, such as `G7` or `"G3 CPU"`; default all that there are programs for.
@@ -82,10 +96,16 @@ enum Verb {
         #[command(flatten)]
         measuring: Measuring,
     },
-    /// Everything, as a Markdown file.
+    /// Everything, as one table in a Markdown file.
     All {
         #[arg(long)]
         out: PathBuf,
+        /// What is measured: the name of the commit.
+        #[arg(long, default_value = "unknown")]
+        commit: String,
+        /// A benchmark of `cache-node` with its program, such as `disk=target/release/deps/disk-…`.
+        #[arg(long)]
+        inside: Vec<Inside>,
         #[command(flatten)]
         measuring: Measuring,
     },
@@ -130,9 +150,10 @@ fn main() -> anyhow::Result<ExitCode> {
         Verb::Null { base, run } => {
             run.measuring.compare(base, base, &run.workload)?;
         }
-        Verb::Memory { kinds, programs } => println!("{}", measure_memory(&kinds, &programs)?),
+        Verb::Memory { kinds, programs } => println!("{}", report::memory(&memory_of(&kinds, &programs)?)),
+        Verb::Invalidate { kinds, programs } => return invalidate(&kinds, &programs),
         Verb::Gate { goal, measuring } => return gate(&goal, &measuring),
-        Verb::All { out, measuring } => all(&out, &measuring)?,
+        Verb::All { out, commit, inside, measuring } => all(&out, &commit, &inside, &measuring)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -149,27 +170,45 @@ fn gate(names: &[String], measuring: &Measuring) -> anyhow::Result<ExitCode> {
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// All goals, the node with its disk layer, and memory, written with what a reader needs to do it again.
-fn all(out: &Path, measuring: &Measuring) -> anyhow::Result<()> {
+/// Every goal in one table, each with the command that measures it alone, and all that was printed on the way.
+fn all(out: &Path, commit: &str, inside: &[Inside], measuring: &Measuring) -> anyhow::Result<()> {
     let programs = &measuring.programs;
-    let date = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string();
+    let (begun, clock) = (jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(), Clock::start());
     let machine = report::machine();
-    let (goals, mut measured) = measuring.measure(|_| true)?;
-    let table = report::goals(&judge(&goals, &measured));
-    let workloads: Vec<Workload> = WORKLOADS.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    measured.extend(measuring.compare(Kind::Redis, Kind::NodeDisk, &workloads)?);
+    let printed: Vec<Printed> = inside.iter().map(Inside::run).collect::<anyhow::Result<_>>()?;
+    printed.iter().for_each(|printed| println!("{}", printed.text));
+    let (goals, measured) = measuring.measure(|_| true)?;
+    let memory = memory_of(&[Kind::Redis, Kind::Node], programs)?;
+    let removals = measure_removals(&[Kind::NodeDisk, Kind::NodeFull], programs)?;
+    let of_servers = judge(&goals, &measured).into_iter().map(|judged| {
+        let command = format!("bench gate --goal \"{}\" --slice-ms {}", judged.goal.id, measuring.slice_ms);
+        (report::goal_row(&judged), command)
+    });
+    let of_inside = printed.iter().flat_map(|printed| {
+        printed.rows.iter().map(|row| (row.clone(), printed.command.clone())).collect::<Vec<(Row, String)>>()
+    });
+    let of_removals = removals.iter().map(|removals| (report::removal_row(removals), "bench invalidate".to_owned()));
+    let mut rows: Vec<(Row, String)> = of_servers.chain(of_inside).chain(of_removals).collect();
+    rows.extend(report::memory_row(&memory).map(|row| (row, "bench memory".to_owned())));
+    rows.sort_by_key(|(row, _)| report::place(&row.goal));
     let text = format!(
         "# Measured, side by side\n\n\
-         How to read this: README.md in the folder of `bench`. Written by `{command}`.\n\n\
-         - Date: {date}\n- Machine: {machine}\n- Yardstick: {redis}\n- Candidate: {candidate}\n\n\
-         ## Goals\n\n{table}\n## Memory\n\n{memory}\n## All rows\n\n{heading}\n{rows}\n",
-        command = std::env::args().skip(1).fold("bench".to_owned(), |line, word| line + " " + &word),
+         How to read this: README.md in the folder of `bench`. Written by `make bench` in {minutes:.0} minutes.\n\n\
+         - Commit: {commit}\n- Date: {begun}\n- Machine: {machine}\n- Yardstick: {redis}\n- Candidate: {candidate}\n\n\
+         ## Where it stands\n\n{table}\n## Beside other servers\n\n{heading}\n{all}\n\n\
+         ## Removal by tag among a million tagged entries\n\n{removals}\n## Memory\n\n{memory}\n\
+         ## In one process\n\n{inside}",
+        minutes = clock.nanos() as f64 / 60e9,
         redis = Kind::Redis.version(programs)?,
         candidate = Kind::Node.version(programs)?,
-        memory = measure_memory(&[Kind::Redis, Kind::Node], programs)?,
-        heading = report::HEADING,
-        rows = measured.iter().map(report::row).collect::<Vec<_>>().join("\n"),
+        table = report::rows(&rows),
+        heading = report::HEADING.trim_start(),
+        all = measured.iter().map(report::row).collect::<Vec<_>>().join("\n"),
+        removals = report::removals(&removals),
+        memory = report::memory(&memory),
+        inside = printed.iter().map(report::printed).collect::<String>(),
     );
+    println!("{}", report::rows(&rows));
     fs::write(out, text).with_context(|| format!("write {}", out.display()))
 }
 
@@ -186,10 +225,20 @@ fn judge<'a>(goals: &'a [Goal], measured: &'a [Outcome]) -> Vec<Judged<'a>> {
     judged.collect()
 }
 
-fn measure_memory(kinds: &[Kind], programs: &Programs) -> anyhow::Result<String> {
-    let results: anyhow::Result<Vec<(Kind, f64)>> =
-        kinds.iter().map(|&kind| Ok((kind, memory::bytes_per_entry(kind, programs)?))).collect();
-    Ok(report::memory(&results?))
+fn invalidate(kinds: &[Kind], programs: &Programs) -> anyhow::Result<ExitCode> {
+    let removals = measure_removals(kinds, programs)?;
+    println!("{}", report::removals(&removals));
+    Ok(if removals.iter().all(report::is_quick) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure_removals(kinds: &[Kind], programs: &Programs) -> anyhow::Result<Vec<Removals>> {
+    let measured: anyhow::Result<Vec<Vec<Removals>>> =
+        kinds.iter().map(|&kind| invalidate::measure(kind, programs)).collect();
+    Ok(measured?.into_iter().flatten().collect())
+}
+
+fn memory_of(kinds: &[Kind], programs: &Programs) -> anyhow::Result<Vec<(Kind, f64)>> {
+    kinds.iter().map(|&kind| Ok((kind, memory::bytes_per_entry(kind, programs)?))).collect()
 }
 
 // === impl Measuring ===

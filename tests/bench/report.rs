@@ -1,9 +1,11 @@
 //! Tables for people: Markdown that reads as well in a terminal.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use crate::{
     gates::{self, Goal, Judged},
+    inside::{Printed, Row},
+    invalidate::{self, Removals},
     memory,
     pair::{Metric, Outcome},
     server::Kind,
@@ -69,6 +71,69 @@ pub(crate) fn goals(judged: &[Judged<'_>]) -> String {
     table
 }
 
+/// A goal that was measured beside another server.
+pub(crate) fn goal_row(Judged { goal, outcome, control }: &Judged<'_>) -> Row {
+    let (metric, sign) = metric_name(goal);
+    let verdict = goal.judge(outcome, control.ratio(goal.metric).map(|ratio| ratio.median));
+    let cell = |outcome: &Outcome| outcome.ratio(goal.metric).map_or_else(|| "-".to_owned(), ratio_cell);
+    Row {
+        goal: goal.id.to_owned(),
+        what: format!("{} {metric}, {} of {}", goal.workload, goal.candidate.label(), goal.base.label()),
+        measured: format!("{}; control {}", cell(outcome), cell(control)),
+        gate: format!("{sign} {:.2}", goal.gate),
+        target: format!("{sign} {:.2}", goal.target),
+        verdict: verdict.to_string(),
+    }
+}
+
+/// Removals by tag of one server.
+pub(crate) fn removal_row(removals: &Removals) -> Row {
+    let at = |share| removals.took.value_at_quantile(share) as f64 / 1e3;
+    let meanwhile = if removals.under_writes { "40 000 SETs a second" } else { "nothing else" };
+    Row {
+        goal: "removal by tag".to_owned(),
+        what: format!("among a million tagged entries, p99, {}, {meanwhile}", removals.kind.label()),
+        measured: format!("{:.0} us (p50 {:.0} us)", at(0.99), at(0.5)),
+        gate: "< 1000 us".to_owned(),
+        target: "< 1000 us".to_owned(),
+        verdict: if is_quick(removals) { "target met" } else { "MISSED" }.to_owned(),
+    }
+}
+
+/// G11, if there is something to compare.
+pub(crate) fn memory_row(results: &[(Kind, f64)]) -> Option<Row> {
+    let [(_, base), (kind, bytes), ..] = results else { return None };
+    Some(Row {
+        goal: "G11".to_owned(),
+        what: format!("resident memory an entry, {} of redis", kind.label()),
+        measured: format!("{:.2}", bytes / base),
+        gate: format!("<= {:.2}", gates::MEMORY_GATE),
+        target: format!("<= {:.2}", gates::MEMORY_TARGET),
+        verdict: gates::judge_cost(bytes / base, gates::MEMORY_GATE, gates::MEMORY_TARGET).to_string(),
+    })
+}
+
+/// Where a goal stands in the table: by its number, then what has none.
+pub(crate) fn place(goal: &str) -> u32 {
+    let number = goal.strip_prefix('G').and_then(|rest| rest.split(' ').next()?.parse().ok());
+    number.unwrap_or(u32::MAX)
+}
+
+/// One table of goals, each with its command.
+pub(crate) fn rows(rows: &[(Row, String)]) -> String {
+    let mut table =
+        "| goal | what | measured | gate | target | reading | command |\n|---|---|---|---|---|---|---|\n".to_owned();
+    for (Row { goal, what, measured, gate, target, verdict }, command) in rows {
+        let _ = writeln!(table, "| {goal} | {what} | {measured} | {gate} | {target} | {verdict} | `{command}` |");
+    }
+    table
+}
+
+/// What a benchmark inside one process printed.
+pub(crate) fn printed(printed: &Printed) -> String {
+    format!("`{}`\n\n```text\n{}\n```\n\n", printed.command, printed.text.trim_end())
+}
+
 /// Memory per entry of some kinds against the first.
 pub(crate) fn memory(results: &[(Kind, f64)]) -> String {
     let mut table = format!(
@@ -85,6 +150,33 @@ pub(crate) fn memory(results: &[(Kind, f64)]) -> String {
             _ => gates::judge_cost(bytes / base, gates::MEMORY_GATE, gates::MEMORY_TARGET).to_string(),
         };
         let _ = writeln!(table, "| {} | {bytes:.0} | {:.2} | {verdict} |", kind.label(), bytes / base);
+    }
+    table
+}
+
+/// Whether a removal by tag takes as long as is promised at most.
+pub(crate) fn is_quick(removals: &Removals) -> bool {
+    Duration::from_nanos(removals.took.value_at_quantile(0.99)) < invalidate::LIMIT
+}
+
+/// How long removals by tag took.
+pub(crate) fn removals(measured: &[Removals]) -> String {
+    let mut table = "| server | while | removals | p50, us | p99, us | longest, us | 99 of 100 below 1 ms |\n\
+                     |---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for removals in measured {
+        let at = |share| removals.took.value_at_quantile(share) as f64 / 1e3;
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} | {:.0} | {:.0} | {:.0} | {} |",
+            removals.kind.label(),
+            if removals.under_writes { "40 000 SETs a second" } else { "nothing else" },
+            removals.took.len(),
+            at(0.5),
+            at(0.99),
+            removals.took.max() as f64 / 1e3,
+            if is_quick(removals) { "yes" } else { "**no**" },
+        );
     }
     table
 }
@@ -141,6 +233,13 @@ mod tests {
         assert_eq!(thousands(1_234_567.4), "1 234 567");
         assert_eq!(thousands(12.0), "12");
         assert_eq!(thousands(100.0), "100");
+    }
+
+    #[test]
+    fn goals_stand_in_the_order_of_their_numbers() {
+        let mut goals = ["removal by tag", "G17", "G3 ops", "G11", "L2 dead, L1 hit", "G3 CPU"];
+        goals.sort_by_key(|goal| place(goal));
+        assert_eq!(goals, ["G3 ops", "G3 CPU", "G11", "G17", "removal by tag", "L2 dead, L1 hit"]);
     }
 
     #[test]

@@ -80,9 +80,10 @@ fn measure() {
     for pipeline in [1, 16] {
         commands(&runtime, pipeline);
     }
+    println!("\n| goal | what | measured | gate | target |\n|---|---|---|---|---|");
+    let reads = runtime.block_on(stampede());
     println!(
-        "\nG20: {READERS} readers of one cold key at once: {} read of the layer below",
-        runtime.block_on(stampede())
+        "| G20 | reads of the layer below for {READERS} readers at once of one cold key | {reads} | <= 1 | <= 1 |"
     );
     println!("\nload at the end {}", read("/proc/loadavg").trim());
 }

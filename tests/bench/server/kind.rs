@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Node,
     /// `cache-node` with its disk layer: every write passes the write queue.
     NodeDisk,
+    /// `cache-node` with a Redis and its disk layer, and memory for all entries.
+    NodeFull,
     /// `cache-node`, memory only, every entry with two tags.
     NodeTagged,
     /// `cache-node` with a Redis, and memory for all entries.
@@ -68,6 +70,7 @@ impl Kind {
             Self::Redis => "redis",
             Self::Node => "node (L1)",
             Self::NodeDisk => "node (L1+L3)",
+            Self::NodeFull => "node (L1+L2+L3)",
             Self::NodeTagged => "node (L1, tags)",
             Self::NodeRedis => "node (L1+L2)",
             Self::NodeDeadRedis => "node (L1+dead L2)",
@@ -85,7 +88,7 @@ impl Kind {
 
     /// Whether there is a Redis beside it.
     pub(super) const fn has_redis(self) -> bool {
-        matches!(self, Self::NodeRedis | Self::NodeDeadRedis | Self::NodeColdDeadRedis)
+        matches!(self, Self::NodeFull | Self::NodeRedis | Self::NodeDeadRedis | Self::NodeColdDeadRedis)
     }
 
     /// Whether that Redis stops to answer once everything is stored.
@@ -98,7 +101,7 @@ impl Kind {
     }
 
     const fn has_disk(self) -> bool {
-        self.is_cold() || matches!(self, Self::NodeDisk)
+        self.is_cold() || matches!(self, Self::NodeDisk | Self::NodeFull)
     }
 
     /// Whether there is a layer below memory.
