@@ -1,16 +1,24 @@
 //! A Redis that the operator runs, on a real Kubernetes: it loses its pod and its image, and comes back with its data.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
+use serde_json::Value;
 use tests::cluster::REDIS_IMAGE;
 
-use crate::fleet::{Fleet, equal, eventually, pod_ready};
+use crate::fleet::{Fleet, equal, eventually, pod_ready, process_of};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
 /// Without a disk layer, so that what one node wrote and the other reads has come by Redis.
 const OWN: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {mode: Disabled}, redis: {mode: Managed, managed: \
                    {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
+
+/// With a disk, so that a node that comes back has something that it must not trust.
+const WITH_DISK: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 512Mi, retention: {whenScaled: Retain, \
+                         whenDeleted: Delete}}, redis: {mode: Managed, managed: {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
 
 fn with_image(image: &str) -> String {
     OWN.replace("IMAGE", image)
@@ -64,4 +72,57 @@ fn a_redis_that_lost_its_pod_comes_back_with_its_data_and_the_status_tells() {
     await_redis(&fleet, "True", None, READY_WITHIN);
     await_value(&fleet, "cache-1", keys[1]);
     await_value(&fleet, "cache-1", "meanwhile");
+}
+
+/// Whether clients of the Service are sent to this pod.
+fn is_given_clients(fleet: &Fleet, pod: &str) -> Result<bool, String> {
+    let slices =
+        fleet.try_kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=cache", "-o", "json"])?;
+    let slices: Value = serde_json::from_str(&slices).map_err(|error| error.to_string())?;
+    let endpoints = slices["items"].as_array().into_iter().flatten();
+    let mut endpoints = endpoints.flat_map(|slice| slice["endpoints"].as_array().cloned().unwrap_or_default());
+    Ok(endpoints.any(|found| found["targetRef"]["name"] == pod && found["conditions"]["ready"] == true))
+}
+
+/// What a node waits for before it is ready, in its own words.
+fn waits_for(fleet: &Fleet, pod: &str) -> Result<String, String> {
+    let path = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/v1/layers", fleet.namespace);
+    let report = fleet.try_kubectl(&["get", "--raw", &path])?;
+    let report: Value = serde_json::from_str(&report).map_err(|error| error.to_string())?;
+    Ok(report["waitingFor"][0].as_str().unwrap_or_default().to_owned())
+}
+
+fn signal(process: u32, signal: &str) {
+    let sent = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill is a program");
+    assert!(sent.success(), "kill {signal} {process}");
+}
+
+#[test]
+fn a_node_that_does_not_know_yet_what_changed_while_it_was_away_is_given_no_clients() {
+    let fleet = Fleet::new("caught-up");
+    fleet.apply("cache", &WITH_DISK.replace("IMAGE", REDIS_IMAGE));
+    fleet.await_ready("cache", 2, READY_WITHIN);
+    await_redis(&fleet, "True", None, READY_WITHIN);
+    assert_eq!(fleet.redis("cache-1.cache-nodes", &["set", "key", "old", "ex", "3600"]), "OK");
+    assert_eq!(fleet.redis("cache-1.cache-nodes", &["tc.flush"]), "OK");
+    assert!(is_given_clients(&fleet, "cache-1").expect("the slices are read"));
+    fleet.kubectl(&["scale", "tc/cache", "--replicas=1"]);
+    fleet.await_ready("cache", 1, READY_WITHIN);
+    assert_eq!(fleet.redis("cache-0.cache-nodes", &["del", "key"]), "1");
+
+    let redis = process_of(&fleet.pod_uid("cache-redis-0"), "redis-server").expect("Redis runs");
+    signal(redis, "-STOP");
+    fleet.kubectl(&["scale", "tc/cache", "--replicas=2"]);
+    let waiting = eventually("cache-1 waits for the log", READY_WITHIN, || {
+        let waiting = waits_for(&fleet, "cache-1")?;
+        if waiting.contains("invalidation log") { Ok(waiting) } else { Err(waiting) }
+    });
+    let given = is_given_clients(&fleet, "cache-1");
+    signal(redis, "-CONT");
+    println!("cache-1: {waiting}");
+    assert_eq!(given, Ok(false), "{waiting}");
+
+    fleet.await_ready("cache", 2, READY_WITHIN);
+    eventually("cache-1 is given clients", TOLD_WITHIN, || equal(is_given_clients(&fleet, "cache-1")?, true));
+    assert_eq!(fleet.redis("cache-1.cache-nodes", &["get", "key"]), "", "its disk still had it");
 }

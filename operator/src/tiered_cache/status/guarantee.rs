@@ -69,7 +69,9 @@ impl Holds {
                 "invalidations reach every node within 250 ms; a node that is cut off stops trusting its copies after \
                  MAX_STALENESS, and THEN"
             }
-            Self::Alone => "nodes do not share invalidations: spec.redis.mode is Disabled",
+            Self::Alone => {
+                "nodes do not share invalidations: spec.redis.mode is Disabled, and spec.backplane has no effect"
+            }
             Self::Memory => "reads go on with the layers below memory, and are slower",
             Self::TagIndex => "nothing wrong is served; more than was asked for may be gone",
             Self::WriteQueue => {
@@ -209,6 +211,19 @@ mod tests {
         let table = readme.split("### What then holds").nth(1).unwrap().split("\n## ").next().unwrap();
         let told = Holds::ALL.iter().filter(|holds| !table.contains(&format!("| {} |", holds.sentence())));
         assert_eq!(told.collect::<Vec<_>>(), Vec::<&Holds>::new());
+    }
+
+    #[test]
+    fn every_reason_that_a_node_gives_is_in_the_readme() {
+        let node = include_str!("../../../../cache-node/src/backplane/report.rs");
+        let reasons =
+            ["Verdict::unavailable(", "Verdict::degraded("].into_iter().flat_map(|call| node.split(call).skip(1));
+        let reasons: Vec<&str> = reasons.map(|rest| rest.split('"').nth(1).unwrap()).collect();
+        assert!(reasons.contains(&"Fenced") && reasons.len() >= 4, "{reasons:?}");
+        let readme = include_str!("../../../README.md");
+        let table = readme.split("`BackplaneHealthy` has these reasons").nth(1).unwrap().split("###").next().unwrap();
+        let missing = reasons.into_iter().filter(|reason| !table.contains(&format!("| `{reason}` |")));
+        assert_eq!(missing.collect::<Vec<_>>(), Vec::<&str>::new());
     }
 
     #[test]
