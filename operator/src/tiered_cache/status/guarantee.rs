@@ -21,6 +21,8 @@ pub(super) enum Holds {
     Whole,
     /// There is no log.
     Alone,
+    /// They run a configuration of before there was one.
+    NotYet,
     Memory,
     TagIndex,
     WriteQueue,
@@ -47,9 +49,10 @@ pub(in crate::tiered_cache) struct Terms<'a>(pub(in crate::tiered_cache) Option<
 impl Holds {
     /// Every row of the table.
     #[cfg(test)]
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Whole,
         Self::Alone,
+        Self::NotYet,
         Self::Memory,
         Self::TagIndex,
         Self::WriteQueue,
@@ -72,6 +75,7 @@ impl Holds {
             Self::Alone => {
                 "nodes do not share invalidations: spec.redis.mode is Disabled, and spec.backplane has no effect"
             }
+            Self::NotYet => "changes of other nodes are not known before the present configuration runs",
             Self::Memory => "reads go on with the layers below memory, and are slower",
             Self::TagIndex => "nothing wrong is served; more than was asked for may be gone",
             Self::WriteQueue => {
@@ -126,9 +130,8 @@ impl Terms<'_> {
     pub(super) fn now(self, nodes: &[Node]) -> String {
         let reports = nodes.iter().filter(|node| !node.terminating);
         let reports = reports.filter_map(|node| Some((node.name.as_str(), node.report.as_ref()?)));
-        let mut less: Vec<(Holds, &str)> = reports
-            .flat_map(|(name, report)| ill(report).filter_map(move |layer| Some((Holds::of(layer, self)?, name))))
-            .collect();
+        let mut less: Vec<(Holds, &str)> =
+            reports.flat_map(|(name, report)| self.less_on(report).map(move |holds| (holds, name))).collect();
         less.sort_by_key(|(holds, _)| *holds);
         if less.is_empty() {
             return self.whole();
@@ -139,6 +142,19 @@ impl Terms<'_> {
             format!("on {} {}", listed(&names), self.say(group[0].0))
         });
         told.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Where a node has less than the whole.
+    fn less_on(self, report: &NodeReport) -> impl Iterator<Item = Holds> {
+        let follows =
+            || report.layer(LayerName::Backplane).is_some_and(|layer| layer.health.state != HealthState::Disabled);
+        let not_yet = (self.0.is_some() && report.ready && !follows()).then_some(Holds::NotYet);
+        ill(report).filter_map(move |layer| Holds::of(layer, self)).chain(not_yet)
+    }
+
+    /// Whether nodes follow a log where there is to be one, and do not where there is not.
+    pub(super) fn is_as_asked(self, health: HealthState) -> bool {
+        health == if self.0.is_some() { HealthState::Healthy } else { HealthState::Disabled }
     }
 
     /// What a node that serves clients can not promise; empty if there is nothing.
@@ -275,6 +291,14 @@ mod tests {
         );
         let waiting = ready.waiting_for("the invalidation log is being caught up with, 7 records are left");
         assert!(now(Miss, &[N::current(0), waiting]).starts_with("invalidations reach every node"));
+    }
+
+    #[test]
+    fn a_node_that_does_not_follow_yet_is_not_said_to() {
+        let off = ill_backplane(1, HealthState::Disabled, "Disabled");
+        let words = "on sessions-1 changes of other nodes are not known before the present configuration runs";
+        assert_eq!(now(Miss, &[N::current(0), off]), words);
+        assert_eq!(now(Miss, &[N::current(1).without_layer(LayerName::Backplane)]), words);
     }
 
     #[test]

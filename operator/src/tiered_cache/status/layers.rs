@@ -39,9 +39,7 @@ pub(super) fn roll_up(view: &View<'_>, previous: &[LayerStatus], now: Timestamp)
                 layer.reason = trouble.kind.reason().to_owned();
                 layer.message = cut(trouble.message.clone(), MESSAGE_MAX);
             }
-            (LayerName::Backplane, _) if matches!(layer.health, HealthState::Healthy | HealthState::Disabled) => {
-                layer.message = view.terms.whole();
-            }
+            (LayerName::Backplane, _) if view.terms.is_as_asked(layer.health) => layer.message = view.terms.whole(),
             _ => {}
         }
     }
