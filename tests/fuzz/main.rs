@@ -2,6 +2,7 @@
 //!
 //! Every test prints its seed; `SEED=… cargo test …` repeats it.
 
+mod envelope;
 mod resp;
 
 use std::{env, fs};
