@@ -17,14 +17,12 @@ mod session;
 mod slow_log;
 mod table;
 mod tracking;
+mod values;
 mod write;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,7 +37,6 @@ use crate::{
     slow_log::SlowLog,
 };
 
-use self::later::One;
 pub use self::{
     answers::{Answer, Answers},
     later::{Later, Ran},
@@ -47,6 +44,7 @@ pub use self::{
     table::{Group, Keys, SPECS, Spec, Verb},
     tracking::{Held, Near, Reason, Table as NearCaches},
 };
+use self::{later::One, values::Values};
 
 /// The version of Redis that clients are told. Replies are matched with those of 7.0; from 7.4 on redis-py is willing to
 /// keep values of its own.
@@ -97,9 +95,9 @@ pub struct Commands {
     settings: Settings,
     facts: FactsSource,
     started: Instant,
-    operations: AtomicU64,
     answers: Arc<Answers>,
     near_caches: Arc<NearCaches>,
+    values: Values,
 }
 
 /// What commands need to know besides the data.
@@ -154,8 +152,8 @@ impl Commands {
         let started = clock.monotonic();
         let near_caches = Arc::new(NearCaches::open(settings.tracked_items_max, clock.clone()));
         coordinator.backplane().listen(Arc::clone(&near_caches) as Arc<dyn Listener>);
-        let (operations, answers) = (AtomicU64::new(1), Arc::default());
-        Self { coordinator, clock, settings, facts, started, operations, answers, near_caches }
+        let values = Values::new(settings.value_bytes_max);
+        Self { coordinator, clock, settings, facts, started, answers: Arc::default(), near_caches, values }
     }
 
     /// How reads have ended, for metrics.
@@ -167,7 +165,7 @@ impl Commands {
     pub fn context(&self) -> OperationContext {
         let begun = self.clock.monotonic();
         OperationContext {
-            id: self.operations.fetch_add(1, Ordering::Relaxed),
+            id: self.coordinator.number(),
             origin: Origin::Client,
             now: self.clock.now(),
             deadline: begun + self.settings.request_timeout,
@@ -295,6 +293,7 @@ impl Commands {
         if value.len() > bytes_max {
             out.error(&format!("ERR value has {} bytes; the limit is {bytes_max}", value.len()));
         }
+        self.values.met(value.len().min(bytes_max));
         value.len() <= bytes_max
     }
 }

@@ -14,8 +14,10 @@ pub enum Origin {
     Client,
     /// Another node, through the invalidation log.
     Backplane,
-    /// A value on its way up from a lower layer.
+    /// Values on their way from one layer to another.
     Promotion,
+    /// Writes that were accepted before, on their way from the write queue to a layer.
+    Queue,
     /// A write found in a journal after an unclean stop.
     Replay,
 }
@@ -50,8 +52,8 @@ pub enum Trust {
 /// be felt.
 const TIMED_ONE_IN: u64 = 64;
 
-/// Parts that one operation can ask, in all.
-const STEPS_MAX: usize = 4;
+/// Steps that one operation can have, in all: two layers read, two written, and the queue waited for, with one to spare.
+const STEPS_MAX: usize = 6;
 
 /// Which parts an operation asked, what they said and how long each took: for the span, the slow log and
 /// `TC.EXPLAIN`. A hit in memory leaves no trail, because even the clock would cost more than the hit.
@@ -60,22 +62,24 @@ pub struct Trail {
     steps: [Option<TrailStep>; STEPS_MAX],
 }
 
-/// One part asked.
+/// One part asked, or told; all its calls of one operation together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrailStep {
     /// Which part, by its stable name.
     pub part: &'static str,
     /// What it said; of many keys, the best that it said of any.
     pub outcome: Outcome,
-    /// How many keys it was asked for.
+    /// How many keys it was asked for, or told of.
     pub keys: usize,
     /// For how many it had a value.
     pub hits: usize,
+    /// For how many it failed, or gave no answer in time.
+    pub failed: usize,
     /// How long it took; with many keys, all together.
     pub took: Duration,
 }
 
-/// What a part said, best first.
+/// What a part said: of reads, then of writes, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// It had the value.
@@ -90,6 +94,16 @@ pub enum Outcome {
     NotHandled,
     /// It failed.
     Failed,
+    /// It had not answered when it was not waited for any longer.
+    Late,
+    /// It took the change.
+    Written,
+    /// It is away and has not got the change, which the queue keeps for it.
+    Excused,
+    /// It had no room for the change, and was waited for.
+    Full,
+    /// It had not taken the change when it was not waited for any longer.
+    Unconfirmed,
 }
 
 // === impl OperationContext ===
@@ -105,16 +119,51 @@ impl OperationContext {
 // === impl Trail ===
 
 impl Trail {
-    /// Adds a part; beyond as many as there are layers it is left out.
+    /// Adds a step. What the same part did before is told together with it; beyond the bound it is left out.
     pub fn add(&mut self, step: TrailStep) {
-        if let Some(free) = self.steps.iter_mut().find(|place| place.is_none()) {
-            *free = Some(step);
-        }
+        self.merge(step, |before, now| before + now);
+    }
+
+    /// Adds the steps of work that went on at the same time.
+    pub fn beside(&mut self, other: &Self) {
+        other.steps().for_each(|step| self.merge(*step, Duration::max));
     }
 
     /// The parts in the order in which they were asked.
     pub fn steps(&self) -> impl Iterator<Item = &TrailStep> {
         self.steps.iter().flatten()
+    }
+
+    /// Whether a part that was asked failed, or gave no answer in time.
+    pub fn has_failed(&self) -> bool {
+        self.steps().any(|step| step.failed > 0)
+    }
+
+    /// How it ended: with the worst that a write came to, else with the best that a read did. None if no part was asked.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let outcomes = || self.steps().map(|step| step.outcome);
+        outcomes().filter(|outcome| outcome.is_of_write()).max().or_else(|| outcomes().min())
+    }
+
+    fn merge(&mut self, step: TrailStep, took: impl Fn(Duration, Duration) -> Duration) {
+        let is_same =
+            |known: &TrailStep| known.part == step.part && known.outcome.is_of_write() == step.outcome.is_of_write();
+        let place = self.steps.iter_mut().find(|place| place.as_ref().is_none_or(is_same));
+        match place {
+            Some(Some(known)) => {
+                // The best of what was read, the worst of what was written.
+                let is_better = step.outcome < known.outcome;
+                if is_better != step.outcome.is_of_write() {
+                    known.outcome = step.outcome;
+                }
+                known.keys += step.keys;
+                known.hits += step.hits;
+                known.failed += step.failed;
+                known.took = took(known.took, step.took);
+            }
+            Some(free) => *free = Some(step),
+            None => {}
+        }
     }
 }
 
@@ -130,6 +179,31 @@ impl Outcome {
             Self::Miss => "miss",
             Self::NotHandled => "not_handled",
             Self::Failed => "failed",
+            Self::Late => "late",
+            Self::Written => "written",
+            Self::Excused => "excused",
+            Self::Full => "full",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+
+    /// Whether it is what a write came to.
+    pub const fn is_of_write(self) -> bool {
+        matches!(self, Self::Written | Self::Excused | Self::Full | Self::Unconfirmed)
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// Stable word for spans.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Backplane => "backplane",
+            Self::Promotion => "promotion",
+            Self::Queue => "queue",
+            Self::Replay => "replay",
         }
     }
 }
@@ -138,14 +212,55 @@ impl Outcome {
 mod tests {
     use super::*;
 
+    fn step(part: &'static str, outcome: Outcome, took_ms: u64) -> TrailStep {
+        TrailStep { part, outcome, keys: 1, hits: 0, failed: 0, took: Duration::from_millis(took_ms) }
+    }
+
+    fn shown(trail: &Trail) -> Vec<(&'static str, Outcome, usize, u128)> {
+        trail.steps().map(|step| (step.part, step.outcome, step.keys, step.took.as_millis())).collect()
+    }
+
     #[test]
     fn trail_keeps_the_order_and_is_bounded() {
         let mut trail = Trail::default();
-        for number in 0..6 {
-            let took = Duration::from_millis(number);
-            trail.add(TrailStep { part: "disk", outcome: Outcome::Miss, keys: 1, hits: 0, took });
+        for part in ["a", "b", "c", "d", "e", "f", "g"] {
+            trail.add(step(part, Outcome::Miss, 1));
         }
-        let took: Vec<u128> = trail.steps().map(|step| step.took.as_millis()).collect();
-        assert_eq!(took, [0, 1, 2, 3]);
+        let parts: Vec<&str> = trail.steps().map(|step| step.part).collect();
+        assert_eq!(parts, ["a", "b", "c", "d", "e", "f"]);
+    }
+
+    #[test]
+    fn all_calls_of_a_part_are_one_step_and_no_round_trip_is_left_out() {
+        let mut trail = Trail::default();
+        for round_trip in 0..100 {
+            trail.add(step("redis", if round_trip == 50 { Outcome::Hit } else { Outcome::Miss }, 2));
+            trail.add(step("disk", Outcome::Miss, 1));
+        }
+        trail.add(step("disk", Outcome::Written, 7));
+        let expected =
+            [("redis", Outcome::Hit, 100, 200), ("disk", Outcome::Miss, 100, 100), ("disk", Outcome::Written, 1, 7)];
+        assert_eq!(shown(&trail), expected);
+    }
+
+    #[test]
+    fn of_work_side_by_side_the_longest_counts() {
+        let (mut trail, mut other) = (Trail::default(), Trail::default());
+        trail.add(step("disk", Outcome::Miss, 5));
+        other.add(step("disk", Outcome::Hit, 3));
+        trail.beside(&other);
+        assert_eq!(shown(&trail), [("disk", Outcome::Hit, 2, 5)]);
+    }
+
+    #[test]
+    fn an_operation_ends_as_its_worst_write_or_its_best_read() {
+        let mut trail = Trail::default();
+        assert_eq!(trail.outcome(), None);
+        trail.add(step("redis", Outcome::Failed, 1));
+        trail.add(step("disk", Outcome::Hit, 1));
+        assert_eq!(trail.outcome(), Some(Outcome::Hit));
+        trail.add(step("disk", Outcome::Unconfirmed, 1));
+        trail.add(step("disk", Outcome::Written, 1));
+        assert_eq!(trail.outcome(), Some(Outcome::Unconfirmed));
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Every entry carries its absolute expiry wherever it goes; nothing here computes a new one.
 
+mod below;
 mod explain;
 mod flight;
 mod foreign;
@@ -19,12 +20,16 @@ mod promote;
 mod remove;
 mod report;
 mod times;
+mod traced;
 mod update;
 mod upkeep;
 
 use std::{
-    future::Future,
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -36,13 +41,14 @@ pub use self::{
     freshness::FreshnessOptions,
     lease::{LeaseCounts, Leased, Token},
     report::Part,
+    traced::Traced,
     update::{TryUpdate, Update},
 };
 use self::{
     flight::Flights,
     freshness::{Freshness, Refreshes},
     lease::Leases,
-    promote::{ColdRead, Found, Stores},
+    promote::{Found, Stores},
     times::Times,
 };
 use crate::{
@@ -94,6 +100,7 @@ pub struct Coordinator {
     freshness: FreshnessOptions,
     write_mode: WriteMode,
     clock: Clock,
+    operations: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -196,6 +203,7 @@ impl Coordinator {
             freshness,
             write_mode,
             clock,
+            operations: AtomicU64::new(1),
             tasks,
             stop: CancellationToken::new(),
         });
@@ -226,6 +234,11 @@ impl Coordinator {
 // === impl Coordinator: read ===
 
 impl Coordinator {
+    /// A number for an operation that begins now; no other of this node has it.
+    pub fn number(&self) -> u64 {
+        self.operations.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
@@ -253,38 +266,52 @@ impl Coordinator {
     /// A read that has begun goes on without this caller.
     pub async fn get(&self, cx: &OperationContext, key: &Key, wants: Wants) -> Reading {
         let cx = &self.renewed(cx);
-        let (read, stale) = match self.look(cx, key.as_bytes()) {
+        let (ticket, stale) = match self.look(cx, key.as_bytes()) {
             Look::Hit(entry) => return Reading { entry: Some(entry), trail: Trail::default() },
             Look::Absent => return Reading { entry: None, trail: Trail::default() },
-            Look::Cold(ticket) => (self.read_cold(cx, key, ticket).await, None),
-            Look::Stale(entry, None) => (ColdRead::absent(), Some(entry)),
-            Look::Stale(entry, Some(ticket)) => {
-                let read = tokio::select! {
-                    read = self.read_cold(cx, key, ticket) => read,
-                    // The read goes on, and what it finds is there for the next.
-                    () = sleep(self.freshness.soft_timeout) => ColdRead::unknown(),
-                };
-                (read, Some(entry))
+            Look::Stale(entry, None) => {
+                let entry = self.serve(cx, key, wants, (Found::Absent, Some(entry)));
+                return Reading { entry, trail: Trail::default() };
             }
+            Look::Cold(ticket) => (ticket, None),
+            Look::Stale(entry, Some(ticket)) => (ticket, Some(entry)),
         };
-        Reading { entry: self.serve(cx, key, wants, (read.found, stale)), trail: read.trail }
+        let ride = self.ask(cx, key, ticket);
+        let mut patience = pin!(sleep(self.freshness.soft_timeout));
+        let patience = (stale.is_some() && wants == Wants::Value).then_some(patience.as_mut());
+        let found = self.arrival(cx, &ride, patience).await;
+        let trail = self.trail(std::slice::from_ref(&ride));
+        Reading { entry: self.serve(cx, key, wants, (found, stale)), trail }
     }
 
-    /// As [`Coordinator::get`] for many keys, in their order, with one round trip to each cold layer.
+    /// As [`Coordinator::get`] for many keys, in their order, with one round trip to each cold layer for those keys that
+    /// nobody else is reading.
     pub async fn get_many(&self, cx: &OperationContext, keys: &[Key], wants: Wants) -> (Vec<Option<Entry>>, Trail) {
         let cx = &self.renewed(cx);
         let looks: Vec<Look> = keys.iter().map(|key| self.look(cx, key.as_bytes())).collect();
-        let (cold, trail) = self.read_cold_many(cx, keys, &looks).await;
-        let mut cold = cold.into_iter();
-        let mut next = || cold.next().expect("one answer for each look that has a ticket");
-        let entries = keys.iter().zip(looks).map(|(key, look)| match look {
-            Look::Hit(entry) => Some(entry),
-            Look::Absent => None,
-            Look::Cold(_) => self.serve(cx, key, wants, (next(), None)),
-            Look::Stale(entry, None) => self.serve(cx, key, wants, (Found::Absent, Some(entry))),
-            Look::Stale(entry, Some(_)) => self.serve(cx, key, wants, (next(), Some(entry))),
-        });
-        (entries.collect(), trail)
+        let rides = self.ask_many(cx, keys, &looks);
+        let (mut next, mut patience) = (rides.iter(), pin!(sleep(self.freshness.soft_timeout)));
+        let mut entries = Vec::with_capacity(keys.len());
+        for (key, look) in keys.iter().zip(looks) {
+            let ride = look.ticket().and_then(|_| next.next());
+            let stale = match look {
+                Look::Hit(entry) => {
+                    entries.push(Some(entry));
+                    continue;
+                }
+                Look::Stale(entry, _) => Some(entry),
+                Look::Absent | Look::Cold(_) => None,
+            };
+            let found = match ride {
+                None => Found::Absent,
+                Some(ride) => {
+                    let patience = (stale.is_some() && wants == Wants::Value).then_some(patience.as_mut());
+                    self.arrival(cx, ride, patience).await
+                }
+            };
+            entries.push(self.serve(cx, key, wants, (found, stale)));
+        }
+        (entries, self.trail(&rides))
     }
 
     /// What the client gets, of what the cold layers have and of a stale value from memory.
@@ -350,25 +377,6 @@ impl Coordinator {
             Pending::Unknown => Look::Cold(turn.ticket()),
         }
     }
-
-    async fn read_cold(&self, cx: &OperationContext, key: &Key, ticket: Ticket) -> ColdRead {
-        let read = || Arc::clone(&self.stores).read_cold(*cx, key.clone(), ticket);
-        within(cx, self.flights.join(key, ticket, read)).await.unwrap_or_else(ColdRead::unknown)
-    }
-
-    /// Reads those keys whose look has a ticket.
-    async fn read_cold_many(&self, cx: &OperationContext, keys: &[Key], looks: &[Look]) -> (Vec<Found>, Trail) {
-        let asked = |(key, look): (&Key, &Look)| match look {
-            Look::Cold(ticket) | Look::Stale(_, Some(ticket)) => Some((key.clone(), *ticket)),
-            Look::Hit(_) | Look::Absent | Look::Stale(_, None) => None,
-        };
-        let (keys, tickets): (Vec<Key>, Vec<Ticket>) = keys.iter().zip(looks).filter_map(asked).unzip();
-        if keys.is_empty() {
-            return (Vec::new(), Trail::default());
-        }
-        let read = self.stores.read_cold_many(cx, &keys, &tickets);
-        within(cx, read).await.unwrap_or_else(|| (vec![Found::Unknown; keys.len()], Trail::default()))
-    }
 }
 
 // === impl Coordinator: write ===
@@ -419,20 +427,21 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`WriteError::QueueFull`] or [`WriteError::TooLarge`]; written through also [`WriteError::Unconfirmed`].
-    pub async fn set(&self, cx: &OperationContext, entry: Entry) -> Result<(), WriteError> {
+    pub async fn set(&self, op: impl Into<Traced<'_>>, entry: Entry) -> Result<(), WriteError> {
+        let op = &mut op.into();
         if !self.stores.write_queue.fits(&entry) {
             return Err(WriteError::TooLarge(entry.bytes()));
         }
         let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
         loop {
             let room = self.stores.write_queue.room();
-            if self.store(cx, &entry, receipt.clone()).is_ok() {
+            if self.store(op.cx, &entry, receipt.clone()).is_ok() {
                 break;
             }
-            room.for_value(cx.deadline).await?;
+            self.roomy(op, room.for_value(op.cx.deadline)).await?;
         }
         match receipt {
-            Some(receipt) => self.confirmed(cx, &receipt).await,
+            Some(receipt) => self.confirmed(op, &receipt, 1).await,
             None => Ok(()),
         }
     }
@@ -441,9 +450,10 @@ impl Coordinator {
     ///
     /// # Errors
     /// As [`Coordinator::set`]; the entries before the refused one are stored.
-    pub async fn set_many(&self, cx: &OperationContext, entries: Vec<Entry>) -> Result<(), WriteError> {
+    pub async fn set_many(&self, op: impl Into<Traced<'_>>, entries: Vec<Entry>) -> Result<(), WriteError> {
+        let op = &mut op.into();
         for entry in entries {
-            self.set(cx, entry).await?;
+            self.set(op.again(), entry).await?;
         }
         Ok(())
     }
@@ -452,17 +462,11 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`WriteError::Unflushed`] if the deadline passed before; the flushing goes on.
-    pub async fn flush(&self, cx: &OperationContext) -> Result<(), WriteError> {
-        Ok(self.stores.write_queue.flush(cx).await?)
+    pub async fn flush(&self, op: impl Into<Traced<'_>>) -> Result<(), WriteError> {
+        let receipt = self.stores.write_queue.hurry();
+        let flushed = self.confirmed(&mut op.into(), &receipt, receipt.left()).await;
+        flushed.map_err(|_| WriteError::Unflushed(Unflushed { left: receipt.left() }))
     }
-
-    async fn confirmed(&self, cx: &OperationContext, receipt: &Receipt) -> Result<(), WriteError> {
-        within(cx, receipt.settled()).await.ok_or(WriteError::Unconfirmed)
-    }
-}
-
-async fn within<T>(cx: &OperationContext, wait: impl Future<Output = T>) -> Option<T> {
-    timeout_at(cx.deadline.into(), wait).await.ok()
 }
 
 #[cfg(test)]

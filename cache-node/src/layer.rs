@@ -81,6 +81,9 @@ pub enum ErrorKind {
     Refused,
 }
 
+/// What a layer answers for many keys: for each of them, or for none.
+pub type Answers = Result<Vec<Result<LayerResult, LayerError>>, LayerError>;
+
 /// How well a part does its work, what is wrong, and since when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -213,8 +216,12 @@ pub trait Layer: Component {
     /// Looks one key up.
     async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError>;
 
-    /// Looks many keys up in one round trip; answers in the order asked.
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError>;
+    /// Looks many keys up in one round trip; answers each as [`Layer::get`] would, in the order asked.
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers;
+
+    /// So many keys were looked up without asking this layer, because what it holds can not be trusted now. For whoever
+    /// counts what it answers.
+    fn passed_over(&self, _keys: usize) {}
 
     /// Applies the changes in the order given, all or none. Once it returns, they survive a kill -9 of this process.
     /// Answers the position of each change, if the layer is where positions come from; else nothing.

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::UnixMillis, context::Trail};
+use crate::{
+    clock::UnixMillis,
+    context::{Trail, TrailStep},
+};
 
 /// Arguments that an entry keeps, as in Redis; one more says how many are left out.
 const ARGS_MAX: usize = 32;
@@ -78,6 +81,8 @@ pub struct SlowClient {
 /// What was done in the time that an entry tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlowWork {
+    /// The number of the operation, as in spans.
+    pub operation: u64,
     /// The layers that were asked, or nothing if memory was enough.
     pub trail: Trail,
     /// How many commands of the pipeline the time was for; 1 if for this alone.
@@ -158,8 +163,14 @@ impl SlowWork {
     /// For people, a line for each: `disk hit 12034us`, and what else the time was for.
     pub fn lines(&self) -> Vec<String> {
         let steps = self.trail.steps().map(|step| {
-            let keys = if step.keys == 1 { String::new() } else { format!(" {} of {} keys", step.hits, step.keys) };
-            format!("{} {}{keys} {}us", step.part, step.outcome.label(), step.took.as_micros())
+            let TrailStep { part, outcome, keys, hits, failed, took } = step;
+            let keys = match (keys, outcome.is_of_write()) {
+                (1, _) => String::new(),
+                (keys, true) => format!(" {keys} keys"),
+                (keys, false) if *failed > 0 => format!(" {hits} of {keys} keys, {failed} failed"),
+                (keys, false) => format!(" {hits} of {keys} keys"),
+            };
+            format!("{part} {}{keys} {}us", outcome.label(), took.as_micros())
         });
         let shared = (self.commands > 1).then(|| format!("one of {} commands run together", self.commands));
         steps.chain(shared).collect()
@@ -214,10 +225,10 @@ impl SlowArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::{Outcome, TrailStep};
+    use crate::context::Outcome;
 
     fn nothing() -> SlowWork {
-        SlowWork { trail: Trail::default(), commands: 1 }
+        SlowWork { operation: 7, trail: Trail::default(), commands: 1 }
     }
 
     fn log(threshold_ms: u64, length_max: usize) -> SlowLog {
@@ -291,11 +302,17 @@ mod tests {
     fn the_trail_tells_part_outcome_and_time() {
         let mut work = SlowWork { commands: 3, ..nothing() };
         let took = Duration::from_micros(12_034);
-        work.trail.add(TrailStep { part: "redis", outcome: Outcome::Failed, keys: 1, hits: 0, took });
-        work.trail.add(TrailStep { part: "disk", outcome: Outcome::Hit, keys: 5, hits: 2, took });
+        work.trail.add(TrailStep { part: "redis", outcome: Outcome::Failed, keys: 1, hits: 0, failed: 1, took });
+        work.trail.add(TrailStep { part: "disk", outcome: Outcome::Hit, keys: 5, hits: 2, failed: 1, took });
+        work.trail.add(TrailStep { part: "disk", outcome: Outcome::Written, keys: 5, hits: 0, failed: 0, took });
         assert_eq!(
             work.lines(),
-            ["redis failed 12034us", "disk hit 2 of 5 keys 12034us", "one of 3 commands run together"]
+            [
+                "redis failed 12034us",
+                "disk hit 2 of 5 keys, 1 failed 12034us",
+                "disk written 5 keys 12034us",
+                "one of 3 commands run together"
+            ]
         );
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use shuttle::{
     Runner,
     scheduler::{PctScheduler, RandomScheduler},
@@ -21,7 +22,8 @@ use crate::{
     context::{OperationContext, Origin, Trust},
     entry::{Entry, EntryMeta, Key, Position},
     layer::{
-        Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
+        Answers, Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats,
+        TagRemoval,
     },
     sync::may_switch,
 };
@@ -102,7 +104,10 @@ pub(crate) struct Scripted {
     pub(crate) write_gate: Semaphore,
     /// Fails all calls.
     pub(crate) failing: AtomicBool,
+    /// Keys looked up.
     pub(crate) reads: AtomicU64,
+    /// Calls in which they were.
+    pub(crate) round_trips: AtomicU64,
     pub(crate) batches: Mutex<Vec<Vec<Change>>>,
 }
 
@@ -129,6 +134,7 @@ impl Scripted {
             write_gate: Semaphore::new(writes),
             failing: AtomicBool::new(false),
             reads: AtomicU64::new(0),
+            round_trips: AtomicU64::new(0),
             batches: Mutex::default(),
         })
     }
@@ -139,6 +145,15 @@ impl Scripted {
 
     pub(crate) fn value(&self, key: &str) -> Option<String> {
         self.entries.lock().unwrap().get(key.as_bytes()).map(text)
+    }
+
+    async fn read(&self, key: &Key) -> Result<LayerResult, LayerError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let found = self.entries.lock().unwrap().get(key.as_bytes()).cloned();
+        may_switch();
+        self.read_gate.acquire().await.expect("never closed").forget();
+        self.outcome()?;
+        Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
     }
 
     fn outcome(&self) -> Result<(), LayerError> {
@@ -152,7 +167,7 @@ impl Scripted {
 #[async_trait]
 impl Component for Scripted {
     fn name(&self) -> &'static str {
-        "scripted"
+        self.id.label()
     }
 
     fn health(&self) -> Health {
@@ -173,20 +188,13 @@ impl Layer for Scripted {
     }
 
     async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        let found = self.entries.lock().unwrap().get(key.as_bytes()).cloned();
-        may_switch();
-        self.read_gate.acquire().await.expect("never closed").forget();
-        self.outcome()?;
-        Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
+        self.round_trips.fetch_add(1, Ordering::SeqCst);
+        self.read(key).await
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
-        let mut results = Vec::new();
-        for key in keys {
-            results.push(self.get(cx, key).await?);
-        }
-        Ok(results)
+    async fn get_many(&self, _cx: &OperationContext, keys: &[Key]) -> Answers {
+        self.round_trips.fetch_add(1, Ordering::SeqCst);
+        Ok(join_all(keys.iter().map(|key| self.read(key))).await)
     }
 
     async fn apply(&self, _cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {

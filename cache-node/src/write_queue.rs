@@ -268,7 +268,7 @@ impl WriteQueue {
         // Before the slots go: a kill from here on must not leave the older values of their keys.
         lock(&self.journal).iter().for_each(|journal| journal.owe_clears(self.all));
         let receipt = Receipt::new(1);
-        receipt.spread(self.lanes.len());
+        receipt.spread(self.all);
         for shard in &mut shards {
             // Removals dropped here are carried out by the clear, so whoever waits for them waits for it.
             shard.clear(|place, receipt| clears[place].receipts.push(receipt));
@@ -290,16 +290,16 @@ impl WriteQueue {
     /// of tags the newest is enough. Not to be called during a turn.
     pub fn remove_tagged(&self, removal: &TagRemoval) -> Arc<Receipt> {
         let receipt = Receipt::new(1);
-        receipt.spread(self.lanes.len());
+        receipt.spread(self.all);
         for lane in &self.lanes {
             let mut tagged = lock(&lane.tagged);
-            let excused = lane.is_away() && self.excuses_tagged(lane);
+            let excused = lane.is_away() && self.excuses(lane);
             let waiting = if excused { Vec::new() } else { vec![Arc::clone(&receipt)] };
             tagged.add(removal.clone(), waiting);
             let is_over = tagged.is_over_its_bound();
             drop(tagged);
             if excused {
-                receipt.settle();
+                receipt.excuse_at(lane.place);
             }
             if is_over {
                 self.forget(lane);
@@ -309,32 +309,38 @@ impl WriteQueue {
         receipt
     }
 
-    /// Returns once everything that was accepted before is in every layer that can be reached.
+    /// Returns once everything that was accepted before is in every layer that can be reached, or must be.
     ///
     /// # Errors
     /// [`Unflushed`] at the deadline of `cx`; the flushing goes on.
     pub async fn flush(&self, cx: &OperationContext) -> Result<(), Unflushed> {
+        let receipt = self.hurry();
+        let flushed = timeout_at(cx.deadline.into(), receipt.settled()).await;
+        flushed.map_err(|_| Unflushed { left: receipt.left() })
+    }
+
+    /// Hurries with everything that was accepted before; the receipt is settled once it is flushed.
+    pub fn hurry(&self) -> Arc<Receipt> {
         let receipt = Receipt::new(1);
         {
             let mut clears = lock(&self.clears);
             let reachable = self.waited_for();
+            receipt.excuse(self.all.without(reachable));
             for lane in self.lanes.iter().filter(|lane| reachable.contains(Lanes::at(lane.place))) {
                 let clear = &mut clears[lane.place];
                 if clear.is_owed() {
-                    receipt.expect(1);
+                    receipt.expect_at(lane.place, 1);
                     clear.receipts.push(Arc::clone(&receipt));
                 }
-                lock(&lane.tagged).wait_for_all(&receipt);
+                lock(&lane.tagged).wait_for_all(lane.place, &receipt);
             }
             for shard in &self.shards {
-                let mut shard = lock(shard);
-                shard.wait_for_all(self.waited_for(), &receipt);
+                lock(shard).wait_for_all(reachable, &receipt);
             }
         }
-        receipt.settle();
+        receipt.give_up();
         self.lanes.iter().for_each(|lane| lane.wake_all());
-        let flushed = timeout_at(cx.deadline.into(), receipt.settled()).await;
-        flushed.map_err(|_| Unflushed { left: receipt.left() })
+        receipt
     }
 }
 

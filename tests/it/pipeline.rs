@@ -1,10 +1,13 @@
 //! A whole node with L1, the write queue, a real Redis as L2 and RocksDB as L3, and what happens when one of them is gone.
 
 mod away;
+mod batch;
 mod network;
+mod order;
 pub(crate) mod redis_server;
 mod secrets;
 mod slow;
+mod trails;
 
 use std::{
     fs,
@@ -37,6 +40,12 @@ impl Pipeline {
     fn start_with(redis: RedisServer, more: &str) -> Self {
         let folder = tempdir().unwrap();
         let node = start(&folder, &redis, more);
+        Self { folder, redis, node }
+    }
+
+    fn start_without_disk(redis: RedisServer, more: &str) -> Self {
+        let folder = tempdir().unwrap();
+        let node = start_without_disk(&folder, &redis, more);
         Self { folder, redis, node }
     }
 
@@ -83,6 +92,11 @@ fn start(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
     // What does not reach a Redis that is away is not to be waited for.
     let stop = "shutdown: {drainTimeout: 2s}";
     Node::start(&config_of_disk(folder, "minTtl: 1s", &format!("{redis}\n{stop}")))
+}
+
+fn start_without_disk(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
+    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address);
+    Node::start(&config_of_disk(folder, "mode: Disabled", &format!("{redis}\nshutdown: {{drainTimeout: 2s}}")))
 }
 
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

@@ -18,7 +18,7 @@ use cache_node::{
     coordinator::{Coordinator, Parts},
     entry::{Entry, EntryMeta, Key, Position},
     layer::{
-        Change, Component, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
+        Answers, Change, Component, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
         memory::{Memory, MemoryOptions, Policy},
     },
     node::Node,
@@ -165,8 +165,8 @@ impl Layer for Sink {
         Ok(LayerResult::Hit(Entry::new(key.as_bytes(), b"value", EntryMeta::default())))
     }
 
-    async fn get_many(&self, _cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
-        Ok(keys.iter().map(|_| LayerResult::Miss).collect())
+    async fn get_many(&self, _cx: &OperationContext, keys: &[Key]) -> Answers {
+        Ok(keys.iter().map(|_| Ok(LayerResult::Miss)).collect())
     }
 
     async fn apply(&self, _cx: &OperationContext, _changes: &[Change]) -> Result<Vec<Position>, LayerError> {

@@ -1,11 +1,6 @@
 //! How reads of clients ended, over all layers.
 
-use crate::{
-    clock::UnixMillis,
-    context::{Outcome, Trail},
-    entry::Entry,
-    tally::Tally,
-};
+use crate::{clock::UnixMillis, context::Trail, entry::Entry, tally::Tally};
 
 /// How a read of one key ended for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +42,7 @@ impl Answer {
         match entry {
             Some(entry) if entry.is_live(now) => Self::Hit,
             Some(_) => Self::Stale,
-            None if trail.steps().any(|step| step.outcome == Outcome::Failed) => Self::Failed,
+            None if trail.has_failed() => Self::Failed,
             None => Self::Miss,
         }
     }
@@ -80,7 +75,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        context::TrailStep,
+        context::{Outcome, TrailStep},
         testing::{START, entry, entry_until},
     };
 
@@ -88,7 +83,14 @@ mod tests {
     fn a_read_counts_by_what_the_client_got() {
         let answers = Answers::default();
         let mut failed = Trail::default();
-        failed.add(TrailStep { part: "disk", outcome: Outcome::Failed, keys: 1, hits: 0, took: Duration::ZERO });
+        failed.add(TrailStep {
+            part: "disk",
+            outcome: Outcome::Failed,
+            keys: 1,
+            hits: 0,
+            failed: 1,
+            took: Duration::ZERO,
+        });
         let (live, old) = (entry("k", "v"), entry_until("k", "v", UnixMillis(START.0 - 1)));
         answers.note(START, Some(&live), &failed);
         answers.note(START, Some(&old), &Trail::default());

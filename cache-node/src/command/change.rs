@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     clock::UnixMillis,
-    context::OperationContext,
+    context::{OperationContext, Trail},
     coordinator::{TryUpdate, Update},
-    entry::{Entry, EntryMeta},
+    entry::{Entry, EntryMeta, Key},
     protocol::{Replies, parse_i64},
 };
 
@@ -170,12 +170,12 @@ impl Commands {
 
     pub(super) async fn change_later(
         &self,
-        cx: &OperationContext,
-        key: &crate::entry::Key,
+        (cx, trail): (&OperationContext, &mut Trail),
+        key: &Key,
         change: &Change,
         out: &mut Replies,
     ) {
-        match self.coordinator.update(cx, key, |old| change.apply(cx, key.as_bytes(), old)).await {
+        match self.coordinator.update((cx, trail), key, |old| change.apply(cx, key.as_bytes(), old)).await {
             Ok(changed) => changed.reply(out),
             Err(error) => error::write(out, &error),
         }

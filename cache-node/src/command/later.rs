@@ -25,12 +25,6 @@ const READS_JOINED_MAX: usize = 32;
 /// Keys that removals of a pipeline, joined, may have.
 const REMOVALS_JOINED_MAX: usize = 256;
 
-/// Keys of the first round trip of a command with many, before the size of the values is known.
-const KEYS_FIRST: usize = 16;
-
-/// Keys of one round trip.
-const KEYS_MAX: usize = 128;
-
 /// A command, or several joined, whose replies need I/O.
 #[derive(Debug)]
 pub struct Later {
@@ -45,6 +39,14 @@ enum Work {
     Reads(Vec<Read>),
     /// MGET or EXISTS, from the first key that was cold.
     Many(ManyReads),
+    Lease(Key, Duration),
+    Explain(Key),
+    Capacity(u64),
+    Write(Write),
+}
+
+#[derive(Debug)]
+enum Write {
     Set(Entry),
     SetMany(Vec<Entry>),
     Change(Box<(Key, Change)>),
@@ -52,11 +54,8 @@ enum Work {
     Removals(Vec<Vec<Key>>),
     Clear,
     RemoveTagged(TagSet, Matching),
-    Lease(Key, Duration),
     Fill(Box<Fill>),
-    Explain(Key),
     Flush,
-    Capacity(u64),
 }
 
 /// What running a command that needs I/O came to.
@@ -89,8 +88,6 @@ struct ManyReads {
     keys: Vec<Key>,
     /// How many of the keys were told about.
     told: usize,
-    /// Keys of the next round trip.
-    step: usize,
     tell: Tell,
     /// Whether the client may keep what it reads.
     tracked: bool,
@@ -132,31 +129,31 @@ impl Later {
     }
 
     pub(super) fn many(keys: Vec<Key>, tell: Tell) -> Self {
-        Self::new(Work::Many(ManyReads { keys, told: 0, step: KEYS_FIRST, tell, tracked: false }))
+        Self::new(Work::Many(ManyReads { keys, told: 0, tell, tracked: false }))
     }
 
     pub(super) fn set(entry: Entry) -> Self {
-        Self::new(Work::Set(entry))
+        Self::new(Work::Write(Write::Set(entry)))
     }
 
     pub(super) fn set_many(entries: Vec<Entry>) -> Self {
-        Self::new(Work::SetMany(entries))
+        Self::new(Work::Write(Write::SetMany(entries)))
     }
 
     pub(super) fn change(key: Key, change: Change) -> Self {
-        Self::new(Work::Change(Box::new((key, change))))
+        Self::new(Work::Write(Write::Change(Box::new((key, change)))))
     }
 
     pub(super) fn remove(keys: Vec<Key>) -> Self {
-        Self::new(Work::Removals(vec![keys]))
+        Self::new(Work::Write(Write::Removals(vec![keys])))
     }
 
     pub(super) fn clear() -> Self {
-        Self::new(Work::Clear)
+        Self::new(Work::Write(Write::Clear))
     }
 
     pub(super) fn remove_tagged(tags: TagSet, matching: Matching) -> Self {
-        Self::new(Work::RemoveTagged(tags, matching))
+        Self::new(Work::Write(Write::RemoveTagged(tags, matching)))
     }
 
     pub(super) fn lease(key: Key, life: Duration) -> Self {
@@ -164,7 +161,7 @@ impl Later {
     }
 
     pub(super) fn fill(fill: Fill) -> Self {
-        Self::new(Work::Fill(Box::new(fill)))
+        Self::new(Work::Write(Write::Fill(Box::new(fill))))
     }
 
     pub(super) fn explain(key: Key) -> Self {
@@ -172,7 +169,7 @@ impl Later {
     }
 
     pub(super) fn flush() -> Self {
-        Self::new(Work::Flush)
+        Self::new(Work::Write(Write::Flush))
     }
 
     pub(super) fn capacity(bytes: u64) -> Self {
@@ -195,7 +192,9 @@ impl Commands {
                 let read = what.and_then(|what| self.read_for_join(cx, what, args.at(1)));
                 read.map(|read| reads.push(read)).is_some()
             }
-            Work::Removals(removals) if matches!(verb, Verb::Del | Verb::Unlink) => join_removal(removals, args),
+            Work::Write(Write::Removals(removals)) if matches!(verb, Verb::Del | Verb::Unlink) => {
+                join_removal(removals, args)
+            }
             _ => false,
         };
         joined.then_some(verb)
@@ -226,21 +225,27 @@ impl Commands {
                 let left = self.go_on(cx, many, &mut ran, out).await;
                 ran.left = left.map(|many| Later { work: Work::Many(many), near });
             }
-            Work::Set(entry) => acknowledge(self.coordinator.set(cx, entry).await, out),
-            Work::SetMany(entries) => acknowledge(self.coordinator.set_many(cx, entries).await, out),
-            Work::Change(change) => self.change_later(cx, &change.0, &change.1, out).await,
-            Work::Removals(removals) => self.finish_removals(cx, &removals, out).await,
-            Work::Clear => acknowledge(self.coordinator.clear(cx).await, out),
-            Work::RemoveTagged(tags, matching) => {
-                acknowledge(self.coordinator.remove_tagged(cx, tags, matching).await, out);
-            }
             Work::Lease(key, life) => ran.trail = self.lease_later(cx, (&key, life), near.is_some(), out).await,
-            Work::Fill(fill) => self.fill_later(cx, *fill, out).await,
             Work::Explain(key) => self.explain_later(cx, &key, out).await,
-            Work::Flush => acknowledge(self.coordinator.flush(cx).await, out),
             Work::Capacity(bytes) => self.set_capacity(bytes, out).await,
+            Work::Write(write) => self.write_later((cx, &mut ran.trail), write, out).await,
         }
         ran
+    }
+
+    async fn write_later(&self, (cx, trail): (&OperationContext, &mut Trail), write: Write, out: &mut Replies) {
+        match write {
+            Write::Set(entry) => acknowledge(self.coordinator.set((cx, trail), entry).await, out),
+            Write::SetMany(entries) => acknowledge(self.coordinator.set_many((cx, trail), entries).await, out),
+            Write::Change(change) => self.change_later((cx, trail), &change.0, &change.1, out).await,
+            Write::Removals(removals) => self.finish_removals((cx, trail), &removals, out).await,
+            Write::Clear => acknowledge(self.coordinator.clear((cx, trail)).await, out),
+            Write::RemoveTagged(tags, matching) => {
+                acknowledge(self.coordinator.remove_tagged((cx, trail), tags, matching).await, out);
+            }
+            Write::Fill(fill) => self.fill_later((cx, trail), *fill, out).await,
+            Write::Flush => acknowledge(self.coordinator.flush((cx, trail)).await, out),
+        }
     }
 
     async fn finish_reads(&self, cx: &OperationContext, reads: Vec<Read>, tracked: bool, out: &mut Replies) -> Trail {
@@ -280,11 +285,11 @@ impl Commands {
             if out.len() > REPLY_BYTES_PAUSE {
                 return Some(many);
             }
-            let end = many.keys.len().min(many.told + many.step);
+            let end = many.keys.len().min(many.told + self.values.keys_at_once());
             let (entries, asked) = self.coordinator.get_many(cx, &many.keys[many.told..end], many.tell.wants()).await;
             asked.steps().for_each(|step| ran.trail.add(*step));
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
-            let bytes: usize = entries.iter().flatten().map(|entry| entry.value().len()).sum();
+            self.values.read(entries.iter().flatten().map(|entry| entry.value().len()).max());
             for entry in &entries {
                 self.answers.note(cx.now, entry.as_ref(), &asked);
                 if many.tracked {
@@ -293,16 +298,23 @@ impl Commands {
                 many.tell.one(entry.as_ref(), out);
             }
             many.told = end;
-            // As many keys as should fill the next pause, now that the size of the values is known.
-            many.step = (REPLY_BYTES_PAUSE * entries.len() / bytes.max(1)).clamp(1, KEYS_MAX);
         }
         many.tell.end(out);
         None
     }
 
-    async fn finish_removals(&self, cx: &OperationContext, removals: &[Vec<Key>], out: &mut Replies) {
-        let removed = join_all(removals.iter().map(|keys| self.coordinator.remove_many(cx, keys))).await;
-        for count in removed {
+    async fn finish_removals(
+        &self,
+        (cx, trail): (&OperationContext, &mut Trail),
+        removals: &[Vec<Key>],
+        out: &mut Replies,
+    ) {
+        let remove = async |keys: &Vec<Key>| {
+            let mut trail = Trail::default();
+            (self.coordinator.remove_many((cx, &mut trail), keys).await, trail)
+        };
+        for (count, asked) in join_all(removals.iter().map(remove)).await {
+            trail.beside(&asked);
             match count {
                 Ok(count) => out.integer(i64::try_from(count).unwrap_or(i64::MAX)),
                 Err(error) => error::write(out, &error),

@@ -50,11 +50,12 @@ impl Commands {
         tracked: bool,
         out: &mut Replies,
     ) -> Trail {
-        let (leased, trail) = match self.coordinator.get_or_lease(cx, key, life).await {
+        let mut trail = Trail::default();
+        let leased = match self.coordinator.get_or_lease((cx, &mut trail), key, life).await {
             Ok(leased) => leased,
             Err(error) => {
                 error::write(out, &error);
-                return Trail::default();
+                return trail;
             }
         };
         let entry = match &leased {
@@ -120,8 +121,8 @@ impl Commands {
         Step::Later(Later::fill(Fill { token, entry }))
     }
 
-    pub(super) async fn fill_later(&self, cx: &OperationContext, fill: Fill, out: &mut Replies) {
-        match self.coordinator.fill(cx, fill.token, fill.entry).await {
+    pub(super) async fn fill_later(&self, op: (&OperationContext, &mut Trail), fill: Fill, out: &mut Replies) {
+        match self.coordinator.fill(op, fill.token, fill.entry).await {
             Ok(true) => out.simple("OK"),
             Ok(false) => out.null(),
             Err(error) => error::write(out, &error),

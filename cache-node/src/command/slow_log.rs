@@ -1,4 +1,5 @@
-//! `SLOWLOG GET [count] | LEN | RESET | HELP`, as in Redis 7, with the trail through the layers as a seventh element.
+//! `SLOWLOG GET [count] | LEN | RESET | HELP`, as in Redis 7, with the trail through the layers as a seventh element and
+//! the number of the operation, as in spans, as an eighth.
 
 use super::{Call, Commands, Step, error};
 use crate::{
@@ -48,7 +49,7 @@ fn tell(entries: &[SlowEntry], out: &mut Replies) {
     out.array(entries.len());
     for SlowEntry { id, command } in entries {
         let SlowCommand { at, took, args, client, work } = command;
-        out.array(7);
+        out.array(8);
         out.integer(signed(*id));
         out.integer(signed(at.0 / 1000));
         out.integer(i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
@@ -59,5 +60,6 @@ fn tell(entries: &[SlowEntry], out: &mut Replies) {
         let lines = work.lines();
         out.array(lines.len());
         lines.iter().for_each(|line| out.bulk(line.as_bytes()));
+        out.integer(signed(work.operation));
     }
 }

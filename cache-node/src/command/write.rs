@@ -80,13 +80,8 @@ impl Commands {
             error::arity(out, call.verb.spec());
             return Step::Done;
         }
-        let values_fit = || args.from(2).step_by(2).all(|value| value.len() <= self.settings.value_bytes_max);
-        if !self.are_keys(call, 2, out) {
-            return Step::Done;
-        }
-        if !values_fit() {
-            let longest = args.from(2).step_by(2).max_by_key(|value| value.len()).unwrap_or_default();
-            self.is_value(longest, out);
+        let longest = || args.from(2).step_by(2).max_by_key(|value| value.len()).unwrap_or_default();
+        if !self.are_keys(call, 2, out) || !self.is_value(longest(), out) {
             return Step::Done;
         }
         let mut entries = (1..args.len())

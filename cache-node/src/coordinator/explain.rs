@@ -1,6 +1,6 @@
 //! Where a key is, layer by layer, without changing anything: for `TC.EXPLAIN`.
 
-use super::{Coordinator, Freshness, promote::Stores, within};
+use super::{Coordinator, Freshness, below::within, promote::Stores};
 use crate::{
     context::{OperationContext, Outcome},
     entry::{Entry, Key},

@@ -5,15 +5,15 @@
 
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 pub use self::table::LeaseCounts;
 pub(super) use self::table::Leases;
-use super::{Coordinator, Look, WriteError, WriteMode, freshness::Freshness, promote::Found};
+use super::{Coordinator, Look, Traced, WriteError, WriteMode, freshness::Freshness, promote::Found};
 use crate::{
-    context::{OperationContext, Trail},
+    context::OperationContext,
     entry::{Entry, Key, Position},
     write_queue::{Full, Receipt, Ticket},
 };
@@ -52,30 +52,28 @@ impl Coordinator {
     /// [`WriteError::Unreadable`] if the key was written again and again until the deadline.
     pub async fn get_or_lease(
         &self,
-        cx: &OperationContext,
+        op: impl Into<Traced<'_>>,
         key: &Key,
         life: Duration,
-    ) -> Result<(Leased, Trail), WriteError> {
-        let mut trail = Trail::default();
+    ) -> Result<Leased, WriteError> {
+        let op = &mut op.into();
+        let cx = op.cx;
         let mut read: Option<(Ticket, Option<Entry>)> = None;
         loop {
             match self.attempt_lease(cx, key, life, read.take()) {
-                Attempt::Done(leased) => return Ok((leased, trail)),
+                Attempt::Done(leased) => return Ok(leased),
                 Attempt::Cold(_) if self.clock.monotonic() >= cx.deadline => return Err(WriteError::Unreadable),
                 Attempt::Cold(ticket) => {
-                    let below = timeout(self.patience(cx, key), self.read_cold(cx, key, ticket)).await;
-                    let stale = match below.map(|below| (below.trail, below.found)) {
-                        Ok((asked, Found::Fresh(entry))) => return Ok((Leased::Value(entry), asked)),
-                        Ok((asked, Found::Stale(entry))) => {
-                            trail = asked;
-                            Some(entry)
-                        }
-                        Ok((asked, Found::Absent | Found::Unknown)) => {
-                            trail = asked;
-                            None
-                        }
-                        // The read goes on, and what it finds is there for the next.
-                        Err(_) => None,
+                    let ride = self.ask(cx, key, ticket);
+                    let mut patience = pin!(sleep(self.freshness.soft_timeout));
+                    // Whoever can be served a stale value does not wait for long.
+                    let patience = self.stale(cx, key).map(|_| patience.as_mut());
+                    let found = self.arrival(cx, &ride, patience).await;
+                    op.note(&self.trail(&[ride]));
+                    let stale = match found {
+                        Found::Fresh(entry) => return Ok(Leased::Value(entry)),
+                        Found::Stale(entry) => Some(entry),
+                        Found::Absent | Found::Unknown => None,
                     };
                     read = Some((ticket, stale));
                 }
@@ -118,12 +116,6 @@ impl Coordinator {
         held.filter(|entry| self.stores.freshness(cx, entry) == Freshness::Stale)
     }
 
-    /// How long the layers below are waited for: whoever can be served a stale value does not wait for long.
-    fn patience(&self, cx: &OperationContext, key: &Key) -> Duration {
-        let left = cx.deadline.saturating_duration_since(self.clock.monotonic());
-        if self.stale(cx, key).is_some() { left.min(self.freshness.soft_timeout) } else { left }
-    }
-
     /// As fresh as what? A value that is brought under this lease was fetched after this position. None if there is no
     /// such lease: it has ended, or the key has changed.
     pub fn leased_at(&self, key: &[u8], token: Token) -> Option<Position> {
@@ -139,21 +131,22 @@ impl Coordinator {
     ///
     /// # Errors
     /// As [`Coordinator::set`].
-    pub async fn fill(&self, cx: &OperationContext, token: Token, entry: Entry) -> Result<bool, WriteError> {
+    pub async fn fill(&self, op: impl Into<Traced<'_>>, token: Token, entry: Entry) -> Result<bool, WriteError> {
+        let op = &mut op.into();
         if !self.stores.write_queue.fits(&entry) {
             return Err(WriteError::TooLarge(entry.bytes()));
         }
         let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
         loop {
             let room = self.stores.write_queue.room();
-            match self.try_fill(cx, token, &entry, receipt.clone()) {
+            match self.try_fill(op.cx, token, &entry, receipt.clone()) {
                 Ok(false) => return Ok(false),
                 Ok(true) => break,
-                Err(Full) => room.for_value(cx.deadline).await?,
+                Err(Full) => self.roomy(op, room.for_value(op.cx.deadline)).await?,
             }
         }
         if let Some(receipt) = receipt {
-            self.confirmed(cx, &receipt).await?;
+            self.confirmed(op, &receipt, 1).await?;
         }
         Ok(true)
     }

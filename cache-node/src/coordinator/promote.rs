@@ -9,13 +9,13 @@ use std::{
     time::Instant,
 };
 
-use super::{freshness::Freshness, times::Times};
+use super::{flight::Logbook, freshness::Freshness, times::Times};
 use crate::{
     backplane::{Backplane, Notice, What},
     clock::{Clock, UnixMillis},
-    context::{OperationContext, Origin, Outcome, Trail, TrailStep, Trust},
+    context::{OperationContext, Origin, Outcome, TrailStep, Trust},
     entry::{Entry, EntryMeta, Key, Position},
-    layer::{Change, ErrorKind, Layer, LayerError, LayerId, LayerResult, TagRemoval, memory::Memory},
+    layer::{Answers, Change, ErrorKind, Layer, LayerError, LayerId, LayerResult, TagRemoval, memory::Memory},
     tag_index::TagIndex,
     write_queue::{Full, Lanes, Pending, Receipt, Ticket, Turn, WriteQueue},
 };
@@ -47,13 +47,6 @@ pub(super) struct Cold {
     tags_told: AtomicBool,
 }
 
-/// What the cold layers answered together, and how.
-#[derive(Clone, Debug)]
-pub(super) struct ColdRead {
-    pub(super) found: Found,
-    pub(super) trail: Trail,
-}
-
 /// What the cold layers have.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
@@ -82,7 +75,6 @@ struct Search {
 pub(super) enum Removal {
     Queued {
         live: bool,
-        receipt: Arc<Receipt>,
     },
     /// The key was written after it was looked at: look again.
     Changed,
@@ -247,16 +239,29 @@ impl Stores {
     }
 
     /// Forgets the key under its turn. The tombstone first, for the same reason.
-    pub(super) fn remove(&self, cx: &OperationContext, turn: &mut Turn<'_>, key: &Key) -> Result<Arc<Receipt>, Full> {
-        let receipt = Receipt::new(1);
-        turn.push(cx.now, Change::Remove(key.clone()), Some(Arc::clone(&receipt)))?;
+    pub(super) fn remove(
+        &self,
+        cx: &OperationContext,
+        turn: &mut Turn<'_>,
+        key: &Key,
+        receipt: &Arc<Receipt>,
+    ) -> Result<(), Full> {
+        receipt.expect();
+        let pushed = turn.push(cx.now, Change::Remove(key.clone()), Some(Arc::clone(receipt)));
+        pushed.inspect_err(|Full| receipt.give_up())?;
         self.memory.remove(key.as_bytes());
         self.tell(cx, What::Key(key.as_bytes()));
-        Ok(receipt)
+        Ok(())
     }
 
     /// Forgets the key, of which the cold layers said `seen` when the ticket was issued.
-    pub(super) fn remove_seen(&self, cx: &OperationContext, key: &Key, seen: Option<(Ticket, Found)>) -> Removal {
+    pub(super) fn remove_seen(
+        &self,
+        cx: &OperationContext,
+        key: &Key,
+        seen: Option<(Ticket, Found)>,
+        receipt: &Arc<Receipt>,
+    ) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
         let fresh = |entry: &Entry| self.freshness(cx, entry) == Freshness::Fresh;
         let held = self.trusted(cx, self.memory.peek(cx.now, key.as_bytes()));
@@ -276,53 +281,62 @@ impl Stores {
             },
         };
         // Also if nothing was found: an expired copy must not come back should the clock step back.
-        match self.remove(cx, &mut turn, key) {
-            Ok(receipt) => Removal::Queued { live, receipt },
+        match self.remove(cx, &mut turn, key, receipt) {
+            Ok(()) => Removal::Queued { live },
             Err(Full) => Removal::Full,
         }
     }
 
     /// Asks the cold layers in order, and promotes what one of them has.
-    pub(super) async fn read_cold(self: Arc<Self>, cx: OperationContext, key: Key, ticket: Ticket) -> ColdRead {
-        let (mut search, mut trail) = (Search::new(ticket, self.backplane.position()), Trail::default());
+    pub(super) async fn read_cold(
+        self: Arc<Self>,
+        cx: OperationContext,
+        key: Key,
+        ticket: Ticket,
+        log: Arc<Logbook>,
+    ) -> Found {
+        let mut search = Search::new(ticket, self.backplane.position());
         for cold in &self.cold {
             let begun = self.clock.monotonic();
-            let answer = if self.may_ask(cold) { cold.layer.get(&cx, &key).await } else { Ok(LayerResult::NotHandled) };
-            trail.add(self.step(cold, begun, std::slice::from_ref(&answer)));
+            log.asks(cold.layer.name(), 1, begun);
+            let answer = if self.may_ask(cold) { cold.layer.get(&cx, &key).await } else { passed_over(cold, 1) };
+            log.note(self.step(cold, begun, std::slice::from_ref(&answer)));
             if let Some(found) = self.judge(&cx, cold, &mut search, answer) {
-                return ColdRead { found, trail };
+                return found;
             }
         }
-        ColdRead { found: search.end(), trail }
+        search.end()
     }
 
-    /// As [`Stores::read_cold`] for many keys, with one round trip to each layer.
+    /// As [`Stores::read_cold`] for many keys, with one round trip to each layer; answers in their order.
     pub(super) async fn read_cold_many(
-        &self,
-        cx: &OperationContext,
-        keys: &[Key],
-        tickets: &[Ticket],
-    ) -> (Vec<Found>, Trail) {
+        self: Arc<Self>,
+        cx: OperationContext,
+        wanted: Vec<(Key, Ticket)>,
+        log: Arc<Logbook>,
+    ) -> Vec<Found> {
         let seen = self.backplane.position();
-        let mut searches: Vec<Search> = tickets.iter().map(|&ticket| Search::new(ticket, seen)).collect();
-        let mut found: Vec<Option<Found>> = vec![None; keys.len()];
-        let mut trail = Trail::default();
+        let mut searches: Vec<Search> = wanted.iter().map(|(_, ticket)| Search::new(*ticket, seen)).collect();
+        let mut found: Vec<Option<Found>> = vec![None; wanted.len()];
         for cold in &self.cold {
-            let open: Vec<usize> = (0..keys.len()).filter(|&index| found[index].is_none()).collect();
+            let open: Vec<usize> = (0..wanted.len()).filter(|&index| found[index].is_none()).collect();
             if open.is_empty() {
                 break;
             }
             let begun = self.clock.monotonic();
-            let asked: Vec<Key> = open.iter().map(|&index| keys[index].clone()).collect();
-            let answers = if self.may_ask(cold) { cold.layer.get_many(cx, &asked).await } else { Ok(Vec::new()) };
-            let answers = spread(answers, asked.len());
-            trail.add(self.step(cold, begun, &answers));
+            log.asks(cold.layer.name(), open.len(), begun);
+            let asked: Vec<Key> = open.iter().map(|&index| wanted[index].0.clone()).collect();
+            let answers = if self.may_ask(cold) {
+                spread(cold.layer.get_many(&cx, &asked).await, asked.len())
+            } else {
+                (0..asked.len()).map(|_| passed_over(cold, 1)).collect()
+            };
+            log.note(self.step(cold, begun, &answers));
             for (index, answer) in open.into_iter().zip(answers) {
-                found[index] = self.judge(cx, cold, &mut searches[index], answer);
+                found[index] = self.judge(&cx, cold, &mut searches[index], answer);
             }
         }
-        let found = found.into_iter().zip(searches).map(|(found, search)| found.unwrap_or_else(|| search.end()));
-        (found.collect(), trail)
+        found.into_iter().zip(searches).map(|(found, search)| found.unwrap_or_else(|| search.end())).collect()
     }
 
     /// Whether what a layer holds can be trusted.
@@ -357,8 +371,12 @@ impl Stores {
             // Off, or given up for now: as if it were not there, or every new key would wait for it.
             Ok(LayerResult::NotHandled) => {}
             Ok(LayerResult::StopWithoutValue) => return Some(Found::Absent),
-            // Once read as damaged it always will be; after any other error there may be a value.
-            Err(error) => search.failed |= error.kind != ErrorKind::Corrupt,
+            // Once read as damaged it always will be, so it is as good as not there, and a later hit takes its place.
+            Err(LayerError { kind: ErrorKind::Corrupt, .. }) => {
+                search.missed = search.missed.with(Lanes::of(cold.layer.id()));
+            }
+            // There may be a value.
+            Err(_) => search.failed = true,
         }
         None
     }
@@ -394,6 +412,7 @@ impl Stores {
             outcome: answers.iter().map(outcome).min().unwrap_or(Outcome::NotHandled),
             keys: answers.len(),
             hits: answers.iter().filter(|answer| matches!(answer, Ok(LayerResult::Hit(_)))).count(),
+            failed: answers.iter().filter(|answer| answer.is_err()).count(),
             took: self.clock.monotonic().saturating_duration_since(begun),
         }
     }
@@ -408,16 +427,17 @@ impl Stores {
     }
 }
 
-/// One answer for each of `keys` keys, of a layer that answered for all, for none or with an error.
-fn spread(answers: Result<Vec<LayerResult>, LayerError>, keys: usize) -> Vec<Result<LayerResult, LayerError>> {
-    match answers {
-        Ok(answers) if answers.is_empty() => (0..keys).map(|_| Ok(LayerResult::NotHandled)).collect(),
-        Ok(answers) => {
-            debug_assert_eq!(answers.len(), keys, "a layer answers every key");
-            answers.into_iter().map(Ok).collect()
-        }
-        Err(error) => (0..keys).map(|_| Err(error.clone())).collect(),
-    }
+/// What a layer would say that is not asked, because what it holds can not be trusted now.
+fn passed_over(cold: &Cold, keys: usize) -> Result<LayerResult, LayerError> {
+    cold.layer.passed_over(keys);
+    Ok(LayerResult::NotHandled)
+}
+
+/// One answer for each of `keys` keys.
+fn spread(answers: Answers, keys: usize) -> Vec<Result<LayerResult, LayerError>> {
+    let answers = answers.unwrap_or_else(|error| vec![Err(error); keys]);
+    debug_assert_eq!(answers.len(), keys, "a layer answers every key");
+    answers
 }
 
 fn outcome(answer: &Result<LayerResult, LayerError>) -> Outcome {
@@ -451,19 +471,5 @@ impl Search {
             (None, true) => Found::Unknown,
             (None, false) => Found::Absent,
         }
-    }
-}
-
-// === impl ColdRead ===
-
-impl ColdRead {
-    /// There is nothing below.
-    pub(super) fn absent() -> Self {
-        Self { found: Found::Absent, trail: Trail::default() }
-    }
-
-    /// Nobody answered in time.
-    pub(super) fn unknown() -> Self {
-        Self { found: Found::Unknown, trail: Trail::default() }
     }
 }

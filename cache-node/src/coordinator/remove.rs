@@ -1,11 +1,16 @@
 //! Removals: by key, by tag, of everything. Each is acknowledged only once it can not be undone by a kill.
 
-use super::{Coordinator, Look, WriteError, promote::Removal, times::Times};
+use super::{
+    Coordinator, Look, Traced, WriteError,
+    promote::{Found, Removal},
+    times::Times,
+};
 use crate::{
     backplane::What,
     context::OperationContext,
     entry::{Key, TagSet},
     layer::Matching,
+    write_queue::{Receipt, Ticket},
 };
 
 // === impl Coordinator ===
@@ -15,27 +20,20 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`WriteError::QueueFull`] or [`WriteError::Unconfirmed`]; some keys may have been removed.
-    pub async fn remove_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<u64, WriteError> {
+    pub async fn remove_many(&self, op: impl Into<Traced<'_>>, keys: &[Key]) -> Result<u64, WriteError> {
+        let op = &mut op.into();
         let mut removed = 0;
-        let mut receipts = Vec::new();
+        let receipt = Receipt::new(0);
         let mut left = keys.to_vec();
         while !left.is_empty() {
-            let cx = &self.renewed(cx);
+            let cx = &self.renewed(op.cx);
             let room = self.stores.write_queue.room();
-            let looks: Vec<Look> = left.iter().map(|key| self.look(cx, key.as_bytes())).collect();
-            let mut cold = self.read_cold_many(cx, &left, &looks).await.0.into_iter();
+            let found = self.look_below(cx, op, &left).await;
             let mut again = Vec::new();
             let mut full = false;
-            for (key, look) in left.into_iter().zip(looks) {
-                let seen = match look {
-                    Look::Cold(ticket) | Look::Stale(_, Some(ticket)) => cold.next().map(|found| (ticket, found)),
-                    Look::Hit(_) | Look::Absent | Look::Stale(_, None) => None,
-                };
-                match self.stores.remove_seen(cx, &key, seen) {
-                    Removal::Queued { live, receipt } => {
-                        removed += u64::from(live);
-                        receipts.push(receipt);
-                    }
+            for (key, seen) in left.into_iter().zip(found) {
+                match self.stores.remove_seen(cx, &key, seen, &receipt) {
+                    Removal::Queued { live } => removed += u64::from(live),
                     Removal::Changed => again.push(key),
                     Removal::Full => {
                         full = true;
@@ -44,16 +42,38 @@ impl Coordinator {
                 }
             }
             if full {
-                room.for_removal(cx.deadline).await?;
+                self.roomy(op, room.for_removal(cx.deadline)).await?;
             } else if !again.is_empty() && self.clock.monotonic() >= cx.deadline {
                 return Err(WriteError::Unconfirmed);
             }
             left = again;
         }
-        for receipt in receipts {
-            self.confirmed(cx, &receipt).await?;
-        }
+        self.confirmed(op, &receipt, keys.len()).await?;
         Ok(removed)
+    }
+
+    /// What the cold layers have of keys of which memory and queue do not know enough, and as of when.
+    async fn look_below(
+        &self,
+        cx: &OperationContext,
+        op: &mut Traced<'_>,
+        keys: &[Key],
+    ) -> Vec<Option<(Ticket, Found)>> {
+        let looks: Vec<Look> = keys.iter().map(|key| self.look(cx, key.as_bytes())).collect();
+        let rides = self.ask_many(cx, keys, &looks);
+        let mut next = rides.iter();
+        let mut seen = Vec::with_capacity(keys.len());
+        for look in looks {
+            seen.push(match look.ticket().zip(next.as_slice().first()) {
+                Some((ticket, ride)) => {
+                    next.next();
+                    Some((ticket, self.arrival(cx, ride, None).await))
+                }
+                None => None,
+            });
+        }
+        op.note(&self.trail(&rides));
+        seen
     }
 
     /// Forgets all entries written so far that carry the tags, in all layers, whether or not anybody knows of them.
@@ -63,24 +83,26 @@ impl Coordinator {
     /// [`WriteError::Unconfirmed`]; the removal goes on, and nothing that it concerns is served meanwhile.
     pub async fn remove_tagged(
         &self,
-        cx: &OperationContext,
+        op: impl Into<Traced<'_>>,
         tags: TagSet,
         matching: Matching,
     ) -> Result<(), WriteError> {
-        let begun = self.clock.monotonic();
+        let op = &mut op.into();
+        let (cx, begun) = (op.cx, self.clock.monotonic());
         let removal = self.stores.tags.remove(cx.now, tags, matching);
         Times::lap(&self.stores.times.tag_removal, begun, &self.clock);
         self.stores.tell(cx, What::Tagged(&removal));
         let receipt = self.stores.write_queue.remove_tagged(&removal);
-        self.confirmed(cx, &receipt).await
+        self.confirmed(op, &receipt, 1).await
     }
 
     /// Forgets everything in all layers. Once it returns, nothing stored before comes back, also after a kill -9.
     ///
     /// # Errors
     /// [`WriteError::Unconfirmed`]; the clear goes on, and nothing of before is served meanwhile.
-    pub async fn clear(&self, cx: &OperationContext) -> Result<(), WriteError> {
-        let receipt = self.stores.clear(cx);
-        self.confirmed(cx, &receipt).await
+    pub async fn clear(&self, op: impl Into<Traced<'_>>) -> Result<(), WriteError> {
+        let op = &mut op.into();
+        let receipt = self.stores.clear(op.cx);
+        self.confirmed(op, &receipt, 1).await
     }
 }

@@ -1,10 +1,12 @@
 mod cold;
+mod flights;
 mod lease;
 mod model;
 mod orders;
 mod stale;
 mod tags;
 mod told;
+mod trails;
 mod update;
 
 use std::{
@@ -170,62 +172,9 @@ async fn many_keys_are_answered_in_their_order_from_their_layers() {
     let keys = ["none", "disk", "memory", "disk"].map(key);
     let (found, trail) = f.coordinator.get_many(&f.cx(), &keys, Wants::Value).await;
     let step = trail.steps().next().unwrap();
-    assert_eq!((step.part, step.keys, step.hits), ("scripted", 3, 2));
+    assert_eq!((step.part, step.keys, step.hits), ("disk", 2, 1));
     let values: Vec<Option<String>> = found.iter().map(|found| found.as_ref().map(text)).collect();
     assert_eq!(values, [None, Some("1".to_owned()), Some("2".to_owned()), Some("1".to_owned())]);
-}
-
-// === flights ===
-
-#[tokio::test]
-async fn thousand_readers_of_one_key_read_the_layer_once() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
-    f.layer.put(entry("k", "v"));
-    let mut readers = JoinSet::new();
-    for _ in 0..1000 {
-        let f = Arc::clone(&f);
-        readers.spawn(async move { f.get("k").await });
-    }
-    eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
-    tokio::task::yield_now().await;
-    f.layer.read_gate.add_permits(1000);
-    while let Some(read) = readers.join_next().await {
-        assert_eq!(read.unwrap().as_deref(), Some("v"));
-    }
-    assert_eq!(f.layer.reads.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn read_goes_on_when_all_its_callers_are_gone() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
-    f.layer.put(entry("k", "v"));
-    let reader = Arc::clone(&f);
-    let mut readers = JoinSet::new();
-    readers.spawn(async move { reader.get("k").await });
-    eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
-    readers.shutdown().await;
-    f.layer.read_gate.add_permits(1);
-    eventually("the value is promoted", || matches!(f.coordinator.peek(&f.cx(), b"k"), Peek::Hit(_))).await;
-    assert_eq!(f.layer.reads.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn read_goes_on_when_its_first_caller_is_gone() {
-    let f = Arc::new(Fixture::over(Scripted::gated(0, 0), QUEUE).await);
-    f.layer.put(entry("k", "v"));
-    let mut readers = JoinSet::new();
-    let reader = || {
-        let f = Arc::clone(&f);
-        async move { f.get("k").await }
-    };
-    let first = readers.spawn(reader());
-    readers.spawn(reader());
-    eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
-    first.abort();
-    assert!(readers.join_next().await.unwrap().unwrap_err().is_cancelled());
-    f.layer.read_gate.add_permits(1);
-    assert_eq!(readers.join_next().await.unwrap().unwrap().as_deref(), Some("v"));
-    assert_eq!(f.layer.reads.load(Ordering::SeqCst), 1);
 }
 
 // === slow reads against writes ===

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Coordinator, Freshness, Look, WriteError, WriteMode, promote::Found};
+use super::{Coordinator, Freshness, Look, Traced, WriteError, WriteMode, promote::Found};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
@@ -74,28 +74,31 @@ impl Coordinator {
     /// [`WriteError`]; only after [`WriteError::Unconfirmed`] the change may still take effect.
     pub async fn update<T>(
         &self,
-        cx: &OperationContext,
+        op: impl Into<Traced<'_>>,
         key: &Key,
         mut change: impl FnMut(Option<&Entry>) -> (Update, T),
     ) -> Result<T, WriteError> {
+        let op = &mut op.into();
         let mut read: Option<(Ticket, Found)> = None;
         loop {
-            let cx = &self.renewed(cx);
+            let cx = &self.renewed(op.cx);
             let room = self.stores.write_queue.room();
             match self.attempt(cx, key, read.take(), &mut change)? {
                 Attempt::Done(answer, None) => return Ok(answer),
                 Attempt::Done(answer, Some(receipt)) => {
-                    self.confirmed(cx, &receipt).await?;
+                    self.confirmed(op, &receipt, 1).await?;
                     return Ok(answer);
                 }
                 Attempt::Cold(ticket) => {
-                    let found = self.read_cold(cx, key, ticket).await.found;
+                    let ride = self.ask(cx, key, ticket);
+                    let found = self.arrival(cx, &ride, None).await;
+                    op.note(&self.trail(&[ride]));
                     if matches!(found, Found::Unknown) || self.clock.monotonic() >= cx.deadline {
                         return Err(WriteError::Unreadable);
                     }
                     read = Some((ticket, found));
                 }
-                Attempt::Full => room.for_value(cx.deadline).await?,
+                Attempt::Full => self.roomy(op, room.for_value(cx.deadline)).await?,
             }
         }
     }
@@ -131,10 +134,13 @@ impl Coordinator {
                     Err(Full) => Attempt::Full,
                 }
             }
-            Update::Remove => match self.stores.remove(cx, &mut turn, key) {
-                Ok(receipt) => Attempt::Done(answer, Some(receipt)),
-                Err(Full) => Attempt::Full,
-            },
+            Update::Remove => {
+                let receipt = Receipt::new(0);
+                match self.stores.remove(cx, &mut turn, key, &receipt) {
+                    Ok(()) => Attempt::Done(answer, Some(receipt)),
+                    Err(Full) => Attempt::Full,
+                }
+            }
         })
     }
 

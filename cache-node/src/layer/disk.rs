@@ -48,7 +48,9 @@ use crate::{
     clock::Clock,
     context::OperationContext,
     entry::{Key, Position},
-    layer::{Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor},
+    layer::{
+        Answers, Change, Component, Health, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor,
+    },
 };
 
 /// Threads for reads that go to the disk; more only lengthen the disk's own queue.
@@ -97,6 +99,7 @@ impl Disk {
         counter.fetch_add(1, Ordering::Relaxed);
         Ok(match result {
             Found::Entry(entry) => LayerResult::Hit(entry),
+            // Whatever replaced it would have removed this copy: a copy elsewhere is as old, and past its life as well.
             Found::Expired => LayerResult::StopWithoutValue,
             Found::Nothing => LayerResult::Miss,
         })
@@ -164,7 +167,7 @@ impl Layer for Disk {
         self.answer(self.reads.run(Some(cx.deadline), read).await.and_then(|found| found))
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let cached = self.shared.store()?.get_cached_many(cx.now, keys);
         let (shared, now) = (Arc::clone(&self.shared), cx.now);
         let unknown: Vec<Key> = keys
@@ -173,18 +176,19 @@ impl Layer for Disk {
             .filter(|(_, cached)| matches!(cached, Cached::Unknown))
             .map(|(key, _)| key.clone())
             .collect();
+        let count = unknown.len();
         let mut read = Vec::new().into_iter();
-        if !unknown.is_empty() {
+        if count > 0 {
             let job = move || shared.store().map(|store| store.get_many(now, &unknown));
             let found = self.reads.run(Some(cx.deadline), job).await.and_then(|found| found);
-            read = found.inspect_err(|error| self.shared.counts.failed_read(error))?.into_iter();
+            // What is known all the same is answered.
+            read = found.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect()).into_iter();
         }
         let found = cached.into_iter().map(|cached| match cached {
             Cached::Known(found) => found,
             Cached::Unknown => read.next().expect("every key that was asked for is answered"),
         });
-        // A key whose copy is damaged must not spoil the others of its batch.
-        Ok(found.map(|found| self.answer(found).unwrap_or(LayerResult::StopWithoutValue)).collect())
+        Ok(found.map(|found| self.answer(found)).collect())
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {

@@ -11,7 +11,8 @@ use crate::{
     context::OperationContext,
     entry::{Key, Position},
     layer::{
-        Change, Component, Health, Latency, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval, log::Cursor,
+        Answers, Change, Component, Health, Latency, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
+        log::Cursor,
     },
     metrics::{Definition, Histogram, Kind, Metrics},
     telemetry::{Operation, Spans},
@@ -150,6 +151,7 @@ impl Metered {
             KeyValue::new("tieredcache.layer", layer),
             KeyValue::new("tieredcache.outcome", outcome.unwrap_or("failed")),
             KeyValue::new("tieredcache.keys", i64::try_from(call.keys).unwrap_or(i64::MAX)),
+            KeyValue::new("tieredcache.origin", cx.origin.label()),
         ];
         let operation = Operation {
             name: format!("{layer} {}", call.operation).into(),
@@ -161,16 +163,17 @@ impl Metered {
         if cx.id == 0 { spans.operation(number, operation) } else { spans.part(number, operation) }
     }
 
-    fn read(&self, cx: &OperationContext, result: &LayerResult) {
-        match result {
-            LayerResult::Hit(entry) if entry.is_live(cx.now) => &self.requests.hit,
-            LayerResult::Hit(_) => {
+    fn read(&self, cx: &OperationContext, answer: &Result<LayerResult, LayerError>) {
+        match answer {
+            Ok(LayerResult::Hit(entry)) if entry.is_live(cx.now) => &self.requests.hit,
+            Ok(LayerResult::Hit(_)) => {
                 self.requests.stale.inc();
                 &self.requests.miss
             }
-            LayerResult::Miss => &self.requests.miss,
-            LayerResult::NotHandled => &self.requests.not_handled,
-            LayerResult::StopWithoutValue => &self.requests.stopped,
+            Ok(LayerResult::Miss) => &self.requests.miss,
+            Ok(LayerResult::NotHandled) => &self.requests.not_handled,
+            Ok(LayerResult::StopWithoutValue) => &self.requests.stopped,
+            Err(_) => &self.requests.read_failed,
         }
         .inc();
     }
@@ -234,22 +237,24 @@ impl Layer for Metered {
         let call = self.measure("get", &self.times.get, 1);
         let answer = self.inner.get(cx, key).await;
         self.end(cx, &call, answer.as_ref().map(LayerResult::label));
-        match &answer {
-            Ok(result) => self.read(cx, result),
-            Err(_) => self.requests.read_failed.inc(),
-        }
+        self.read(cx, &answer);
         answer
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let call = self.measure("get_many", &self.times.get_many, keys.len());
-        let answer = self.inner.get_many(cx, keys).await;
-        self.end(cx, &call, answer.as_ref().map(|_| "ok"));
-        match &answer {
-            Ok(results) => results.iter().for_each(|result| self.read(cx, result)),
+        let answers = self.inner.get_many(cx, keys).await;
+        self.end(cx, &call, answers.as_ref().map(|_| "ok"));
+        match &answers {
+            Ok(answers) => answers.iter().for_each(|answer| self.read(cx, answer)),
             Err(_) => self.requests.read_failed.inc_by(keys.len() as u64),
         }
-        answer
+        answers
+    }
+
+    fn passed_over(&self, keys: usize) {
+        self.requests.not_handled.inc_by(keys as u64);
+        self.inner.passed_over(keys);
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
@@ -305,8 +310,8 @@ mod tests {
         layer::{ErrorKind, HealthState},
     };
 
-    /// Has the key `here`, the key `stale` past its expiry, not the key `absent`, and fails on all others; takes 3 ms for
-    /// every read.
+    /// Has the key `here`, the key `stale` past its expiry, not the key `absent`, knows that `gone` is, takes no part for
+    /// `away`, and fails on all others; takes 3 ms for every read.
     struct Scripted(Clock);
 
     fn failure() -> LayerError {
@@ -346,14 +351,16 @@ mod tests {
                     Ok(LayerResult::Hit(Entry::new(b"stale", b"value", meta)))
                 }
                 b"absent" => Ok(LayerResult::Miss),
+                b"gone" => Ok(LayerResult::StopWithoutValue),
+                b"away" => Ok(LayerResult::NotHandled),
                 _ => Err(failure()),
             }
         }
 
-        async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+        async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
             let mut results = Vec::new();
             for key in keys {
-                results.push(self.get(cx, key).await?);
+                results.push(self.get(cx, key).await);
             }
             Ok(results)
         }
@@ -390,7 +397,9 @@ mod tests {
         for name in ["here", "here", "absent", "broken", "stale"] {
             let _ = layer.get(&cx, &key(name)).await;
         }
-        let _ = layer.get_many(&cx, &[key("here"), key("absent")]).await;
+        let many = ["here", "absent", "gone", "gone", "away", "broken"].map(key);
+        let _ = layer.get_many(&cx, &many).await;
+        layer.passed_over(4);
         let set = Change::Set(Entry::new(b"here", b"value", EntryMeta::default()));
         layer.apply(&cx, &[set.clone(), set, Change::Remove(key("absent"))]).await.unwrap();
         layer.apply(&cx, &[Change::Remove(key("broken"))]).await.unwrap_err();
@@ -404,8 +413,9 @@ mod tests {
         for (operation, result, count) in [
             ("get", "hit", 3),
             ("get", "miss", 3),
-            ("get", "error", 1),
-            ("get", "stopped", 0),
+            ("get", "error", 2),
+            ("get", "stopped", 2),
+            ("get", "not_handled", 5),
             ("set", "ok", 2),
             ("remove", "ok", 1),
             ("remove", "error", 1),
@@ -432,7 +442,7 @@ mod tests {
     #[tokio::test]
     async fn the_report_has_what_was_seen_from_outside() {
         let (text, stats) = exercised().await;
-        assert_eq!((stats.hits, stats.misses, stats.stale_hits, stats.operations), (3, 3, 1, 12));
+        assert_eq!((stats.hits, stats.misses, stats.stale_hits, stats.operations), (3, 5, 1, 15));
         let get = stats.latency.iter().find(|latency| latency.operation == "get").unwrap();
         assert_eq!((get.count, get.mean_ns), (5, 3_000_000));
         assert!((2_500_000..=5_000_000).contains(&get.p99_ns), "{get:?}");

@@ -63,7 +63,8 @@ use crate::{
     context::OperationContext,
     entry::{Key, Position},
     layer::{
-        Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats, TagRemoval,
+        Answers, Change, Component, ErrorKind, Health, Layer, LayerError, LayerId, LayerResult, Observed, Stats,
+        TagRemoval,
     },
 };
 
@@ -182,12 +183,15 @@ impl Layer for Redis {
         Ok(answers.pop().expect("one key was asked for")?)
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let Some(answers) = self.shared.read(cx, keys).await? else {
-            return Ok(vec![LayerResult::NotHandled; keys.len()]);
+            return Ok(keys.iter().map(|_| Ok(LayerResult::NotHandled)).collect());
         };
-        // A key whose copy is damaged must not spoil the others of its batch.
-        Ok(answers.into_iter().map(|answer| answer.unwrap_or(LayerResult::Miss)).collect())
+        Ok(answers.into_iter().map(|answer| answer.map_err(LayerError::from)).collect())
+    }
+
+    fn passed_over(&self, keys: usize) {
+        Counts::add(&self.shared.counts.not_handled, keys as u64);
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {

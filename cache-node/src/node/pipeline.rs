@@ -1,13 +1,6 @@
 //! The layers of a node without its ports: what a server is built on, and what a Rust program can embed.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use crds::node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig, RedisMode};
@@ -37,7 +30,6 @@ use crate::{
 pub struct Pipeline {
     coordinator: Arc<Coordinator>,
     clock: Clock,
-    operations: Arc<AtomicU64>,
     request_timeout: Duration,
     drain_timeout: Duration,
 }
@@ -111,7 +103,6 @@ impl Pipeline {
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
             clock,
-            operations: Arc::new(AtomicU64::new(1)),
             request_timeout: file.limits.request_timeout.0,
             drain_timeout: file.shutdown.drain_timeout.0,
         })
@@ -191,7 +182,7 @@ impl Pipeline {
         let begun = self.clock.monotonic();
         let trust = self.coordinator.backplane().trust(begun);
         OperationContext {
-            id: self.operations.fetch_add(1, Ordering::Relaxed),
+            id: self.coordinator.number(),
             origin: Origin::Client,
             now: self.clock.now(),
             deadline: begun + self.request_timeout,

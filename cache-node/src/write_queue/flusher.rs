@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     context::{OperationContext, Origin, Trust},
-    layer::{ErrorKind, LayerError, LayerId},
+    layer::{Change, ErrorKind, LayerError, LayerId},
 };
 
 /// Longest time one attempt to write a batch may take.
@@ -83,7 +83,7 @@ impl Flusher {
 
     async fn clear(&self) -> Step {
         let begun = self.queue.begin_clear(&self.lane);
-        let cx = self.context();
+        let cx = self.context(Origin::Queue);
         let outcome = select! {
             outcome = self.lane.target.clear(&cx) => outcome,
             () = self.queue.give_up.cancelled() => return Step::GaveUp,
@@ -94,7 +94,9 @@ impl Flusher {
     }
 
     async fn apply(&self, batch: Batch) -> Step {
-        let cx = self.context();
+        let is_fill = |change: &Change| matches!(change, Change::Fill(_));
+        let origin = if batch.changes.iter().all(is_fill) { Origin::Promotion } else { Origin::Queue };
+        let cx = self.context(origin);
         let outcome = select! {
             outcome = self.lane.target.apply(&cx, &batch.changes) => outcome,
             () = self.queue.give_up.cancelled() => return Step::GaveUp,
@@ -191,11 +193,11 @@ impl Flusher {
         &self.lane.seats[self.number]
     }
 
-    fn context(&self) -> OperationContext {
+    fn context(&self, origin: Origin) -> OperationContext {
         let clock = &self.queue.clock;
         OperationContext {
             id: 0,
-            origin: Origin::Client,
+            origin,
             now: clock.now(),
             deadline: clock.monotonic() + ATTEMPT_TIMEOUT,
             trust: Trust::Full,

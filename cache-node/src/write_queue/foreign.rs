@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Receipt, WriteQueue, lock, shard::Superseded, stripe_of, turn::Turn};
+use super::{Lanes, Receipt, WriteQueue, lock, shard::Superseded, stripe_of, turn::Turn};
 use crate::{
     clock::UnixMillis,
     entry::Position,
@@ -51,7 +51,7 @@ impl WriteQueue {
         let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
         let own = || self.lanes.iter().filter(|lane| lane.target.id() != LayerId::Redis);
         let receipt = Receipt::new(1);
-        receipt.spread(own().count());
+        receipt.spread(self.all.without(Lanes::of(LayerId::Redis)));
         for lane in own() {
             let clear = &mut clears[lane.place];
             clear.receipts.push(Arc::clone(&receipt));

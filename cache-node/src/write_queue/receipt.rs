@@ -4,14 +4,22 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::Lanes;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use super::{Lanes, lanes::LANES_MAX};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// Settled once every change it was given to is in every cold layer that it has to be in. Never settled falsely: if the
 /// node gives up, its waiter runs into its own deadline.
 #[derive(Debug)]
 pub struct Receipt {
-    left: AtomicUsize,
+    /// Changes of which it is not known yet where they have to be.
+    open: AtomicUsize,
+    /// Steps that each layer has left, by its place.
+    left: [AtomicUsize; LANES_MAX],
+    /// Layers that it has, or had, to do with.
+    concerned: AtomicU8,
+    /// Layers that need not have everything, because they are away.
+    excused: AtomicU8,
+    /// Whenever a layer has nothing left.
     settled: Notify,
 }
 
@@ -29,7 +37,13 @@ pub(super) struct Wait {
 impl Receipt {
     /// A receipt for `changes` changes; one for none is settled already.
     pub fn new(changes: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(changes), settled: Notify::new() })
+        Arc::new(Self {
+            open: AtomicUsize::new(changes),
+            left: Default::default(),
+            concerned: AtomicU8::default(),
+            excused: AtomicU8::default(),
+            settled: Notify::new(),
+        })
     }
 
     /// Waits until all changes are where they have to be. Any number of tasks may wait.
@@ -37,38 +51,95 @@ impl Receipt {
     /// # Cancel safety
     /// Waiting may be given up and begun again.
     pub async fn settled(&self) {
+        while !self.is_settled() {
+            self.fewer_than(self.missing()).await;
+        }
+    }
+
+    /// Whether all changes are where they have to be.
+    pub fn is_settled(&self) -> bool {
+        self.left() == 0
+    }
+
+    /// Layers that lack something of what is known to be theirs.
+    pub fn missing(&self) -> Lanes {
+        let places = (0..LANES_MAX).filter(|&place| self.left[place].load(Ordering::Acquire) > 0);
+        places.fold(Lanes::NONE, |lanes, place| lanes.with(Lanes::at(place)))
+    }
+
+    /// Waits until it is settled, or until other layers than these lack something; answers which.
+    ///
+    /// # Cancel safety
+    /// Waiting may be given up and begun again.
+    pub async fn fewer_than(&self, known: Lanes) -> Lanes {
         loop {
-            let settled = self.settled.notified();
-            if self.left() == 0 {
-                return;
+            let changed = self.settled.notified();
+            let missing = self.missing();
+            if missing != known || self.is_settled() {
+                return missing;
             }
-            settled.await;
+            changed.await;
+        }
+    }
+
+    /// Layers that were to have changes, those included that are excused.
+    pub fn concerned(&self) -> Lanes {
+        Lanes::from_bits(u64::from(self.concerned.load(Ordering::Acquire)))
+    }
+
+    /// Layers that are away, have not got everything, and are not waited for.
+    pub fn excused(&self) -> Lanes {
+        Lanes::from_bits(u64::from(self.excused.load(Ordering::Acquire)))
+    }
+
+    /// Takes one more change on.
+    pub fn expect(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One of its changes needs to go nowhere, or not any more.
+    pub fn give_up(&self) {
+        if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.settled.notify_waiters();
         }
     }
 
     /// How many steps are not done, one for each change and layer.
-    pub(super) fn left(&self) -> usize {
-        self.left.load(Ordering::Acquire)
+    pub fn left(&self) -> usize {
+        // What is spread moves from here to the layers, and is nowhere missed in this order.
+        let open = self.open.load(Ordering::Acquire);
+        self.left.iter().fold(open, |sum, left| sum + left.load(Ordering::Acquire))
     }
 
-    /// One of its changes has to reach this many layers.
-    pub(super) fn spread(&self, lanes: usize) {
-        match lanes {
-            0 => self.settle(),
-            _ => drop(self.left.fetch_add(lanes - 1, Ordering::AcqRel)),
-        }
+    /// One of its changes has to reach these layers.
+    pub(super) fn spread(&self, lanes: Lanes) {
+        lanes.places().for_each(|place| self.expect_at(place, 1));
+        self.give_up();
     }
 
-    /// There is more to wait for.
-    pub(super) fn expect(&self, more: usize) {
-        self.left.fetch_add(more, Ordering::AcqRel);
+    /// There is more to wait for at this layer.
+    pub(super) fn expect_at(&self, place: usize, more: usize) {
+        self.concerned.fetch_or(Lanes::at(place).bits(), Ordering::AcqRel);
+        self.left[place].fetch_add(more, Ordering::AcqRel);
     }
 
-    /// One more step is done.
-    pub(super) fn settle(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+    /// These layers would have to have a change and are not waited for.
+    pub(super) fn excuse(&self, lanes: Lanes) {
+        self.concerned.fetch_or(lanes.bits(), Ordering::AcqRel);
+        self.excused.fetch_or(lanes.bits(), Ordering::AcqRel);
+    }
+
+    /// One more step is done at this layer.
+    pub(super) fn settle_at(&self, place: usize) {
+        if self.left[place].fetch_sub(1, Ordering::AcqRel) == 1 {
             self.settled.notify_waiters();
         }
+    }
+
+    /// One step is not waited for any longer at this layer, which is away.
+    pub(super) fn excuse_at(&self, place: usize) {
+        self.excuse(Lanes::at(place));
+        self.settle_at(place);
     }
 }
 

@@ -119,9 +119,9 @@ impl Slot {
         }
         let queued = self.queued.and(lanes);
         let flying = self.flying.without(self.queued).and(lanes);
-        let count = queued.with(flying).count();
-        if count > 0 {
-            receipt.expect(count);
+        let lanes = queued.with(flying);
+        if !lanes.is_empty() {
+            lanes.places().for_each(|place| receipt.expect_at(place, 1));
             self.waits.push(Wait { receipt: Arc::clone(receipt), queued, flying });
         }
     }

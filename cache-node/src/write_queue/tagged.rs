@@ -69,9 +69,9 @@ impl Tagged {
         }
     }
 
-    /// Has `receipt` wait for all of them.
-    pub(super) fn wait_for_all(&mut self, receipt: &Arc<Receipt>) {
-        receipt.expect(self.waiting.len() + self.flying.len());
+    /// Has `receipt` wait for all of them, at this layer.
+    pub(super) fn wait_for_all(&mut self, place: usize, receipt: &Arc<Receipt>) {
+        receipt.expect_at(place, self.waiting.len() + self.flying.len());
         self.receipts().for_each(|receipts| receipts.push(Arc::clone(receipt)));
     }
 

@@ -77,7 +77,7 @@ impl Turn<'_> {
         debug_assert_eq!(self.hash, queue.hasher.hash_one(change.key()), "a turn is good for its own key");
         if queue.lanes.is_empty() {
             self.shard.count_write(stripe_of(self.hash));
-            receipt.iter().for_each(|receipt| receipt.settle());
+            receipt.iter().for_each(|receipt| receipt.give_up());
             return Ok(());
         }
         let charge = change.bytes() + SLOT_OVERHEAD_BYTES;
@@ -89,7 +89,8 @@ impl Turn<'_> {
         }
         let waiting = receipt.map(|receipt| {
             let lanes = queue.waited_for();
-            receipt.spread(lanes.count());
+            receipt.excuse(queue.all.without(lanes));
+            receipt.spread(lanes);
             (receipt, lanes)
         });
         let urgent = waiting.is_some() || charge >= LARGE_BYTES;

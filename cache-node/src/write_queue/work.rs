@@ -84,7 +84,7 @@ impl WriteQueue {
         lane.counts.flushed.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);
         lane.counts.batches.fetch_add(1, Ordering::Relaxed);
         self.room.notify_waiters();
-        settled.iter().for_each(|receipt| receipt.settle());
+        settled.iter().for_each(|receipt| receipt.settle_at(lane.place));
     }
 
     /// The layer did not take the batch: it goes back, and those are let go who need not wait for a layer that is away.
@@ -109,14 +109,14 @@ impl WriteQueue {
         if excuses {
             self.shards.iter().for_each(|shard| lock(shard).excuse(lane.place, &mut excused));
         }
-        if self.excuses_tagged(lane) {
+        if excuses {
             excused.extend(lock(&lane.tagged).excuse());
         }
         lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
         self.counts.dropped_fills.fetch_add(dropped, Ordering::Relaxed);
         // Who waits for room asks again, now that the layer is known to be away.
         self.room.notify_waiters();
-        excused.iter().for_each(|receipt| receipt.settle());
+        excused.iter().for_each(|receipt| receipt.excuse_at(lane.place));
     }
 
     pub(super) fn has_work(&self, lane: &Lane, number: usize) -> bool {
@@ -155,7 +155,7 @@ impl WriteQueue {
     pub(super) fn end_clear(&self, lane: &Lane, begun: Begun, is_done: bool) {
         let mut clears = lock(&self.clears);
         let clear = &mut clears[lane.place];
-        let mut settled = begun.receipts;
+        let (mut settled, mut excused) = (begun.receipts, Vec::new());
         if is_done {
             clear.done = begun.ordered;
             lane.counts.clears.fetch_add(1, Ordering::Relaxed);
@@ -169,12 +169,13 @@ impl WriteQueue {
         } else {
             clear.receipts.append(&mut settled);
             if self.excuses(lane) {
-                settled = std::mem::take(&mut clear.receipts);
+                excused = std::mem::take(&mut clear.receipts);
             }
         }
         drop(clears);
         self.room.notify_waiters();
-        settled.iter().for_each(|receipt| receipt.settle());
+        settled.iter().for_each(|receipt| receipt.settle_at(lane.place));
+        excused.iter().for_each(|receipt| receipt.excuse_at(lane.place));
         lane.wake_all();
     }
 
@@ -185,7 +186,7 @@ impl WriteQueue {
         self.note_owed_clears();
         clear.receipts.extend(lock(&lane.tagged).clear());
         if lane.is_away() && self.excuses(lane) {
-            std::mem::take(&mut clear.receipts).iter().for_each(|receipt| receipt.settle());
+            std::mem::take(&mut clear.receipts).iter().for_each(|receipt| receipt.excuse_at(lane.place));
         }
     }
 
@@ -317,14 +318,10 @@ impl WriteQueue {
     }
 
     /// Whether a change may be confirmed although this layer, being away, does not have it. The disk never is: what it
-    /// holds comes back with the node after a kill.
+    /// holds comes back with the node after a kill. Without a disk no layer is: nothing else would know of the change
+    /// after a kill, and what the layer holds from before would come back.
     pub(super) fn excuses(&self, lane: &Lane) -> bool {
-        lane.target.id() != LayerId::Disk
-    }
-
-    /// The same for removals by tag, which at least the disk must keep.
-    pub(super) fn excuses_tagged(&self, lane: &Lane) -> bool {
-        self.excuses(lane) && self.all.contains(Lanes::of(LayerId::Disk))
+        lane.target.id() != LayerId::Disk && self.all.contains(Lanes::of(LayerId::Disk))
     }
 
     pub(super) fn count_forgotten(&self, place: usize, count: u64) {

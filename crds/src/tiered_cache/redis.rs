@@ -46,7 +46,8 @@ pub struct Redis {
     pub timeout: HumanDuration,
 
     /// When a write of a client is acknowledged. `WriteBehind` (default): once it is in memory and in the write queue, the
-    /// fastest. `WriteThrough`: once Redis and the disk have it. A change restarts the nodes one at a time.
+    /// fastest. `WriteThrough`: once Redis and the disk have it; while Redis is away, once the disk has it. A change
+    /// restarts the nodes one at a time.
     #[serde(default)]
     #[schemars(schema_with = "schema::write_mode")]
     pub write_mode: WriteMode,

@@ -64,3 +64,57 @@ fn a_node_that_is_stopped_while_redis_is_away_has_all_its_values_afterwards() {
         assert_eq!(answer, expected, "k{number}");
     }
 }
+
+#[test]
+fn a_write_through_without_redis_is_acknowledged_by_the_disk_and_never_followed_by_an_older_value() {
+    let mut pipeline = Pipeline::start_with(RedisServer::that_remembers(), ", writeMode: WriteThrough");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    assert_eq!(client.call("SET k old"), Reply::ok());
+    pipeline.redis.kill();
+    assert_eq!(client.call("SET k new"), Reply::ok(), "the disk has it");
+    assert!(queued(&pipeline) > 0.0, "Redis is owed it");
+    pipeline.node.signal(Signal::KILL);
+    pipeline.node.wait();
+    pipeline.redis.start_again();
+    pipeline.node = start(&pipeline.folder, &pipeline.redis, ", writeMode: WriteThrough");
+    pipeline.redis_is_used();
+    let mut client = pipeline.client();
+    let answer = client.call("GET k");
+    assert!([Reply::Null, Reply::bulk("new")].contains(&answer), "{answer:?}");
+    eventually("Redis has lost the older one", || {
+        pipeline.outcomes("k").iter().any(|(part, outcome)| part == "redis" && outcome == "miss")
+    });
+}
+
+#[test]
+fn without_a_disk_no_removal_is_acknowledged_that_redis_has_not_got() {
+    let without_disk = "}\nlimits: {requestTimeout: 500ms";
+    let mut pipeline = Pipeline::start_without_disk(RedisServer::that_remembers(), without_disk);
+    pipeline.redis_is_used();
+    pipeline.is_ready();
+    let mut client = pipeline.client();
+    for key in ["removed", "cleared", "kept"] {
+        client.call(&format!("TC.SET {key} v TAGS 1 red"));
+    }
+    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    assert_eq!(client.call("DEL kept"), Reply::Integer(1));
+    pipeline.redis.kill();
+    for command in ["DEL removed", "DEL removed", "TC.INVALIDATE red", "FLUSHALL", "TC.FLUSH"] {
+        let reply = client.call(command);
+        assert!(matches!(&reply, Reply::Error(_)), "{command}: {reply:?}");
+        assert_eq!(client.call("GET removed"), Reply::Null, "not served all the same");
+    }
+    pipeline.redis.start_again();
+    eventually("Redis has got it", || client.call("TC.FLUSH") == Reply::ok());
+    assert_eq!(client.call("DEL removed"), Reply::Integer(0));
+    pipeline.node.signal(Signal::KILL);
+    pipeline.node.wait();
+    pipeline.node = start_without_disk(&pipeline.folder, &pipeline.redis, without_disk);
+    pipeline.redis_is_used();
+    pipeline.is_ready();
+    let mut client = pipeline.client();
+    for key in ["removed", "cleared", "kept"] {
+        assert_eq!(client.call(&format!("GET {key}")), Reply::Null, "{key}");
+    }
+}

@@ -78,12 +78,7 @@ async fn explanation_names_what_every_layer_holds_and_changes_nothing() {
     let seen: Vec<(&str, Outcome)> = explanation.seen.iter().map(|seen| (seen.part, seen.outcome)).collect();
     assert_eq!(
         seen,
-        [
-            ("memory", Outcome::Miss),
-            ("writeQueue", Outcome::Miss),
-            ("scripted", Outcome::Miss),
-            ("scripted", Outcome::Hit)
-        ]
+        [("memory", Outcome::Miss), ("writeQueue", Outcome::Miss), ("redis", Outcome::Miss), ("disk", Outcome::Hit)]
     );
     assert!(matches!(f.coordinator.peek(&cx(&f.clock), b"k"), Peek::Cold), "not promoted");
 }

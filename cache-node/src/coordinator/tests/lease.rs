@@ -6,7 +6,7 @@ const LIFE: Duration = Duration::from_secs(10);
 
 impl Fixture {
     async fn lease(&self, name: &str) -> Leased {
-        self.coordinator.get_or_lease(&self.cx(), &key(name), LIFE).await.unwrap().0
+        self.coordinator.get_or_lease(&self.cx(), &key(name), LIFE).await.unwrap()
     }
 
     async fn granted(&self, name: &str) -> Token {
@@ -125,7 +125,7 @@ async fn of_a_stale_value_one_caller_gets_a_lease_and_all_others_the_value() {
         coordinator.set(&cx(&clock), Entry::new(b"k", b"old", meta)).await.unwrap();
         coordinator.flush(&cx(&clock)).await.unwrap();
         clock.advance(Duration::from_secs(2));
-        let ask = || async { coordinator.get_or_lease(&cx(&clock), &key("k"), LIFE).await.unwrap().0 };
+        let ask = || async { coordinator.get_or_lease(&cx(&clock), &key("k"), LIFE).await.unwrap() };
         assert!(matches!(ask().await, Leased::Granted(..)));
         assert!(matches!(ask().await, Leased::Wait(Some(old), _) if text(&old) == "old"));
         clock.advance(Duration::from_secs(60));

@@ -8,7 +8,7 @@ mod known;
 mod layers;
 mod setup;
 
-use std::cell::Cell;
+use std::{cell::Cell, pin::pin};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tempfile::{TempDir, tempdir};
@@ -29,6 +29,8 @@ const KEYS: u32 = 200;
 const LIFE_MIN: Duration = Duration::from_secs(5);
 /// No operation takes so long, whatever else the machine does.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
+/// After so long a removal waits for the slow read that it has joined.
+const JOINED: Duration = Duration::from_millis(2);
 /// How long a write waits that the disk does not confirm.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -203,7 +205,14 @@ impl Run {
         for _ in 0..=self.below(2) {
             match self.below(8) {
                 0..4 => self.set(name, number).await,
-                4..6 => self.remove(name).await,
+                4..6 => {
+                    // Unless the key was written since, it wants to know what the slow read brings, and waits for it.
+                    let mut removal = pin!(self.remove(name));
+                    if timeout(JOINED, &mut removal).await.is_err() {
+                        slow.release();
+                        removal.await;
+                    }
+                }
                 6 => self.remove_tagged().await,
                 _ => self.clear().await,
             }

@@ -39,6 +39,7 @@ impl World {
             freshness,
             write_mode,
             clock: clock.clone(),
+            operations: AtomicU64::new(1),
             tasks,
             stop: CancellationToken::new(),
         });
@@ -48,7 +49,12 @@ impl World {
 
     fn read(&self, name: &'static str) -> thread::JoinHandle<()> {
         let (coordinator, cx) = (Arc::clone(&self.coordinator), cx(&self.clock));
-        thread::spawn(move || drop(block_on(coordinator.get(&cx, &key(name), Wants::Value))))
+        let keys = [key(name), key("other")];
+        if thread_rng().r#gen() {
+            thread::spawn(move || drop(block_on(coordinator.get_many(&cx, &keys, Wants::Value))))
+        } else {
+            thread::spawn(move || drop(block_on(coordinator.get(&cx, &keys[0], Wants::Value))))
+        }
     }
 
     fn get(&self, name: &str) -> Option<String> {
@@ -101,7 +107,7 @@ struct Counted {
 }
 
 impl Counted {
-    async fn read(self: Arc<Self>, ticket: Ticket) -> ColdRead {
+    async fn read(self: Arc<Self>, ticket: Ticket) -> Found {
         {
             // Who looked before a write may be late, and read by himself what nobody else wants any more.
             let mut newest = self.newest.lock().unwrap();
@@ -118,7 +124,29 @@ impl Counted {
         if newest.0 == Some(ticket) {
             newest.1 = 0;
         }
-        ColdRead { found: Found::Fresh(entry("k", &version.to_string())), trail: Trail::default() }
+        Found::Fresh(entry("k", &version.to_string()))
+    }
+}
+
+impl Counted {
+    /// Alone, or with another key before it or behind it, which others may be reading as well.
+    async fn join(self: &Arc<Self>, flights: &Flights, ticket: Ticket, other: Ticket) -> Found {
+        let place = match thread_rng().gen_range(0..3) {
+            0 => return flights.board(&key("k"), ticket, |_| Arc::clone(self).read(ticket)).end().await,
+            way => way - 1,
+        };
+        let mut wanted = vec![(key("other"), other)];
+        wanted.insert(place, (key("k"), ticket));
+        let store = Arc::clone(self);
+        let rides = flights.board_many(&wanted, async move |wanted, _| {
+            let mut found = Vec::new();
+            for (asked, ticket) in wanted {
+                found.push(if asked == key("k") { Arc::clone(&store).read(ticket).await } else { Found::Absent });
+            }
+            found
+        });
+        assert!(matches!(rides[1 - place].end().await, Found::Absent), "each gets its own answer");
+        rides[place].end().await
     }
 }
 
@@ -134,8 +162,8 @@ fn no_order_of_readers_reads_twice_at_once_or_from_before_a_write() {
                 let turn = queue.turn(b"k");
                 let (ticket, seen) = (turn.ticket(), store.version.load(Ordering::SeqCst));
                 drop(turn);
-                let read = block_on(flights.join(&key("k"), ticket, || Arc::clone(&store).read(ticket)));
-                let Found::Fresh(found) = read.found else { panic!("it has a value") };
+                let found = block_on(store.join(&flights, ticket, queue.turn(b"other").ticket()));
+                let Found::Fresh(found) = found else { panic!("it has a value") };
                 assert!(text(&found).parse::<u64>().unwrap() >= seen, "an answer from before the look");
             })
         };

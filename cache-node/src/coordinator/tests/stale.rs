@@ -65,6 +65,45 @@ async fn slow_layer_is_not_waited_for_longer_than_the_soft_timeout_when_there_is
     assert_eq!(f.get("k").await.as_deref(), Some("fresh"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_many_keys_the_stale_ones_are_served_after_the_soft_timeout_and_the_read_goes_on() {
+    let f = Fixture::over(Scripted::gated(0, 1000), QUEUE).await;
+    let keys = ["a", "b"].map(key);
+    for name in ["a", "b"] {
+        let entry = stale_after(name, "old", Duration::from_secs(10), Duration::from_secs(60));
+        f.coordinator.try_set(&f.cx(), entry).unwrap();
+    }
+    f.flushed().await;
+    ["a", "b"].iter().for_each(|name| f.layer.put(self::entry(name, "fresh")));
+    f.clock.advance(Duration::from_secs(10));
+    let started = tokio::time::Instant::now();
+    let (found, trail) = f.coordinator.get_many(&f.cx(), &keys, Wants::Value).await;
+    assert_eq!(found.iter().flatten().map(text).collect::<Vec<_>>(), ["old", "old"]);
+    assert!(started.elapsed() < 2 * SOFT_TIMEOUT, "{:?}", started.elapsed());
+    assert_eq!(trail.steps().next().map(|step| step.outcome), Some(Outcome::Late));
+    f.layer.read_gate.add_permits(2);
+    eventually("the read went on and brought it", || matches!(f.coordinator.peek(&f.cx(), b"b"), Peek::Hit(_))).await;
+    let (found, _) = f.coordinator.get_many(&f.cx(), &keys, Wants::Value).await;
+    assert_eq!(found.iter().flatten().map(text).collect::<Vec<_>>(), ["fresh", "fresh"]);
+    assert_eq!(f.layer.reads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_about_a_stale_value_waits_for_a_fresh_one_as_long_as_there_is_time() {
+    let f = Fixture::over(Scripted::gated(0, 1000), QUEUE).await;
+    let entry = stale_after("k", "old", Duration::from_secs(10), Duration::from_secs(60));
+    f.coordinator.try_set(&f.cx(), entry).unwrap();
+    f.flushed().await;
+    f.layer.put(self::entry("k", "fresh"));
+    f.clock.advance(Duration::from_secs(10));
+    let (coordinator, cx) = (Arc::clone(&f.coordinator), f.cx());
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { coordinator.get(&cx, &key("k"), Wants::Facts).await.entry });
+    tokio::time::sleep(2 * SOFT_TIMEOUT).await;
+    f.layer.read_gate.add_permits(1);
+    assert_eq!(asking.join_next().await.unwrap().unwrap().as_ref().map(text).as_deref(), Some("fresh"));
+}
+
 #[tokio::test]
 async fn stale_value_is_served_while_the_layer_fails() {
     let f = Fixture::over(Scripted::open(), QUEUE).await;

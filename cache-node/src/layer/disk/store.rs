@@ -69,8 +69,9 @@ pub(super) struct Store {
 #[derive(Debug)]
 pub(super) enum Found {
     Entry(Entry),
-    /// There is a copy, past its life.
+    /// There is a copy, past the life that the entry was given, stale life included.
     Expired,
+    /// There is none, or one past what this layer keeps; another layer may have the entry still.
     Nothing,
 }
 
@@ -267,7 +268,11 @@ impl Store {
             kind: ErrorKind::Corrupt,
             message: error.to_string(),
         })?;
-        Ok(if is_over(dates, self.max_ttl, now) { Found::Expired } else { Found::Entry(entry) })
+        Ok(match dates.useful_until() {
+            Some(until) if until <= now => Found::Expired,
+            _ if is_over(dates, self.max_ttl, now) => Found::Nothing,
+            _ => Found::Entry(entry),
+        })
     }
 }
 

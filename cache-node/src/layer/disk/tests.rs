@@ -120,7 +120,7 @@ async fn large_values_and_many_keys_are_read_back_in_order() {
     for _ in 0..2 {
         let found = disk.get_many(&f.cx(), &keys).await.unwrap();
         let values =
-            found.into_iter().map(|found| if let LayerResult::Hit(hit) = found { Some(text(&hit)) } else { None });
+            found.into_iter().map(|found| if let Ok(LayerResult::Hit(hit)) = found { Some(text(&hit)) } else { None });
         assert_eq!(values.collect::<Vec<_>>(), [None, Some(large.clone()), Some("1".to_owned())]);
     }
     assert_eq!(f.value(&disk, "large").await, Some(large));
@@ -135,6 +135,36 @@ async fn entry_is_kept_no_longer_than_the_limit_of_the_layer() {
     assert_eq!(f.value(&disk, "k").await.as_deref(), Some("v"));
     f.clock.advance(Duration::from_millis(1));
     assert_eq!(f.value(&disk, "k").await, None);
+}
+
+#[tokio::test]
+async fn copy_past_the_limit_of_the_disk_is_a_miss_because_another_layer_may_have_it_still() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    f.set(&disk, entry("k", "v")).await;
+    f.set(&disk, entry_until("ended", "v", START.after(MAX_TTL))).await;
+    f.clock.advance(MAX_TTL);
+    assert!(matches!(disk.get(&f.cx(), &key("k")).await, Ok(LayerResult::Miss)));
+    let many = disk.get_many(&f.cx(), &["ended", "k"].map(key)).await.unwrap();
+    assert!(matches!(many[..], [Ok(LayerResult::StopWithoutValue), Ok(LayerResult::Miss)]), "{many:?}");
+}
+
+#[tokio::test]
+async fn damaged_copy_is_an_error_of_its_key_alone_and_gives_way_to_a_fill() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    for name in ["a", "damaged", "b"] {
+        f.set(&disk, entry(name, "v")).await;
+    }
+    disk.shared.store().unwrap().overwrite_entry(b"damaged", b"TC nonsense");
+    let is_corrupt =
+        |answer: &Result<LayerResult, LayerError>| answer.as_ref().is_err_and(|error| error.kind == ErrorKind::Corrupt);
+    assert!(is_corrupt(&disk.get(&f.cx(), &key("damaged")).await));
+    let many = disk.get_many(&f.cx(), &["a", "damaged", "b"].map(key)).await.unwrap();
+    assert!(matches!(many[..], [Ok(LayerResult::Hit(_)), Err(_), Ok(LayerResult::Hit(_))]), "{many:?}");
+    assert!(is_corrupt(&many[1]));
+    disk.apply(&f.cx(), &[Change::Fill(entry("damaged", "healed"))]).await.unwrap();
+    assert_eq!(f.value(&disk, "damaged").await.as_deref(), Some("healed"));
 }
 
 #[tokio::test]

@@ -397,9 +397,17 @@ mod tests {
             pipeline.get(format!("k{number}")).await.unwrap();
             pipeline.get("k0").await.unwrap();
         }
-        let text = metrics.render();
-        for part in pipeline.parts() {
-            let (stats, series) = (part.stats(), series(&text, part.name()));
+        // A Redis that is away is tried again now and then: both are to be of one moment.
+        let operations = || pipeline.parts().iter().map(|part| part.stats().operations).collect::<Vec<_>>();
+        let (text, stats) = loop {
+            let before = operations();
+            let seen = (metrics.render(), pipeline.parts().iter().map(|part| part.stats()).collect::<Vec<_>>());
+            if before == operations() {
+                break seen;
+            }
+        };
+        for (part, stats) in pipeline.parts().iter().zip(stats) {
+            let series = series(&text, part.name());
             let get =
                 |result: &str| sum(&series, REQUESTS.name, &[&format!("operation=\"get\",result=\"{result}\"")]) as u64;
             if series.iter().any(|(name, ..)| name == REQUESTS.name) {

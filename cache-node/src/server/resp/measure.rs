@@ -75,6 +75,8 @@ pub(super) struct Waiting {
     /// At least one; more if they share the round trip. Without arguments if the slow log keeps nothing.
     commands: Vec<(Verb, Option<SlowArgs>)>,
     took: Duration,
+    /// Of the first round trip; those that follow it belong to it.
+    operation: Option<u64>,
     trail: Trail,
 }
 
@@ -162,7 +164,7 @@ impl Meter {
             }
         }
         if self.slow_log.keeps(took) {
-            let work = SlowWork { trail: Trail::default(), commands };
+            let work = SlowWork { operation: cx.id, trail: Trail::default(), commands };
             let args = args(lap.last.clone());
             self.slow_log.record(SlowCommand { at: cx.now, took, args, client: session.slow_client(), work });
         }
@@ -171,8 +173,8 @@ impl Meter {
 
     /// A command that needs I/O begins to wait.
     pub(super) fn wait(&self, verb: Verb, args: &Arguments<'_>) -> Box<Waiting> {
-        let waiting = Waiting { commands: Vec::with_capacity(1), took: Duration::ZERO, trail: Trail::default() };
-        let mut waiting = Box::new(waiting);
+        let (commands, took, trail) = (Vec::with_capacity(1), Duration::ZERO, Trail::default());
+        let mut waiting = Box::new(Waiting { commands, took, operation: None, trail });
         self.join(&mut waiting, verb, args);
         waiting
     }
@@ -187,11 +189,12 @@ impl Meter {
     pub(super) fn end_trip(&self, waiting: &mut Waiting, begun: Instant, ran: &Ran) {
         let took = self.now().saturating_duration_since(begun);
         waiting.took += took;
+        waiting.operation.get_or_insert(ran.operation);
         ran.trail.steps().for_each(|step| waiting.trail.add(*step));
         let Some(spans) = self.spans.as_ref().filter(|spans| spans.samples(ran.operation)) else { return };
-        let work = SlowWork { trail: ran.trail, commands: u32::try_from(waiting.commands.len()).unwrap_or(u32::MAX) };
-        // The best that any layer said.
-        let outcome = ran.trail.steps().map(|step| step.outcome).min().map_or("ok", Outcome::label);
+        let commands = u32::try_from(waiting.commands.len()).unwrap_or(u32::MAX);
+        let work = SlowWork { operation: ran.operation, trail: ran.trail, commands };
+        let outcome = ran.trail.outcome().map_or("ok", Outcome::label);
         let attributes = vec![
             KeyValue::new("tieredcache.outcome", outcome),
             KeyValue::new("tieredcache.trail", work.lines().join("; ")),
@@ -205,8 +208,9 @@ impl Meter {
 
     /// Commands that needed I/O are answered.
     pub(super) fn end_wait(&self, waiting: Box<Waiting>, session: &Session) {
-        let Waiting { commands, took, trail } = *waiting;
-        let work = SlowWork { trail, commands: u32::try_from(commands.len()).unwrap_or(u32::MAX) };
+        let Waiting { commands, took, operation, trail } = *waiting;
+        let count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
+        let work = SlowWork { operation: operation.unwrap_or(0), trail, commands: count };
         for (verb, args) in commands {
             self.latency(Class::of(verb)).observe(took, 1);
             if let Some(args) = args.filter(|_| self.slow_log.keeps(took)) {

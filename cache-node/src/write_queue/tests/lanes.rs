@@ -109,6 +109,34 @@ async fn removal_is_not_confirmed_while_the_disk_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_disk_nobody_is_told_of_a_removal_that_redis_has_not_got() {
+    let clock = Clock::manual(START);
+    let redis = Scripted::gated_as(LayerId::Redis, 0, FOREVER);
+    redis.failing.store(true, Ordering::SeqCst);
+    let queue = WriteQueue::open(OPTIONS, vec![Arc::clone(&redis) as Arc<dyn Layer>], None, clock.clone());
+    let removed = Receipt::new(1);
+    let change = Change::Remove(key("k"));
+    queue.turn(b"k").push(clock.now(), change.clone(), Some(Arc::clone(&removed))).unwrap();
+    eventually("it is known to be away", || !queue.lanes()[0].is_reachable).await;
+    // Ordered while it is away, and by somebody who comes when that is known.
+    let late = Receipt::new(1);
+    queue.turn(b"k").push(clock.now(), change, Some(Arc::clone(&late))).unwrap();
+    let cleared = queue.clear(|| ());
+    let tagged = queue.remove_tagged(&removal(&["red"], 7));
+    let failures = queue.lanes()[0].failures;
+    eventually("it was tried again", || queue.lanes()[0].failures > failures + 1).await;
+    let receipts = [&removed, &late, &cleared, &tagged];
+    assert_eq!(receipts.map(|receipt| receipt.is_settled()), [false; 4]);
+    let soon = cx_within(&clock, Duration::from_millis(10));
+    assert!(queue.flush(&soon).await.is_err(), "nor of a flush");
+    redis.failing.store(false, Ordering::SeqCst);
+    for receipt in receipts {
+        receipt.settled().await;
+    }
+    assert_eq!(removed.excused(), Lanes::NONE);
+}
+
+#[tokio::test(start_paused = true)]
 async fn layer_that_is_away_does_not_fill_the_queue_and_serves_nothing_older_afterwards() {
     let two = Two::without_redis(QueueOptions { items_max: 2000, ..OPTIONS }).await;
     let names: Vec<String> = (0..5000_u32).map(|number| format!("k{number}")).collect();

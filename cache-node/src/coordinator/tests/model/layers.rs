@@ -16,7 +16,8 @@ use crate::{
     context::OperationContext,
     entry::{Entry, Key, Position},
     layer::{
-        Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats, TagRemoval,
+        Answers, Change, Component, ErrorKind, Health, HealthState, Layer, LayerError, LayerId, LayerResult, Stats,
+        TagRemoval,
     },
     testing::START,
 };
@@ -183,10 +184,10 @@ impl Layer for Moody {
         self.mood.answer(self.id(), found, LayerResult::NotHandled)
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let found = self.layer.get_many(cx, keys).await?;
         self.mood.may_be_slow(keys).await;
-        self.mood.answer(self.id(), found, Vec::new())
+        self.mood.answer(self.id(), found, keys.iter().map(|_| Ok(LayerResult::NotHandled)).collect())
     }
 
     async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, LayerError> {
@@ -244,10 +245,10 @@ impl Layer for Remote {
         Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
     }
 
-    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Result<Vec<LayerResult>, LayerError> {
+    async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
-            found.push(self.get(cx, key).await?);
+            found.push(self.get(cx, key).await);
         }
         Ok(found)
     }

@@ -27,6 +27,11 @@ impl Store {
         }
     }
 
+    /// Writes this in the place of an entry.
+    pub(in super::super) fn overwrite_entry(&self, key: &[u8], value: &[u8]) {
+        self.db.put_cf(entries(&self.db), key, value).unwrap();
+    }
+
     /// Writes this in the place of the newest position.
     pub(in super::super) fn overwrite_newest_position(&self, value: &[u8]) {
         self.db.put_cf(meta(&self.db), NEWEST, value).unwrap();

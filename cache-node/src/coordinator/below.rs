@@ -1,0 +1,101 @@
+//! What the layers below memory say: asked once for each key, however many want to know, and waited for only as long as
+//! it is worth.
+
+use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
+
+use tokio::time::{Sleep, timeout_at};
+
+use super::{
+    Coordinator, Look,
+    flight::{Logbook, Ride},
+    freshness::Freshness,
+    promote::Found,
+};
+use crate::{
+    context::{OperationContext, Trail},
+    entry::Key,
+    write_queue::Ticket,
+};
+
+// === impl Coordinator ===
+
+impl Coordinator {
+    /// Has the layers below asked for a key, unless they are being asked already.
+    pub(super) fn ask(&self, cx: &OperationContext, key: &Key, ticket: Ticket) -> Ride {
+        let (stores, cx) = (Arc::clone(&self.stores), *cx);
+        self.flights.board(key, ticket, |log| stores.read_cold(cx, key.clone(), ticket, log))
+    }
+
+    /// The same for those keys whose look has a ticket, with one round trip to each layer; in their order.
+    pub(super) fn ask_many(&self, cx: &OperationContext, keys: &[Key], looks: &[Look]) -> Vec<Ride> {
+        let wanted = |(key, look): (&Key, &Look)| Some((key.clone(), look.ticket()?));
+        let wanted: Vec<(Key, Ticket)> = keys.iter().zip(looks).filter_map(wanted).collect();
+        match wanted.as_slice() {
+            [] => Vec::new(),
+            [(key, ticket)] => vec![self.ask(cx, key, *ticket)],
+            wanted => {
+                let (stores, cx) = (Arc::clone(&self.stores), *cx);
+                self.flights.board_many(wanted, move |wanted, log| stores.read_cold_many(cx, wanted, log))
+            }
+        }
+    }
+
+    /// Waits for an answer until the deadline, and with little patience until that is over. The read goes on without its
+    /// callers, and what it finds is there for the next.
+    pub(super) async fn arrival(&self, cx: &OperationContext, ride: &Ride, patience: Option<Pin<&mut Sleep>>) -> Found {
+        let found = match (ride.ended(), patience) {
+            (Some(found), _) => Some(found),
+            (None, None) => within(cx, ride.end()).await,
+            (None, Some(patience)) if patience.is_elapsed() => None,
+            (None, Some(patience)) => tokio::select! {
+                found = within(cx, ride.end()) => found,
+                () = patience => None,
+            },
+        };
+        self.judge_again(cx, found.unwrap_or(Found::Unknown))
+    }
+
+    /// Another may have begun the read, and judged what it found as of then: since, it may have expired, or been removed
+    /// by one of its tags.
+    fn judge_again(&self, cx: &OperationContext, found: Found) -> Found {
+        match found {
+            Found::Fresh(entry) | Found::Stale(entry) => match self.stores.freshness(cx, &entry) {
+                Freshness::Fresh => Found::Fresh(entry),
+                Freshness::Stale => Found::Stale(entry),
+                Freshness::Negative | Freshness::Expired | Freshness::Removed => Found::Absent,
+            },
+            Found::Absent | Found::Unknown => found,
+        }
+    }
+
+    /// What was asked for these keys; what has not answered yet is late.
+    pub(super) fn trail(&self, rides: &[Ride]) -> Trail {
+        let now = self.clock.monotonic();
+        if let [ride] = rides {
+            return ride.log().trail(now);
+        }
+        let mut trail = Trail::default();
+        let mut read: HashSet<*const Logbook, ahash::RandomState> = HashSet::default();
+        for ride in rides.iter().filter(|ride| read.insert(Arc::as_ptr(ride.log()))) {
+            trail.beside(&ride.log().trail(now));
+        }
+        trail
+    }
+}
+
+// === impl Look ===
+
+impl Look {
+    /// Proof of when the key was looked at, if there is something to be asked below.
+    pub(super) const fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Cold(ticket) | Self::Stale(_, Some(ticket)) => Some(*ticket),
+            Self::Hit(_) | Self::Absent | Self::Stale(_, None) => None,
+        }
+    }
+}
+
+/// Waits until the deadline.
+pub(super) async fn within<T>(cx: &OperationContext, wait: impl Future<Output = T>) -> Option<T> {
+    timeout_at(cx.deadline.into(), wait).await.ok()
+}
