@@ -6,6 +6,10 @@
 //! not trust what it holds itself ([`Backplane::trust`]): it is *fenced*. A node that finds that records were lost gives
 //! up everything that it holds ([`Gap`]).
 //!
+//! After a restart of Redis, or a change of its master, nobody alone can tell whether records were lost: one may have been
+//! confirmed to a node and not have reached any other. So each node says whether it finds all that it knows of, and the
+//! log goes on once all have said so. Until then no node's trust is renewed.
+//!
 //! Every change of this node, and every change that it hears of from another one, is told to each [`Listener`] once
 //! memory has it.
 
@@ -45,6 +49,9 @@ pub struct BackplaneOptions {
     pub serve_stale_for: Duration,
 }
 
+/// How long before a node was opened its knowledge may be from: more than it could be trusted for.
+const EARLIEST: Duration = Duration::from_secs(26 * 3600);
+
 /// Who must know what changes: leases, and the near caches of clients.
 const LISTENERS_MAX: usize = 2;
 
@@ -57,8 +64,8 @@ pub struct Backplane {
     listeners: [OnceLock<Arc<dyn Listener>>; LISTENERS_MAX],
     /// How far the node was to be trusted when the listeners were last told.
     told: Mutex<Trust>,
-    /// When the last look was asked for that found the node at the head of the log, in microseconds since it was opened;
-    /// zero if none is known, or not any more.
+    /// When the last look was asked for that found the node at the head of the log, in microseconds since [`EARLIEST`]
+    /// before it was opened; zero if none is known, or not any more.
     confirmed_us: AtomicU64,
     /// The position up to which all records have taken effect.
     applied: AtomicU64,
@@ -134,6 +141,9 @@ pub(crate) trait Effects: Send + Sync + 'static {
 
     /// Gives up everything that the node holds, and begins at the cursor.
     async fn start_over(&self, cursor: &Cursor);
+
+    /// Keeps how far the log was followed.
+    async fn note(&self, cursor: &Cursor);
 }
 
 // === impl Backplane ===
@@ -226,6 +236,15 @@ impl Backplane {
         }
     }
 
+    /// What the node held when it was started was known to be all right so long ago. It is not trusted as if it were still
+    /// known.
+    fn inherit(&self, age: Duration) {
+        let Some(options) = self.options else { return };
+        let age_us = micros(age.max(options.max_staleness));
+        let confirmed_us = self.micros(self.clock.monotonic()).saturating_sub(age_us);
+        self.confirmed_us.store(confirmed_us, Ordering::Release);
+    }
+
     /// Counts values that were served although the node is fenced.
     pub(crate) fn served_stale(&self) {
         self.counts.stale.fetch_add(1, Ordering::Relaxed);
@@ -238,7 +257,7 @@ impl Backplane {
 
     fn micros(&self, at: Instant) -> u64 {
         // Never zero, which stands for "not known".
-        micros(at.saturating_duration_since(self.opened)) + 1
+        micros(EARLIEST + at.saturating_duration_since(self.opened))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module is where time comes from")]
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,6 +16,14 @@ use serde::Serialize;
 /// Milliseconds since 1970-01-01T00:00:00Z: the form in which every expiry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct UnixMillis(pub u64);
+
+/// A moment that a later process on the same machine can place: which boot it is of, and how long after it. No wall clock
+/// moves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uptime {
+    boot: String,
+    ms: u64,
+}
 
 /// Where time comes from. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +47,32 @@ impl UnixMillis {
     /// How long from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+// === impl Uptime ===
+
+impl Uptime {
+    /// From its parts; none if `boot` is no word.
+    pub fn from_parts(boot: &str, ms: u64) -> Option<Self> {
+        let is_word = !boot.is_empty() && boot.bytes().all(|byte| byte.is_ascii_graphic());
+        is_word.then(|| Self { boot: boot.to_owned(), ms })
+    }
+
+    /// The boot, one word.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Milliseconds since then.
+    pub const fn ms(&self) -> u64 {
+        self.ms
+    }
+
+    /// How long from `earlier` to this moment; none if the machine was started between.
+    pub fn since(&self, earlier: &Self) -> Option<Duration> {
+        let ms = (self.boot == earlier.boot).then(|| self.ms.checked_sub(earlier.ms))??;
+        Some(Duration::from_millis(ms))
     }
 }
 
@@ -76,6 +111,21 @@ impl Clock {
             Source::Manual { started, elapsed_ms, .. } => {
                 *started + Duration::from_millis(elapsed_ms.load(Ordering::Acquire))
             }
+        }
+    }
+
+    /// How long the machine has been up; none if the kernel does not say. Counts in steps of 10 ms.
+    pub fn uptime(&self) -> Option<Uptime> {
+        match &self.0 {
+            Source::System => {
+                let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+                let seconds: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+                Uptime::from_parts(
+                    boot.trim(),
+                    u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()?,
+                )
+            }
+            Source::Manual { elapsed_ms, .. } => Uptime::from_parts("manual", elapsed_ms.load(Ordering::Acquire)),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::program::PATIENCE;
 /// Options for servers at these ports. The timeout is one that a busy machine keeps.
 fn options(ports: &[u16]) -> RedisOptions {
     RedisOptions {
+        node: "n".to_owned(),
         topology: Topology::Standalone,
         endpoints: ports.iter().map(|port| Endpoint { host: "127.0.0.1".to_owned(), port: *port }).collect(),
         username_file: None,

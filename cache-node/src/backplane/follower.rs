@@ -17,12 +17,24 @@ use crate::{
     entry::Position,
     layer::{
         ErrorKind, LayerError, LayerId,
-        log::{Cursor, Log},
+        log::{Census, Cursor, Log, Recorded},
     },
 };
 
 /// Pause after a look that failed.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How often a node says how far it has come, and keeps on disk when it last knew all changes.
+const BEAT_EVERY: Duration = Duration::from_millis(500);
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the other nodes have to say that they find all their records under a new history, and how often it is looked.
+const VOUCH_WITHIN: Duration = Duration::from_secs(5);
+const VOUCH_POLL: Duration = Duration::from_millis(50);
+
+/// A node that had not been heard of for so long before a change of history had no part in it: whatever it had written,
+/// this one has seen.
+const ABSENT_MS: u64 = 60_000;
 
 /// Follows the log of one node.
 pub(crate) struct Follower {
@@ -33,13 +45,26 @@ pub(crate) struct Follower {
     cursor: Option<Cursor>,
     /// What is to be begun anew for.
     gap: Option<Gap>,
+    /// A new history of the server, under which it is not known yet whether the log goes on.
+    vouching: Option<Vouching>,
+    beat_due: Instant,
+    note_due: Instant,
+}
+
+/// What is to be known before the log goes on under a new history.
+struct Vouching {
+    history: String,
+    since: Instant,
+    /// Up to here, by the server's clock, this node had seen all records.
+    seen_ms: u64,
 }
 
 // === impl Follower ===
 
 impl Follower {
     pub(crate) fn new(backplane: Arc<Backplane>, log: Box<dyn Log>, effects: Arc<dyn Effects>) -> Self {
-        Self { backplane, log, effects, cursor: None, gap: None }
+        let now = backplane.clock.monotonic();
+        Self { backplane, log, effects, cursor: None, gap: None, vouching: None, beat_due: now, note_due: now }
     }
 
     /// Follows until it shall stop.
@@ -48,19 +73,24 @@ impl Follower {
     }
 
     async fn follow(&mut self) {
-        self.cursor = self.effects.cursor().await;
-        if let Some(cursor) = &self.cursor {
-            self.backplane.applied.store(cursor.position.to_bits(), Ordering::Release);
-        }
+        self.recall().await;
         loop {
-            match self.step().await {
-                Ok(()) => self.backplane.known().trouble = None,
-                Err(error) => {
-                    self.backplane.counts.failures.fetch_add(1, Ordering::Relaxed);
-                    self.backplane.known().trouble = Some(error.message);
-                    sleep(RETRY).await;
-                }
+            if let Err(error) = self.step().await {
+                self.backplane.counts.failures.fetch_add(1, Ordering::Relaxed);
+                self.backplane.known().trouble = Some(error.message);
+                sleep(RETRY).await;
             }
+        }
+    }
+
+    /// Begins with what the node knew before it was started.
+    pub(super) async fn recall(&mut self) {
+        self.cursor = self.effects.cursor().await;
+        let Some(cursor) = &self.cursor else { return };
+        self.backplane.applied.store(cursor.position.to_bits(), Ordering::Release);
+        let age = self.backplane.clock.uptime().zip(cursor.confirmed.as_ref());
+        if let Some(age) = age.and_then(|(now, confirmed)| now.since(confirmed)) {
+            self.backplane.inherit(age);
         }
     }
 
@@ -68,19 +98,18 @@ impl Follower {
     pub(super) async fn step(&mut self) -> Result<(), LayerError> {
         let Some(cursor) = self.cursor.clone() else { return self.start_over().await };
         let asked = self.backplane.clock.monotonic();
+        // Before the look, which confirms what was known when it was asked for.
+        let uptime = if asked >= self.note_due { self.backplane.clock.uptime() } else { None };
         let look = self.log.look(cursor.position).await?;
         only_master(look.state.is_master)?;
         let next = match judge(&cursor, &look) {
             Ok(next) => next,
             Err(gap) => {
-                self.gap = Some(gap);
-                self.cursor = None;
-                self.backplane.lose_trust(gap);
+                self.give_up(gap);
                 return Ok(());
             }
         };
-        let is_news = !look.records.is_empty() || next.history != cursor.history;
-        if is_news {
+        if !look.records.is_empty() {
             let read = self.backplane.clock.monotonic();
             if self.effects.apply(&look.records, &next).await {
                 self.backplane.note_gap(Gap::Announced);
@@ -90,17 +119,65 @@ impl Follower {
         let own = look.records.iter().filter(|record| record.is_own).count();
         let behind = look.state.added.saturating_sub(next.added);
         self.backplane.advance(&next, look.records.len(), own, behind);
-        if next.history != cursor.history
-            && let Err(error) = self.log.go_on(&cursor.history, &next.history).await
-        {
-            tracing::debug!(%error, "that the log goes on is not noted; a new node may start it anew");
-        }
         self.cursor = Some(next.clone());
-        if look.is_all {
-            self.backplane.confirm(asked);
-            self.log.wait(next.position).await?;
+        let is_awaited = look.records.iter().any(|record| record.what == Recorded::Awaited);
+        if !look.is_all || !self.goes_on(&cursor, look.state.history).await? {
+            return Ok(());
         }
-        Ok(())
+        self.backplane.confirm(asked);
+        if let (Some(uptime), Some(cursor)) = (uptime, &mut self.cursor) {
+            cursor.confirmed = Some(uptime);
+            self.note_due = asked + NOTE_EVERY;
+            self.effects.note(cursor).await;
+        }
+        if is_awaited || asked >= self.beat_due {
+            self.beat_due = asked + BEAT_EVERY;
+            let history = self.cursor.as_ref().map(|cursor| cursor.history.clone()).unwrap_or_default();
+            self.log.beat(&history, next.position).await?;
+        }
+        self.backplane.known().trouble = None;
+        self.log.wait(next.position).await
+    }
+
+    /// Whether the log is known to go on whole under the server's present history. `before` is the cursor before the look
+    /// that found this history.
+    async fn goes_on(&mut self, before: &Cursor, history: String) -> Result<bool, LayerError> {
+        let now = self.backplane.clock.monotonic();
+        let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.history != history) else {
+            self.vouching = None;
+            return Ok(true);
+        };
+        let begun = self.vouching.take().filter(|vouching| vouching.history == history);
+        let vouching = begun.unwrap_or(Vouching { history, since: now, seen_ms: before.position.millis() });
+        self.log.beat(&vouching.history, cursor.position).await?;
+        let census = self.log.census(&vouching.history).await?;
+        let silent = if census.is_settled { Vec::new() } else { vouching.silent(&census) };
+        if silent.is_empty() {
+            tracing::info!("redis was restarted, or a replica took over; every node finds all its records there");
+            self.log.go_on(&cursor.history, &vouching.history).await?;
+            cursor.history = vouching.history;
+            self.effects.note(cursor).await;
+            return Ok(true);
+        }
+        if now.saturating_duration_since(vouching.since) >= VOUCH_WITHIN {
+            self.give_up(Gap::HistoryChanged);
+            return Ok(false);
+        }
+        let silent = silent.join(", ");
+        self.backplane.known().trouble = Some(format!(
+            "redis was restarted or replaced, and it is not known yet whether it has all that {silent} wrote"
+        ));
+        self.vouching = Some(vouching);
+        sleep(VOUCH_POLL).await;
+        Ok(false)
+    }
+
+    /// Records are missing: nothing is known any more.
+    fn give_up(&mut self, gap: Gap) {
+        self.gap = Some(gap);
+        self.cursor = None;
+        self.vouching = None;
+        self.backplane.lose_trust(gap);
     }
 
     /// Gives up everything, and begins at the head of the log.
@@ -123,6 +200,18 @@ impl Follower {
         self.cursor = Some(cursor);
         self.gap = None;
         Ok(())
+    }
+}
+
+// === impl Vouching ===
+
+impl Vouching {
+    /// Nodes that had a part in the log when the history changed, and have not said that they find their records.
+    fn silent<'a>(&self, census: &'a Census) -> Vec<&'a str> {
+        let since_ms = self.seen_ms.saturating_sub(ABSENT_MS);
+        let silent =
+            census.members.iter().filter(|member| member.history != self.history && member.seen_ms >= since_ms);
+        silent.map(|member| member.name.as_str()).collect()
     }
 }
 

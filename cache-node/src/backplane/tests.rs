@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     layer::{
         Component, ErrorKind, HealthState, LayerError, LayerId,
-        log::{Log, LogState, Look, Recorded},
+        log::{Census, Log, LogState, Look, Member, Recorded},
     },
     testing::START,
 };
@@ -18,7 +18,11 @@ struct Told {
     state: LogState,
     records: Vec<Record>,
     is_away: bool,
+    is_anchored: bool,
     begun: u64,
+    /// Histories that were settled.
+    settled: Vec<String>,
+    members: Vec<Member>,
 }
 
 #[derive(Clone, Default)]
@@ -37,37 +41,67 @@ impl Log for Paper {
             return Err(LayerError { layer: LayerId::Redis, kind: ErrorKind::Unreachable, message });
         }
         let records = told.records.iter().filter(|record| record.position > after).cloned().collect();
-        Ok(Look { records, is_all: true, state: told.state.clone(), lost_own: false })
+        let (state, is_anchored) = (told.state.clone(), told.is_anchored);
+        Ok(Look { records, is_all: true, state, is_anchored, lost_own: false })
     }
 
-    async fn begin(&mut self, _history: &str, _seen: Position, _lost: bool) -> Result<(), LayerError> {
+    async fn begin(&mut self, history: &str, _seen: Position, _lost: bool) -> Result<(), LayerError> {
         let mut told = self.0.lock().unwrap();
         told.begun += 1;
         told.state.epoch = Some(format!("epoch {}", told.begun));
+        told.settled.push(history.to_owned());
         Ok(())
     }
 
-    async fn go_on(&mut self, _earlier: &str, _history: &str) -> Result<(), LayerError> {
+    async fn go_on(&mut self, _earlier: &str, history: &str) -> Result<(), LayerError> {
+        self.0.lock().unwrap().settled.push(history.to_owned());
         Ok(())
+    }
+
+    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError> {
+        self.0.lock().unwrap().say("this", history, position);
+        Ok(())
+    }
+
+    async fn census(&mut self, history: &str) -> Result<Census, LayerError> {
+        let told = self.0.lock().unwrap();
+        let is_settled = told.settled.iter().any(|settled| settled == history);
+        Ok(Census { now_ms: told.state.last.millis(), is_settled, members: told.members.clone() })
+    }
+}
+
+impl Told {
+    /// Notes what a node says.
+    fn say(&mut self, name: &str, history: &str, position: Position) {
+        self.members.retain(|member| member.name != name);
+        let (name, seen_ms, history) = (name.to_owned(), self.state.last.millis(), history.to_owned());
+        self.members.push(Member { name, seen_ms, history, position });
     }
 }
 
 #[derive(Default)]
-struct Node(Mutex<Vec<String>>);
+struct Node {
+    done: Mutex<Vec<String>>,
+    kept: Mutex<Option<Cursor>>,
+}
 
 #[async_trait]
 impl Effects for Node {
     async fn cursor(&self) -> Option<Cursor> {
-        None
+        self.kept.lock().unwrap().clone()
     }
 
     async fn apply(&self, records: &[Record], _cursor: &Cursor) -> bool {
-        self.0.lock().unwrap().push(format!("applied {}", records.len()));
+        self.done.lock().unwrap().push(format!("applied {}", records.len()));
         records.iter().any(|record| record.what == Recorded::Uncertain)
     }
 
     async fn start_over(&self, _cursor: &Cursor) {
-        self.0.lock().unwrap().push("started over".to_owned());
+        self.done.lock().unwrap().push("started over".to_owned());
+    }
+
+    async fn note(&self, cursor: &Cursor) {
+        *self.kept.lock().unwrap() = Some(cursor.clone());
     }
 }
 
@@ -84,7 +118,8 @@ impl Fixture {
         let clock = Clock::manual(START);
         let backplane = Arc::new(Backplane::following(OPTIONS, clock.clone()));
         let (paper, node) = (Paper::default(), Arc::new(Node::default()));
-        paper.0.lock().unwrap().state.is_master = true;
+        let state = LogState { is_master: true, history: "h1".to_owned(), ..LogState::default() };
+        *paper.0.lock().unwrap() = Told { state, is_anchored: true, ..Told::default() };
         let effects = Arc::clone(&node) as Arc<dyn Effects>;
         let follower = Follower::new(Arc::clone(&backplane), Box::new(paper.clone()), effects);
         Self { clock, backplane, paper, node, follower }
@@ -104,7 +139,7 @@ impl Fixture {
     }
 
     fn done(&self) -> Vec<String> {
-        std::mem::take(&mut self.node.0.lock().unwrap())
+        std::mem::take(&mut self.node.done.lock().unwrap())
     }
 
     async fn steps(&mut self, count: usize) {
@@ -185,6 +220,107 @@ async fn a_node_whose_log_can_not_be_reached_starts_fenced_after_a_while() {
     assert!(f.backplane.keeps_from_ready().is_some_and(|why| why.contains("away")));
     f.clock.advance(Duration::from_secs(5));
     assert_eq!((f.backplane.keeps_from_ready(), f.trust()), (None, Trust::None));
+}
+
+/// The node and another one follow; then the server has another history.
+async fn restarted() -> Fixture {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.record(Recorded::Cleared);
+    f.steps(1).await;
+    let mut told = f.paper.0.lock().unwrap();
+    let position = told.state.last;
+    told.say("other", "h1", position);
+    told.state.history = "h2".to_owned();
+    drop(told);
+    let _ = f.done();
+    f.clock.advance(Duration::from_secs(3));
+    f
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_log_goes_on_once_every_node_has_found_its_records() {
+    let mut f = restarted().await;
+    f.steps(3).await;
+    assert_eq!(f.trust(), Trust::Stale, "the other may have written what is lost");
+    assert!(f.backplane.known().trouble.clone().is_some_and(|why| why.contains("other")));
+    let mut told = f.paper.0.lock().unwrap();
+    let position = told.state.last;
+    told.say("other", "h2", position);
+    drop(told);
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing is given up");
+    assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_what_another_node_has_settled_is_settled() {
+    let mut f = restarted().await;
+    f.paper.0.lock().unwrap().settled.push("h2".to_owned());
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_node_that_stays_silent_makes_the_others_start_over() {
+    let mut f = restarted().await;
+    f.steps(1).await;
+    f.clock.advance(Duration::from_secs(5));
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.backplane.gaps(Gap::HistoryChanged)), (Trust::None, 1));
+    f.steps(2).await;
+    assert_eq!((f.trust(), f.done()), (Trust::Full, vec!["started over".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_nobody_waits_for_a_node_that_had_gone_long_before() {
+    let mut f = restarted().await;
+    f.paper.0.lock().unwrap().members.retain(|member| member.name == "other");
+    f.paper.0.lock().unwrap().members[0].seen_ms -= 61_000;
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_without_the_last_record_seen_nobody_is_asked() {
+    let mut f = restarted().await;
+    f.paper.0.lock().unwrap().is_anchored = false;
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.backplane.gaps(Gap::HistoryChanged)), (Trust::None, 1));
+}
+
+#[tokio::test]
+async fn a_node_says_twice_a_second_how_far_it_has_come_and_at_once_if_somebody_waits() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    let said = |f: &Fixture| f.paper.0.lock().unwrap().members[0].position;
+    let begun = said(&f);
+    f.record(Recorded::Cleared);
+    f.steps(1).await;
+    assert_eq!(said(&f), begun);
+    f.record(Recorded::Awaited);
+    f.steps(1).await;
+    let awaited = said(&f);
+    assert!(awaited > begun);
+    f.record(Recorded::Cleared);
+    f.clock.advance(Duration::from_millis(500));
+    f.steps(1).await;
+    assert!(said(&f) > awaited);
+}
+
+#[tokio::test]
+async fn a_node_that_is_started_without_its_log_is_trusted_for_as_long_as_if_it_had_gone_on() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    assert_eq!(f.trust(), Trust::Full);
+    for (away, trust) in [(1, Trust::Stale), (11, Trust::Stale), (1, Trust::None)] {
+        f.clock.advance(Duration::from_secs(away));
+        let backplane = Arc::new(Backplane::following(OPTIONS, f.clock.clone()));
+        let effects = Arc::clone(&f.node) as Arc<dyn Effects>;
+        Follower::new(Arc::clone(&backplane), Box::new(f.paper.clone()), effects).recall().await;
+        assert_eq!(backplane.trust(f.clock.monotonic()), trust, "{away} s later");
+        assert!(!backplane.is_caught_up());
+    }
 }
 
 /// Counts how often nothing that is kept outside is certain any more.

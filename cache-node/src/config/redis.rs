@@ -33,6 +33,7 @@ impl Config {
         });
         let endpoint = |text: &String| Endpoint::from_str(text).expect("endpoints were checked");
         Some(RedisOptions {
+            node: self.node().to_owned(),
             topology,
             endpoints: redis.endpoints.iter().map(endpoint).collect(),
             username_file: redis.username_file.clone(),
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_setting_reaches_the_layer() {
-        let text = "cache: {uid: u-7}\n\
+        let text = "cache: {uid: u-7, node: n}\n\
                     redis:\n  mode: External\n  kind: Sentinel\n  masterName: main\n  endpoints: ['a:26379', '[::1]:2']\n  \
                     usernameFile: /s/user\n  passwordFile: /s/password\n  database: 3\n  maxTtl: 200h\n  timeout: 20ms\n  \
                     connections: 5\n  concurrency: 9\n  \
@@ -163,6 +164,7 @@ mod tests {
         let options = config(text).unwrap().redis(Codec::default()).unwrap();
         let path = |text: &str| Some(PathBuf::from(text));
         let expected = RedisOptions {
+            node: "n".to_owned(),
             topology: Topology::Sentinel { master_name: "main".to_owned() },
             endpoints: vec!["a:26379".parse().unwrap(), "[::1]:2".parse().unwrap()],
             username_file: path("/s/user"),
@@ -195,12 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn stale_values_are_served_only_if_asked_for() {
+    fn a_fenced_node_serves_what_it_holds_for_a_minute_unless_told_otherwise() {
         let of = |text: &str| config(text).unwrap().backplane();
-        let strict = BackplaneOptions { max_staleness: Duration::from_secs(3), serve_stale_for: Duration::ZERO };
-        assert_eq!((of(""), of("backplane: {serveStaleFor: 10s}")), (strict, strict));
-        let lenient = BackplaneOptions { serve_stale_for: Duration::from_secs(60), ..strict };
-        assert_eq!(of("backplane: {whenDisconnected: ServeStale}"), lenient);
+        let lenient =
+            BackplaneOptions { max_staleness: Duration::from_secs(3), serve_stale_for: Duration::from_secs(60) };
+        assert_eq!(of(""), lenient);
+        let strict = BackplaneOptions { serve_stale_for: Duration::ZERO, ..lenient };
+        assert_eq!(of("backplane: {whenDisconnected: Miss, serveStaleFor: 10s}"), strict);
         for (section, message) in [
             ("maxStaleness: 100ms", "backplane.maxStaleness: 100ms is below the minimum of 1s"),
             ("serveStaleFor: 25h", "backplane.serveStaleFor: 25h is above the maximum of 24h"),

@@ -50,6 +50,7 @@ impl Effects for Stores {
                     changes.push(Change::RemoveTagged(removal.clone()));
                 }
                 Recorded::Cleared => self.give_up_own(*position).await,
+                Recorded::Awaited => {}
                 Recorded::Uncertain if *is_own => {}
                 Recorded::Uncertain => {
                     is_uncertain = true;
@@ -74,6 +75,10 @@ impl Effects for Stores {
         self.tags.see_in_log(cursor.position);
         self.give_up_own(cursor.position).await;
         self.learn_anew().await;
+        self.keep(Vec::new(), cursor).await;
+    }
+
+    async fn note(&self, cursor: &Cursor) {
         self.keep(Vec::new(), cursor).await;
     }
 }

@@ -8,7 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{LayerError, Matching, TagRemoval};
-use crate::entry::{Key, Position, TagSet, Tags};
+use crate::{
+    clock::Uptime,
+    entry::{Key, Position, TagSet, Tags},
+};
 
 /// How far a node has followed the log, and by what it recognizes that it is still the same log. Kept inside L3 with the
 /// effects of what it covers.
@@ -20,10 +23,10 @@ pub struct Cursor {
     pub added: u64,
     /// The random token that was made with the log.
     pub epoch: String,
-    /// The server's replication id, a new one for each history.
+    /// The server's replication id, a new one for each history, of the newest history that is known to go on from there.
     pub history: String,
-    /// How far the server's replication had come.
-    pub offset: u64,
+    /// When the node last knew all changes; none if that is not known.
+    pub confirmed: Option<Uptime>,
 }
 
 /// A record of the log.
@@ -46,6 +49,8 @@ pub enum Recorded {
     Tagged(TagRemoval),
     /// Everything was removed.
     Cleared,
+    /// Somebody waits until every node has come this far.
+    Awaited,
     /// A node found that records were lost: nothing of before is certain. What this version does not know counts as that.
     Uncertain,
 }
@@ -59,6 +64,8 @@ pub struct Look {
     pub is_all: bool,
     /// The log at that moment.
     pub state: LogState,
+    /// Whether the record that the cursor stands on is still there.
+    pub is_anchored: bool,
     /// A record that this process had written and had confirmed to it is not where it belongs.
     pub lost_own: bool,
 }
@@ -76,12 +83,33 @@ pub struct LogState {
     pub length: u64,
     /// Whether the server is a master: a replica may be behind without knowing.
     pub is_master: bool,
-    /// The server's replication id.
+    /// The server's replication id, another one after each restart and each change of the master.
     pub history: String,
-    /// How far its replication has come.
-    pub offset: u64,
-    /// The replication id that it had before it became a master, and the first offset that is not of that history.
-    pub earlier: (String, u64),
+}
+
+/// Who follows the log, as far as it is known where the log is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// The time there.
+    pub now_ms: u64,
+    /// Whether it is settled how the log goes on under the server's present history: that it does, or that it was begun
+    /// anew.
+    pub is_settled: bool,
+    /// The nodes, by name.
+    pub members: Vec<Member>,
+}
+
+/// A node that follows the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Name of the node.
+    pub name: String,
+    /// When it last said so, by the clock where the log is.
+    pub seen_ms: u64,
+    /// The history under which it has found all records that it knows of.
+    pub history: String,
+    /// The position up to which all records have taken effect there.
+    pub position: Position,
 }
 
 /// Where the log can be read. One reader at a time.
@@ -113,6 +141,19 @@ pub trait Log: Send + 'static {
     /// # Errors
     /// [`LayerError`] if that can not be noted.
     async fn go_on(&mut self, earlier: &str, history: &str) -> Result<(), LayerError>;
+
+    /// Says that this node has found all records that it knows of under this history, and that all up to the position
+    /// have taken effect.
+    ///
+    /// # Errors
+    /// [`LayerError`] if that can not be noted.
+    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError>;
+
+    /// Who follows the log, and whether it is settled how it goes on under this history.
+    ///
+    /// # Errors
+    /// [`LayerError`] if it can not be read.
+    async fn census(&mut self, history: &str) -> Result<Census, LayerError>;
 }
 
 /// The text is no cursor that this version wrote.
@@ -130,14 +171,15 @@ impl Cursor {
             added: state.added,
             epoch: state.epoch.clone().unwrap_or_default(),
             history: state.history.clone(),
-            offset: state.offset,
+            confirmed: None,
         }
     }
 
     /// As text, for a layer to keep.
     pub fn to_text(&self) -> String {
-        let Self { position, added, epoch, history, offset } = self;
-        format!("1 {} {added} {epoch} {history} {offset}", position.to_bits())
+        let Self { position, added, epoch, history, confirmed } = self;
+        let (boot, ms) = confirmed.as_ref().map_or(("-", 0), |confirmed| (confirmed.boot(), confirmed.ms()));
+        format!("1 {} {added} {epoch} {history} {boot} {ms}", position.to_bits())
     }
 }
 
@@ -146,14 +188,14 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let words: Vec<&str> = text.split(' ').collect();
-        let ["1", position, added, epoch, history, offset] = words[..] else { return Err(CursorError) };
+        let ["1", position, added, epoch, history, boot, ms] = words[..] else { return Err(CursorError) };
         let number = |text: &str| text.parse::<u64>().map_err(|_| CursorError);
         Ok(Self {
             position: Position::from_bits(number(position)?),
             added: number(added)?,
             epoch: epoch.to_owned(),
             history: history.to_owned(),
-            offset: number(offset)?,
+            confirmed: if boot == "-" { None } else { Uptime::from_parts(boot, number(ms)?) },
         })
     }
 }
@@ -169,6 +211,8 @@ impl Recorded {
     pub const TAGS: &str = "t";
     /// Everything was removed.
     pub const CLEAR: &str = "c";
+    /// Somebody waits until every node has come this far.
+    pub const AWAIT: &str = "a";
     /// Records were lost.
     pub const GAP: &str = "g";
 
@@ -178,6 +222,7 @@ impl Recorded {
             b"s" | b"r" => Key::new(what).ok().map(Self::Key),
             b"t" => parse_tags(&what, position).map(Self::Tagged),
             b"c" => Some(Self::Cleared),
+            b"a" => Some(Self::Awaited),
             _ => None,
         };
         known.unwrap_or(Self::Uncertain)
@@ -216,10 +261,12 @@ mod tests {
             added: 12,
             epoch: "e5".to_owned(),
             history: "a".repeat(40),
-            offset: 99,
+            confirmed: Uptime::from_parts("b-1", 99),
         };
-        assert_eq!(cursor.to_text().parse(), Ok(cursor));
-        for text in ["", "1 2 3 e h", "2 1 1 e h 1", "1 x 1 e h 1", "1 1 1 e h 1 1"] {
+        assert_eq!(cursor.to_text().parse(), Ok(cursor.clone()));
+        let unconfirmed = Cursor { confirmed: None, ..cursor };
+        assert_eq!(unconfirmed.to_text().parse(), Ok(unconfirmed));
+        for text in ["", "1 2 3 e h", "2 1 1 e h b 1", "1 x 1 e h b 1", "1 1 1 e h b x", "1 1 1 e h b 1 1"] {
             assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
         }
     }

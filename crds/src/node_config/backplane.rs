@@ -13,7 +13,7 @@ pub struct Backplane {
     /// How long a node that can not confirm that it knows all changes goes on as before; then it is fenced. Default 3s,
     /// at least 1s, at most 1h.
     pub max_staleness: HumanDuration,
-    /// What a fenced node does with what memory and disk hold. Default `Miss`.
+    /// What a fenced node does with what memory and disk hold. Default `ServeStale`.
     pub when_disconnected: WhenDisconnected,
     /// For how long after `maxStaleness` a fenced node serves what it holds, with `whenDisconnected: ServeStale`. Default
     /// 1m, at least 1s, at most 24h.
@@ -28,9 +28,9 @@ pub struct Backplane {
 #[cfg_attr(feature = "kube", derive(schemars::JsonSchema))]
 pub enum WhenDisconnected {
     /// It counts as missing.
-    #[default]
     Miss,
-    /// It is served, and counted as stale.
+    /// It is served for `serveStaleFor`, and counted as stale; then it counts as missing.
+    #[default]
     ServeStale,
 }
 

@@ -9,6 +9,7 @@
 //! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal |
 //! | `{tc:<uid>}:epoch` | random token, made with the log |
 //! | `{tc:<uid>}:history` | the replication id for which the log is known to be whole, and how that is known |
+//! | `{tc:<uid>}:nodes` | hash of the nodes that follow the log: name → time, history, position |
 //! | `{tc:<uid>}:l:<key>` | who may fill the entry |
 
 use super::scripts::position;
@@ -26,6 +27,7 @@ pub(super) struct Keys {
     tags: String,
     epoch: String,
     history: String,
+    nodes: String,
 }
 
 // === impl Keys ===
@@ -42,6 +44,7 @@ impl Keys {
             tags: of("tags"),
             epoch: of("epoch"),
             history: of("history"),
+            nodes: of("nodes"),
         }
     }
 
@@ -74,6 +77,11 @@ impl Keys {
     /// The key of the log's history.
     pub(super) fn history(&self) -> &str {
         &self.history
+    }
+
+    /// The key of the nodes that follow the log.
+    pub(super) fn nodes(&self) -> &str {
+        &self.nodes
     }
 
     /// The key of the floor.

@@ -15,7 +15,7 @@ use crate::{
     entry::Position,
     layer::{
         LayerError,
-        log::{Log, LogState, Look, Record, Recorded},
+        log::{Census, Log, LogState, Look, Member, Record, Recorded},
     },
 };
 
@@ -24,6 +24,9 @@ const WAIT: Duration = Duration::from_millis(500);
 
 /// How long a call may take that does not wait. The connection carries nothing else, so there is no queue before it.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A node that has said nothing for so long is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 /// Records read at once.
 const RECORDS: usize = 2000;
@@ -54,8 +57,9 @@ struct Unfound {
     early: BTreeSet<Position>,
 }
 
-type Reply = (Option<String>, String, Vec<u8>, u64, u64, Vec<RecordReply>);
+type Reply = (Option<String>, String, Vec<u8>, u64, u64, Vec<RecordReply>, u64);
 type RecordReply = (Vec<u8>, Vec<Vec<u8>>);
+type CensusReply = (u64, Option<String>, Vec<(String, String)>);
 
 // === impl Redis ===
 
@@ -135,7 +139,7 @@ impl Log for RedisLog {
         let keys = [self.shared.keys.log().as_bytes(), self.shared.keys.epoch().as_bytes()];
         let mut look = self.shared.scripts.look.whole(&keys);
         look.arg(after.to_string()).arg(RECORDS);
-        let (epoch, info, last, added, length, replies) = self.call::<Reply>(look, PATIENCE).await?;
+        let (epoch, info, last, added, length, replies, anchor) = self.call::<Reply>(look, PATIENCE).await?;
         let is_all = replies.len() < RECORDS;
         let records = self.records(replies);
         let last = scripts::position(&last).unwrap_or(Position::NONE);
@@ -146,7 +150,7 @@ impl Log for RedisLog {
         }
         let lost_own = self.shared.log.find(&records, until);
         let state = LogState { epoch, last, added, length, ..replication(&info) };
-        Ok(Look { records, is_all, state, lost_own })
+        Ok(Look { records, is_all, state, is_anchored: anchor > 0, lost_own })
     }
 
     async fn begin(&mut self, history: &str, seen: Position, lost: bool) -> Result<(), LayerError> {
@@ -168,6 +172,22 @@ impl Log for RedisLog {
         go_on.arg(earlier).arg(history);
         Ok(self.call::<Value>(go_on, PATIENCE).await.map(drop)?)
     }
+
+    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError> {
+        let mut beat = self.shared.scripts.beat.whole(&[self.shared.keys.nodes().as_bytes()]);
+        beat.arg(&self.shared.options.node).arg(history).arg(position.to_string());
+        beat.arg(u64::try_from(FORGOTTEN_AFTER.as_millis()).unwrap_or(u64::MAX));
+        Ok(self.call::<Value>(beat, PATIENCE).await.map(drop)?)
+    }
+
+    async fn census(&mut self, history: &str) -> Result<Census, LayerError> {
+        let keys = [self.shared.keys.nodes(), self.shared.keys.history()].map(str::as_bytes);
+        let census = self.shared.scripts.census.whole(&keys);
+        let (now_ms, settled, members) = self.call::<CensusReply>(census, PATIENCE).await?;
+        let settled = settled.and_then(|settled| Some(settled.split_once(' ')?.0 == history));
+        let members = members.into_iter().filter_map(|(name, said)| member(name, &said)).collect();
+        Ok(Census { now_ms, is_settled: settled == Some(true), members })
+    }
 }
 
 /// What INFO says of the replication.
@@ -176,15 +196,15 @@ fn replication(info: &str) -> LogState {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     };
-    let number = |name: &str| word(name).parse().unwrap_or(0);
-    LogState {
-        is_master: word("role") == "master",
-        history: word("master_replid"),
-        offset: number("master_repl_offset"),
-        // -1 if there is none.
-        earlier: (word("master_replid2"), number("second_repl_offset")),
-        ..LogState::default()
-    }
+    LogState { is_master: word("role") == "master", history: word("master_replid"), ..LogState::default() }
+}
+
+/// A node, from what it said.
+fn member(name: String, said: &str) -> Option<Member> {
+    let words: Vec<&str> = said.split(' ').collect();
+    let [seen_ms, history, position] = words[..] else { return None };
+    let position = scripts::position(position.as_bytes())?;
+    Some(Member { name, seen_ms: seen_ms.parse().ok()?, history: history.to_owned(), position })
 }
 
 // === impl Published ===
@@ -269,10 +289,15 @@ mod tests {
 
     #[test]
     fn replication_is_read_from_the_servers_own_words() {
-        let info = "# Replication\r\nrole:master\r\nmaster_replid:aa\r\nmaster_replid2:bb\r\n\
-                    master_repl_offset:42\r\nsecond_repl_offset:-1\r\n";
-        let state = replication(info);
-        assert_eq!((state.is_master, state.history.as_str(), state.offset), (true, "aa", 42));
-        assert_eq!(state.earlier, ("bb".to_owned(), 0));
+        let state = replication("# Replication\r\nrole:master\r\nmaster_replid:aa\r\nmaster_replid2:bb\r\n");
+        assert_eq!((state.is_master, state.history.as_str()), (true, "aa"));
+    }
+
+    #[test]
+    fn nodes_are_read_as_they_were_written_and_what_is_foreign_is_passed_over() {
+        let of = |said| member("n".to_owned(), said);
+        let known = Member { name: "n".to_owned(), seen_ms: 5, history: "h".to_owned(), position: at(7) };
+        assert_eq!(of("5 h 1800000000000-7"), Some(known));
+        assert!(["", "5 h", "5 h x", "x h 1-1", "5 h 1-1 z"].into_iter().all(|said| of(said).is_none()));
     }
 }

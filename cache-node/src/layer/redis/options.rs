@@ -7,6 +7,8 @@ use crate::entry::envelope::Codec;
 /// How L2 is opened. `config.rs` fills it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisOptions {
+    /// Name of the node among those of its cache.
+    pub node: String,
     /// What the endpoints are.
     pub topology: Topology,
     /// Servers or Sentinels, tried in this order; at least one.

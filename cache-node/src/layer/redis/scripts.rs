@@ -49,14 +49,35 @@ if redis.call('SET', KEYS[1], value, 'NX', 'PX', ARGV[3]) then return 1 end
 return 0";
 
 /// KEYS log, epoch; ARGV the id after which to read, how many records at most. Answers epoch, what INFO says of the
-/// replication, newest id, records ever added, records there, and the records.
+/// replication, newest id, records ever added, records there, the records, and whether there is one with that id.
 const LOOK: &str = "#!lua flags=no-writes,allow-stale
 local epoch, info = redis.call('GET', KEYS[2]), redis.call('INFO', 'replication')
-if redis.call('EXISTS', KEYS[1]) == 0 then return {epoch, info, '0-0', 0, 0, {}} end
+if redis.call('EXISTS', KEYS[1]) == 0 then return {epoch, info, '0-0', 0, 0, {}, 0} end
 local facts, stream = {}, redis.call('XINFO', 'STREAM', KEYS[1])
 for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end
 local records = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
-return {epoch, info, facts['last-generated-id'], facts['entries-added'], facts['length'], records}";
+local anchor = #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
+return {epoch, info, facts['last-generated-id'], facts['entries-added'], facts['length'], records, anchor}";
+
+/// Notes who follows the log. KEYS nodes; ARGV node, history, position, and after how many milliseconds a node is
+/// forgotten that says nothing.
+const BEAT: &str = "#!lua flags=allow-oom
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local seen = tonumber(string.match(all[i + 1], '^%d+')) or 0
+  if seen + tonumber(ARGV[4]) < now then redis.call('HDEL', KEYS[1], all[i]) end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %s %s', now, ARGV[2], ARGV[3]))
+return 1";
+
+/// Who follows the log. KEYS nodes, history. Answers the time in milliseconds, the history, and the nodes with what they
+/// said.
+const CENSUS: &str = "#!lua flags=no-writes,allow-stale
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+return {now, redis.call('GET', KEYS[2]), redis.call('HGETALL', KEYS[1])}";
 
 /// Makes the log, or begins it anew where its past is not certain. KEYS log, epoch, floor, history; ARGV origin, a new
 /// token, the replication id, the newest id that the caller knows of (its two parts), and whether the caller knows that
@@ -106,6 +127,8 @@ pub(super) struct Scripts {
     pub(super) look: Prepared,
     pub(super) begin: Prepared,
     pub(super) go_on: Prepared,
+    pub(super) beat: Prepared,
+    pub(super) census: Prepared,
 }
 
 /// One script.
@@ -128,6 +151,8 @@ impl Scripts {
             look: of(LOOK),
             begin: of(BEGIN),
             go_on: of(CONTINUE),
+            beat: of(BEAT),
+            census: of(CENSUS),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
 /// Options for one endpoint, with everything else as simple as can be.
 pub(super) fn options(endpoint: &str) -> RedisOptions {
     RedisOptions {
+        node: "n".to_owned(),
         topology: Topology::Standalone,
         endpoints: vec![endpoint.parse().unwrap()],
         username_file: None,
