@@ -212,7 +212,7 @@ impl Coordinator {
         let upkeep = upkeep::Upkeep::new(Arc::clone(&coordinator.stores), coordinator.clock.clone());
         upkeep.learn().await;
         if let Some(log) = log {
-            coordinator.follow(log);
+            coordinator.follow(log).await;
         }
         coordinator.tasks.spawn(upkeep.run(coordinator.stop.clone()));
         coordinator

@@ -201,6 +201,7 @@ impl Member {
              memory: {{capacity: {memory}}}\n\
              redis: {{mode: External, endpoints: ['{redis}'], timeout: 250ms, writeMode: {write_mode}}}\n\
              disk: {{path: '{data}', minTtl: 0s, memory: 16Mi}}\n\
+             backplane: {{whenDisconnected: Miss}}\n\
              readOrder: {order}\n",
             data = data.display(),
         );

@@ -24,6 +24,7 @@ struct Fleet {
     redis: Server,
     folders: Vec<TempDir>,
     nodes: Vec<Option<Node>>,
+    endpoints: String,
     more: String,
 }
 
@@ -40,15 +41,22 @@ impl Fleet {
 
     /// The same with this server, and more settings of each node.
     fn start_with(redis: Server, more: &str) -> Self {
+        let endpoints = format!("endpoints: ['127.0.0.1:{}']", redis.port);
+        Self::start_at(redis, &endpoints, more)
+    }
+
+    /// The same with nodes that know of these endpoints.
+    fn start_at(redis: Server, endpoints: &str, more: &str) -> Self {
         let folders = (0..3).map(|_| tempdir().unwrap()).collect();
-        let mut fleet = Self { redis, folders, nodes: vec![None, None, None], more: more.to_owned() };
+        let (endpoints, more) = (endpoints.to_owned(), more.to_owned());
+        let mut fleet = Self { redis, folders, nodes: vec![None, None, None], endpoints, more };
         (0..3).for_each(|number| fleet.start_node(number));
         (0..3).for_each(|number| fleet.ready(number));
         fleet
     }
 
     fn start_node(&mut self, number: usize) {
-        let redis = format!("redis: {{mode: External, endpoints: ['127.0.0.1:{}'], timeout: 200ms}}", self.redis.port);
+        let redis = format!("redis: {{mode: External, {}, timeout: 200ms}}", self.endpoints);
         let text = format!("{redis}\ncache: {{node: n{number}}}\n{}", self.more);
         self.nodes[number] = Some(Node::start(&config_of_disk(&self.folders[number], "minTtl: 1s", &text)));
     }

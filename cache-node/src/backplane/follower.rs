@@ -17,7 +17,7 @@ use crate::{
     entry::Position,
     layer::{
         ErrorKind, LayerError, LayerId,
-        log::{Census, Cursor, Log, Recorded},
+        log::{Author, Census, Cursor, Log, Recorded},
     },
 };
 
@@ -73,7 +73,6 @@ impl Follower {
     }
 
     async fn follow(&mut self) {
-        self.recall().await;
         loop {
             if let Err(error) = self.step().await {
                 self.backplane.counts.failures.fetch_add(1, Ordering::Relaxed);
@@ -83,10 +82,14 @@ impl Follower {
         }
     }
 
-    /// Begins with what the node knew before it was started.
-    pub(super) async fn recall(&mut self) {
+    /// Begins with what the node knew before it was started. To be called before anything is written.
+    pub(crate) async fn recall(&mut self) {
         self.cursor = self.effects.cursor().await;
-        let Some(cursor) = &self.cursor else { return };
+        let Some(cursor) = &mut self.cursor else { return };
+        self.log.know(&cursor.origins);
+        cursor.add_origin(self.log.origin());
+        // Before this process writes to the log: should it be killed then, the next must know its records.
+        self.effects.note(cursor).await;
         self.backplane.applied.store(cursor.position.to_bits(), Ordering::Release);
         let age = self.backplane.clock.uptime().zip(cursor.confirmed.as_ref());
         if let Some(age) = age.and_then(|(now, confirmed)| now.since(confirmed)) {
@@ -116,7 +119,7 @@ impl Follower {
             }
             self.backplane.applying.observe_since(read, self.backplane.clock.monotonic());
         }
-        let own = look.records.iter().filter(|record| record.is_own).count();
+        let own = look.records.iter().filter(|record| record.author == Author::Own).count();
         let behind = look.state.added.saturating_sub(next.added);
         self.backplane.advance(&next, look.records.len(), own, behind);
         self.cursor = Some(next.clone());
@@ -127,6 +130,7 @@ impl Follower {
         self.backplane.confirm(asked);
         if let (Some(uptime), Some(cursor)) = (uptime, &mut self.cursor) {
             cursor.confirmed = Some(uptime);
+            cursor.origins = vec![self.log.origin().to_owned()];
             self.note_due = asked + NOTE_EVERY;
             self.effects.note(cursor).await;
         }
@@ -194,11 +198,13 @@ impl Follower {
         if state.epoch.is_none() {
             return Err(refused("the log was removed as soon as it was made"));
         }
-        let cursor = Cursor::at_head(&state);
+        let cursor = Cursor { origins: vec![self.log.origin().to_owned()], ..Cursor::at_head(&state) };
         self.effects.start_over(&cursor).await;
         self.backplane.advance(&cursor, 0, 0, 0);
         self.cursor = Some(cursor);
         self.gap = None;
+        // When that was confirmed is kept at once: what is stored from here on is to be trusted after a kill, too.
+        self.note_due = self.backplane.clock.monotonic();
         Ok(())
     }
 }

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::{
         entry::Position,
-        layer::log::{LogState, Record, Recorded},
+        layer::log::{Author, LogState, Record, Recorded},
     };
 
     fn at(sequence: u64) -> Position {
@@ -105,12 +105,12 @@ mod tests {
     }
 
     fn cursor() -> Cursor {
-        Cursor { position: at(10), added: 10, epoch: "e".to_owned(), history: "h1".to_owned(), confirmed: None }
+        Cursor { position: at(10), added: 10, epoch: "e".to_owned(), history: "h1".to_owned(), ..Cursor::default() }
     }
 
     /// A look that finds the records up to `last`, of a log that was never trimmed.
     fn look(last: u64) -> Look {
-        let record = |sequence| Record { position: at(sequence), is_own: false, what: Recorded::Cleared };
+        let record = |sequence| Record { position: at(sequence), author: Author::Other, what: Recorded::Cleared };
         let state = LogState {
             epoch: Some("e".to_owned()),
             last: at(last),

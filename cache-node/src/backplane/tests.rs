@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     layer::{
         Component, ErrorKind, HealthState, LayerError, LayerId,
-        log::{Census, Log, LogState, Look, Member, Recorded},
+        log::{Author, Census, Log, LogState, Look, Member, Recorded},
     },
     testing::START,
 };
@@ -30,6 +30,12 @@ struct Paper(Arc<Mutex<Told>>);
 
 #[async_trait]
 impl Log for Paper {
+    fn origin(&self) -> &str {
+        "o"
+    }
+
+    fn know(&mut self, _before: &[String]) {}
+
     async fn wait(&mut self, _after: Position) -> Result<(), LayerError> {
         Ok(())
     }
@@ -135,7 +141,7 @@ impl Fixture {
         told.state.length += 1;
         let position = Position::from_parts(START.0, told.state.added);
         told.state.last = position;
-        told.records.push(Record { position, is_own: false, what });
+        told.records.push(Record { position, author: Author::Other, what });
     }
 
     fn done(&self) -> Vec<String> {

@@ -13,7 +13,7 @@ use crate::{
     entry::{Key, Position},
     layer::{
         Change, Layer, LayerId, TagRemoval,
-        log::{Cursor, Log, Record, Recorded},
+        log::{Author, Cursor, Log, Record, Recorded},
     },
 };
 
@@ -37,21 +37,22 @@ impl Effects for Stores {
         let mut changes = Vec::new();
         // Newest last: of several records about one key only the last is needed.
         let mut keys: BTreeMap<&[u8], (&Key, Position)> = BTreeMap::new();
-        for Record { position, is_own, what } in records {
+        for Record { position, author, what } in records {
             self.tags.see_in_log(*position);
             match what {
-                Recorded::Key(_) | Recorded::Cleared if *is_own => {}
+                // What this node has written itself its disk has as well, or its journal says that it has not.
+                Recorded::Key(_) | Recorded::Cleared if *author != Author::Other => {}
                 Recorded::Key(key) => drop(keys.insert(key.as_bytes(), (key, *position))),
                 Recorded::Tagged(removal) => {
                     self.tags.record(removal);
-                    if !is_own {
+                    if *author != Author::Own {
                         self.heard(*position, What::Tagged(removal));
                     }
                     changes.push(Change::RemoveTagged(removal.clone()));
                 }
                 Recorded::Cleared => self.give_up_own(*position).await,
                 Recorded::Awaited => {}
-                Recorded::Uncertain if *is_own => {}
+                Recorded::Uncertain if *author == Author::Own => {}
                 Recorded::Uncertain => {
                     is_uncertain = true;
                     self.give_up_own(*position).await;
@@ -181,10 +182,11 @@ impl Stores {
 
 impl Coordinator {
     /// Follows the log from here on.
-    pub(super) fn follow(&self, log: Box<dyn Log>) {
+    pub(super) async fn follow(&self, log: Box<dyn Log>) {
         self.stores.tags.follow_log();
         let effects = Arc::clone(&self.stores) as Arc<dyn Effects>;
-        let follower = Follower::new(Arc::clone(&self.stores.backplane), log, effects);
+        let mut follower = Follower::new(Arc::clone(&self.stores.backplane), log, effects);
+        follower.recall().await;
         self.tasks.spawn(follower.run(self.stop.clone()));
     }
 }

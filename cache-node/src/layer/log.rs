@@ -13,6 +13,10 @@ use crate::{
     entry::{Key, Position, TagSet, Tags},
 };
 
+/// Processes of one node that a cursor remembers, should they end one after the other before they have caught up. Records
+/// of older ones count as those of another node, which costs a miss.
+const ORIGINS_MAX: usize = 16;
+
 /// How far a node has followed the log, and by what it recognizes that it is still the same log. Kept inside L3 with the
 /// effects of what it covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub struct Cursor {
     pub history: String,
     /// When the node last knew all changes; none if that is not known.
     pub confirmed: Option<Uptime>,
+    /// Processes of this node whose records may come after the position, the newest last; at most [`ORIGINS_MAX`].
+    pub origins: Vec<String>,
 }
 
 /// A record of the log.
@@ -34,10 +40,21 @@ pub struct Cursor {
 pub struct Record {
     /// Its place.
     pub position: Position,
-    /// Whether this process wrote it.
-    pub is_own: bool,
+    /// Who wrote it.
+    pub author: Author,
     /// What changed.
     pub what: Recorded,
+}
+
+/// Who wrote a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// This process.
+    Own,
+    /// A process before it, on the same disk. What that one wrote the disk has, or the journal said that it has not.
+    Before,
+    /// Another node.
+    Other,
 }
 
 /// What a record says.
@@ -115,6 +132,12 @@ pub struct Member {
 /// Where the log can be read. One reader at a time.
 #[async_trait]
 pub trait Log: Send + 'static {
+    /// What tells the records of this process from all others; one word.
+    fn origin(&self) -> &str;
+
+    /// Takes note of the processes before this one.
+    fn know(&mut self, before: &[String]);
+
     /// Returns once there may be a record after this one, or after half a second. May return early.
     ///
     /// # Errors
@@ -172,14 +195,24 @@ impl Cursor {
             epoch: state.epoch.clone().unwrap_or_default(),
             history: state.history.clone(),
             confirmed: None,
+            origins: Vec::new(),
         }
+    }
+
+    /// Takes note of a process that goes on from here.
+    pub fn add_origin(&mut self, origin: &str) {
+        if self.origins.len() == ORIGINS_MAX {
+            self.origins.remove(0);
+        }
+        self.origins.push(origin.to_owned());
     }
 
     /// As text, for a layer to keep.
     pub fn to_text(&self) -> String {
-        let Self { position, added, epoch, history, confirmed } = self;
+        let Self { position, added, epoch, history, confirmed, origins } = self;
         let (boot, ms) = confirmed.as_ref().map_or(("-", 0), |confirmed| (confirmed.boot(), confirmed.ms()));
-        format!("1 {} {added} {epoch} {history} {boot} {ms}", position.to_bits())
+        let origins = origins.join(",");
+        format!("1 {} {added} {epoch} {history} {boot} {ms} {origins}", position.to_bits())
     }
 }
 
@@ -188,7 +221,7 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let words: Vec<&str> = text.split(' ').collect();
-        let ["1", position, added, epoch, history, boot, ms] = words[..] else { return Err(CursorError) };
+        let ["1", position, added, epoch, history, boot, ms, origins] = words[..] else { return Err(CursorError) };
         let number = |text: &str| text.parse::<u64>().map_err(|_| CursorError);
         Ok(Self {
             position: Position::from_bits(number(position)?),
@@ -196,6 +229,7 @@ impl FromStr for Cursor {
             epoch: epoch.to_owned(),
             history: history.to_owned(),
             confirmed: if boot == "-" { None } else { Uptime::from_parts(boot, number(ms)?) },
+            origins: origins.split(',').filter(|origin| !origin.is_empty()).map(str::to_owned).collect(),
         })
     }
 }
@@ -262,11 +296,12 @@ mod tests {
             epoch: "e5".to_owned(),
             history: "a".repeat(40),
             confirmed: Uptime::from_parts("b-1", 99),
+            origins: vec!["o7".to_owned(), "o8".to_owned()],
         };
         assert_eq!(cursor.to_text().parse(), Ok(cursor.clone()));
-        let unconfirmed = Cursor { confirmed: None, ..cursor };
+        let unconfirmed = Cursor { confirmed: None, origins: Vec::new(), ..cursor };
         assert_eq!(unconfirmed.to_text().parse(), Ok(unconfirmed));
-        for text in ["", "1 2 3 e h", "2 1 1 e h b 1", "1 x 1 e h b 1", "1 1 1 e h b x", "1 1 1 e h b 1 1"] {
+        for text in ["", "1 2 3 e h", "2 1 1 e h b 1 o", "1 x 1 e h b 1 o", "1 1 1 e h b x o", "1 1 1 e h b 1 o 1"] {
             assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
         }
     }

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// A fenced node serves nothing that it holds.
+const STRICT: &str = "backplane: {whenDisconnected: Miss}";
+
 /// Waits until the node answers the key like this.
 fn answers(fleet: &Fleet, number: usize, key: &str, reply: &Reply) {
     let mut client = fleet.client(number);
@@ -10,7 +13,7 @@ fn answers(fleet: &Fleet, number: usize, key: &str, reply: &Reply) {
 
 #[test]
 fn without_redis_a_node_trusts_itself_for_three_seconds_and_again_once_it_has_caught_up() {
-    let fleet = Fleet::start(&[]);
+    let fleet = Fleet::start_with(Server::start(&[]), STRICT);
     fleet.client(0).call("SET k v");
     fleet.settled();
     fleet.warm("k", "v");
@@ -52,7 +55,7 @@ fn asked_to_serve_stale_values_a_node_does_so_for_a_while_and_counts_them() {
 
 #[test]
 fn a_node_that_was_stopped_serves_nothing_old_when_it_goes_on() {
-    let fleet = Fleet::start(&[]);
+    let fleet = Fleet::start_with(Server::start(&[]), STRICT);
     for round in 0..3 {
         let old = format!("old {round}");
         fleet.client(0).call_args(&["SET", "k", &old]);
@@ -71,7 +74,7 @@ fn a_node_that_was_stopped_serves_nothing_old_when_it_goes_on() {
 
 #[test]
 fn a_node_starts_fenced_when_redis_can_not_be_reached_and_trusts_its_disk_once_it_can() {
-    let mut fleet = Fleet::start(&[]);
+    let mut fleet = Fleet::start_with(Server::start(&[]), STRICT);
     fleet.client(2).call("SET k v EX 3600");
     fleet.settled();
     fleet.kill_node(2);
@@ -85,6 +88,29 @@ fn a_node_starts_fenced_when_redis_can_not_be_reached_and_trusts_its_disk_once_i
     );
     fleet.ready(2);
     assert_eq!(fleet.client(2).call("GET k"), Reply::Null);
+    fleet.redis.thaw();
+    answers(&fleet, 2, "k", &Reply::bulk("v"));
+}
+
+#[test]
+fn a_node_started_again_without_redis_serves_what_is_on_its_disk_for_as_long_as_if_it_had_gone_on() {
+    let mut fleet = Fleet::start_with(Server::start(&[]), "backplane: {serveStaleFor: 20s}");
+    fleet.client(2).call("SET k v EX 3600");
+    fleet.settled();
+    // Longer than how often it is kept when the node last knew all changes.
+    sleep(Duration::from_millis(1500));
+    let frozen = Instant::now();
+    fleet.redis.freeze();
+    fleet.kill_node(2);
+    fleet.start_node(2);
+    fleet.ready(2);
+    let mut client = fleet.client(2);
+    while frozen.elapsed() < Duration::from_secs(15) {
+        assert_eq!(client.call("GET k"), Reply::bulk("v"), "after {:?}", frozen.elapsed());
+        sleep(Duration::from_millis(100));
+    }
+    answers(&fleet, 2, "k", &Reply::Null);
+    assert!(frozen.elapsed() < Duration::from_secs(24), "{:?}", frozen.elapsed());
     fleet.redis.thaw();
     answers(&fleet, 2, "k", &Reply::bulk("v"));
 }

@@ -105,3 +105,97 @@ fn a_node_that_was_away_for_longer_than_the_log_is_kept_starts_cold() {
     assert_eq!(fleet.client(2).call("GET k"), Reply::Null);
     assert_eq!((fleet.extra(0, "gapsAnnounced"), fleet.extra(1, "gapsTrimmed")), (0, 0), "nobody else is concerned");
 }
+
+/// A server that keeps its data.
+fn durable(more: &[&str]) -> Server {
+    let port = tests::redis_server::free_port();
+    let text = port.to_string();
+    let options = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "yes"];
+    Server::start_as(port, [&options[..], more].concat())
+}
+
+/// Waits until every node knows all changes again, for two seconds on end, and says in how many gaps that came to.
+fn recovered(fleet: &Fleet, before: &[u64]) -> u64 {
+    let mut since = Instant::now();
+    eventually("every node knows all changes", || {
+        if !(0..3).all(|number| fleet.extra(number, "leaseAgeMs") < 1000) {
+            since = Instant::now();
+        }
+        since.elapsed() > Duration::from_secs(2)
+    });
+    gaps(fleet, &ALL).iter().zip(before).map(|(now, before)| now - before).sum()
+}
+
+#[test]
+fn a_redis_restarted_with_its_data_leaves_every_node_warm_also_twice() {
+    let mut fleet = Fleet::start_with(durable(&[]), "");
+    for round in 0..2 {
+        serves(&fleet, "kept");
+        fleet.client(0).call("SET removed v");
+        fleet.settled();
+        fleet.warm("removed", "v");
+        assert_eq!(fleet.client(1).call("DEL removed"), Reply::Integer(1));
+        let before = gaps(&fleet, &ALL);
+        fleet.redis.kill();
+        fleet.redis.restart();
+        assert_eq!(recovered(&fleet, &before), 0, "round {round}");
+        // What Redis holds must not be what answers.
+        fleet.redis.cli(&["DEL", "{tc:local}:e:kept"]);
+        for number in 0..3 {
+            assert_eq!(fleet.client(number).call("GET kept"), Reply::bulk("v"), "round {round}, node {number}");
+            assert_eq!(fleet.client(number).call("GET removed"), Reply::Null, "round {round}, node {number}");
+        }
+    }
+}
+
+#[test]
+fn a_restart_while_a_node_is_away_that_may_have_written_makes_all_begin_anew() {
+    let mut fleet = Fleet::start_with(durable(&[]), "");
+    serves(&fleet, "k");
+    let before = gaps(&fleet, &ALL);
+    fleet.kill_node(2);
+    fleet.redis.kill();
+    fleet.redis.restart();
+    let gone = || (0..2).all(|number| fleet.client(number).call("GET k") == Reply::Null);
+    fleet.redis.cli(&["DEL", "{tc:local}:e:k"]);
+    eventually("the others give up what they hold", gone);
+    let found = |number: usize| ALL.iter().map(|name| fleet.extra(number, name)).sum::<u64>();
+    eventually("they say so", || (0..2).all(|number| found(number) > before[number]));
+    fleet.start_node(2);
+    fleet.ready(2);
+    serves(&fleet, "k");
+}
+
+/// A replica that has everything, and its way to become the master under the master's address.
+fn replica_of(server: &Server) -> Server {
+    let port = tests::redis_server::free_port();
+    let (text, master) = (port.to_string(), server.port.to_string());
+    let plain = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"];
+    let replica = Server::start_as(port, [&plain[..], &["--replicaof", "127.0.0.1", &master]].concat());
+    eventually("the replica follows", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
+    replica
+}
+
+#[test]
+fn a_replica_that_has_everything_takes_over_and_every_node_stays_warm() {
+    let first = Server::start(&[]);
+    let replica = replica_of(&first);
+    let endpoints = format!("endpoints: ['127.0.0.1:{}', '127.0.0.1:{}']", first.port, replica.port);
+    let mut fleet = Fleet::start_at(first, &endpoints, "");
+    serves(&fleet, "kept");
+    let before = gaps(&fleet, &ALL);
+    let offset = |server: &Server| {
+        let info = server.cli(&["INFO", "replication"]);
+        info.lines().find_map(|line| line.strip_prefix("master_repl_offset:").map(str::to_owned)).unwrap()
+    };
+    eventually("the replica has everything", || offset(&fleet.redis) == offset(&replica));
+    fleet.redis.kill();
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    fleet.redis = replica;
+    assert_eq!(recovered(&fleet, &before), 0);
+    fleet.redis.cli(&["DEL", "{tc:local}:e:kept"]);
+    for number in 0..3 {
+        assert_eq!(fleet.client(number).call("GET kept"), Reply::bulk("v"), "node {number}");
+    }
+    serves(&fleet, "more");
+}

@@ -15,10 +15,12 @@ use super::{Allowed, Client, some_keys, value_of};
 use crate::{
     pipeline::redis_server::RedisServer,
     program::{Node, PATIENCE, config},
+    resp::client::Reply,
 };
 
 const ROUNDS: usize = 200;
 const KEYS: usize = 2000;
+const CONFIRMED_AGO: &str = "tieredcache_backplane_confirmed_age_seconds{layer=\"backplane\"}";
 
 /// The Redis and how it is.
 struct Fickle {
@@ -27,6 +29,8 @@ struct Fickle {
     deaths: u32,
     stalls: u32,
     emptied: u32,
+    /// Whether it was emptied and the node may not know yet: then it gives up what it has.
+    is_news: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,14 @@ struct Known {
 
 impl Fickle {
     fn new() -> Self {
-        Self { server: RedisServer::that_remembers(), mood: Mood::Well, deaths: 0, stalls: 0, emptied: 0 }
+        Self {
+            server: RedisServer::that_remembers(),
+            mood: Mood::Well,
+            deaths: 0,
+            stalls: 0,
+            emptied: 0,
+            is_news: false,
+        }
     }
 
     /// Maybe something happens to it, maybe not.
@@ -65,6 +76,7 @@ impl Fickle {
                 // Loading its file it answers with an error.
                 self.server.client().call("FLUSHALL");
                 self.emptied += 1;
+                self.is_news = true;
             }
             (Mood::Stalled | Mood::Dead, 0..60) => self.heal(),
             _ => {}
@@ -93,6 +105,13 @@ impl Known {
         keys.into_iter().map(change).collect()
     }
 
+    /// What the node has may be given up.
+    fn may_be_absent(&mut self) {
+        for allowed in &mut self.allowed {
+            allowed.insert(None);
+        }
+    }
+
     /// Every key must be what it may be, and is that from now on.
     fn check(&mut self, values: Vec<Option<String>>, when: &str) {
         for (key, (value, allowed)) in values.into_iter().zip(&mut self.allowed).enumerate() {
@@ -118,14 +137,35 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
     let mut known = Known { allowed: vec![BTreeSet::from([None]); KEYS], version: 0 };
     let mut confirmed = 0;
     for round in 0..ROUNDS {
-        redis.turn(&mut random);
+        if round > 0 {
+            redis.turn(&mut random);
+        }
         let node = Node::start(&config);
+        if round == 0 {
+            // What a node holds that has never known what others changed is not to be trusted.
+            eventually("the node knows all changes", || node.metric(CONFIRMED_AGO).expect("a metric") < 1.0);
+        }
         let mut client = Client::connect(&node);
+        eprintln!("round {round} dead {} stalled {}", redis.mood == Mood::Dead, redis.mood == Mood::Stalled);
+        if redis.is_news {
+            known.may_be_absent();
+        }
         known.check(client.values(KEYS), &format!("round {round}, seed {seed}"));
         redis.turn(&mut random);
         overwrite(&mut client, &node, &mut known, &mut random, round);
+        if redis.is_news && redis.mood == Mood::Well {
+            eventually("the node notices that Redis was emptied", || {
+                let is_begun = redis.server.client().call("EXISTS {tc:local}:epoch") == Reply::Integer(1);
+                is_begun && node.metric(CONFIRMED_AGO).expect("a metric") < 1.0
+            });
+            known.may_be_absent();
+            redis.is_news = false;
+        }
         redis.turn(&mut random);
         confirmed += remove(&mut client, &node, &mut known, &mut redis, &mut random);
+        if redis.is_news {
+            known.may_be_absent();
+        }
     }
     println!(
         "{ROUNDS} kills, {confirmed} acknowledged removals, {} deaths and {} stalls of Redis, emptied {} times: nothing \
@@ -136,6 +176,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
 
     // What Redis has by now is all that there is, and as new as it may be.
     redis.heal();
+    known.may_be_absent();
     let mut node = Node::start(&config);
     let mut client = Client::connect(&node);
     known.check(client.values(KEYS), &format!("at the end, seed {seed}"));

@@ -26,6 +26,8 @@ impl Side {
     pub(super) fn start(redis: &str) -> Self {
         let folder = tempdir().unwrap();
         let node = Node::start(&config_of_disk(&folder, "minTtl: 1s", &format!("memory: {{capacity: 1Mi}}\n{redis}")));
+        // Before it knows what other nodes have changed it does not trust its disk.
+        eventually("ready", || node.admin("GET", "/readyz").status == 200);
         let mut client = Client::connect(node.resp);
         let value = "v".repeat(2000);
         for number in 0..KEYS {

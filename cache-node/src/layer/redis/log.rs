@@ -15,7 +15,7 @@ use crate::{
     entry::Position,
     layer::{
         LayerError,
-        log::{Census, Log, LogState, Look, Member, Record, Recorded},
+        log::{Author, Census, Log, LogState, Look, Member, Record, Recorded},
     },
 };
 
@@ -39,6 +39,8 @@ const REMEMBERED: usize = 100_000;
 pub struct RedisLog {
     shared: Arc<Shared>,
     connection: Option<(Endpoint, MultiplexedConnection)>,
+    /// Processes of this node before this one.
+    before: Vec<String>,
 }
 
 /// What this process has written, until it is found in the log: a record that was confirmed and is not there was lost.
@@ -68,7 +70,7 @@ impl Redis {
     /// there must be one reader.
     pub fn log(&self) -> RedisLog {
         self.shared.log.unfound().is_followed = true;
-        RedisLog { shared: Arc::clone(&self.shared), connection: None }
+        RedisLog { shared: Arc::clone(&self.shared), connection: None, before: Vec::new() }
     }
 }
 
@@ -112,10 +114,14 @@ impl RedisLog {
             let position = scripts::position(&id)?;
             let mut fields = fields.into_iter().skip(1).step_by(2);
             let (kind, what, origin) = (fields.next()?, fields.next()?, fields.next()?);
-            let is_own = origin == self.shared.origin.as_bytes();
-            Some(Record { position, is_own, what: Recorded::parse(&kind, what.into(), position) })
+            let author = match &origin[..] {
+                own if own == self.shared.origin.as_bytes() => Author::Own,
+                other if self.before.iter().any(|before| before.as_bytes() == other) => Author::Before,
+                _ => Author::Other,
+            };
+            Some(Record { position, author, what: Recorded::parse(&kind, what.into(), position) })
         };
-        let uncertain = |position| Record { position, is_own: false, what: Recorded::Uncertain };
+        let uncertain = |position| Record { position, author: Author::Other, what: Recorded::Uncertain };
         replies
             .into_iter()
             .map(|reply| {
@@ -128,6 +134,14 @@ impl RedisLog {
 
 #[async_trait]
 impl Log for RedisLog {
+    fn origin(&self) -> &str {
+        &self.shared.origin
+    }
+
+    fn know(&mut self, before: &[String]) {
+        before.clone_into(&mut self.before);
+    }
+
     async fn wait(&mut self, after: Position) -> Result<(), LayerError> {
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT").arg(1).arg("BLOCK").arg(u64::try_from(WAIT.as_millis()).unwrap_or(500));
@@ -222,7 +236,7 @@ impl Published {
     /// Finds own records among these, which are all up to `until`. Answers whether a confirmed one is not there.
     fn find(&self, records: &[Record], until: Position) -> bool {
         let mut unfound = self.unfound();
-        for record in records.iter().filter(|record| record.is_own) {
+        for record in records.iter().filter(|record| record.author == Author::Own) {
             if !unfound.confirmed.remove(&record.position) {
                 remember(&mut unfound.early, record.position);
             }
@@ -258,7 +272,7 @@ mod tests {
     }
 
     fn own(sequence: u64) -> Record {
-        Record { position: at(sequence), is_own: true, what: Recorded::Cleared }
+        Record { position: at(sequence), author: Author::Own, what: Recorded::Cleared }
     }
 
     #[test]
@@ -271,7 +285,7 @@ mod tests {
         assert!(!published.find(&[], at(2)), "it comes later");
         assert!(!published.find(&[own(3)], at(3)));
         published.published(at(4));
-        let foreign = Record { is_own: false, ..own(5) };
+        let foreign = Record { author: Author::Other, ..own(5) };
         assert!(published.find(&[foreign], at(5)));
         published.forget(at(5));
         published.published(at(4));
