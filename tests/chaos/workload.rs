@@ -208,7 +208,9 @@ impl Client {
             }
             _ => {
                 let id = self.any_key();
-                wire::command(&mut self.batch, &[b"DEL", key(id).as_bytes()]);
+                // Which tells whether all nodes hear of it.
+                let verb: &[u8] = if self.shared.plan.own_commands { b"TC.DEL" } else { b"DEL" };
+                wire::command(&mut self.batch, &[verb, key(id).as_bytes()]);
                 self.asked.push(Asked::Removal(Target::Key(id)));
             }
         }

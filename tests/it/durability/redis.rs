@@ -83,6 +83,18 @@ impl Fickle {
         }
     }
 
+    /// If it works, the node notices now that it was emptied.
+    fn notice(&mut self, node: &Node, known: &mut Known) {
+        if self.is_news && self.mood == Mood::Well {
+            eventually("the node notices that Redis was emptied", || {
+                let is_begun = self.server.client().call("EXISTS {tc:local}:epoch") == Reply::Integer(1);
+                is_begun && node.metric(CONFIRMED_AGO).expect("a metric") < 1.0
+            });
+            known.may_be_absent();
+            self.is_news = false;
+        }
+    }
+
     fn heal(&mut self) {
         match self.mood {
             Mood::Well => {}
@@ -153,14 +165,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
         known.check(client.values(KEYS), &format!("round {round}, seed {seed}"));
         redis.turn(&mut random);
         overwrite(&mut client, &node, &mut known, &mut random, round);
-        if redis.is_news && redis.mood == Mood::Well {
-            eventually("the node notices that Redis was emptied", || {
-                let is_begun = redis.server.client().call("EXISTS {tc:local}:epoch") == Reply::Integer(1);
-                is_begun && node.metric(CONFIRMED_AGO).expect("a metric") < 1.0
-            });
-            known.may_be_absent();
-            redis.is_news = false;
-        }
+        redis.notice(&node, &mut known);
         redis.turn(&mut random);
         confirmed += remove(&mut client, &node, &mut known, &mut redis, &mut random);
         if redis.is_news {
