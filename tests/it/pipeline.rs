@@ -2,7 +2,7 @@
 
 mod away;
 mod batch;
-mod network;
+pub(crate) mod network;
 mod order;
 pub(crate) mod redis_server;
 mod secrets;

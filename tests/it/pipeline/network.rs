@@ -16,7 +16,7 @@ use super::{
 };
 
 /// A network name space with nothing in it but a loopback interface. It goes with its last process.
-struct Network {
+pub(crate) struct Network {
     /// Reads until we are gone.
     holder: Child,
 }
@@ -25,7 +25,7 @@ struct Network {
 
 impl Network {
     /// Moves this thread, and all that it starts from now on, into a new one.
-    fn enter() -> Self {
+    pub(crate) fn enter() -> Self {
         let mut holder = Command::new("unshare")
             .args(["--net", "cat"])
             .stdin(Stdio::piped())
@@ -49,7 +49,8 @@ impl Drop for Network {
     }
 }
 
-fn run(command: &str) {
+/// Runs a program that must succeed, given as words.
+pub(crate) fn run(command: &str) {
     let mut words = command.split(' ');
     let output = Command::new(words.next().expect("a program")).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

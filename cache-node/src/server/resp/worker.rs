@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::mpsc::{self, Receiver, Sender},
@@ -46,8 +47,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a thread may take to end once everything in it was cut off.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client that hears nothing for so long is asked by the kernel whether it still exists, as in Redis.
-const KEEPALIVE: Duration = Duration::from_secs(300);
+/// A client that is silent for so long is asked by the kernel whether it still exists, and again if it does not answer.
+/// Redis waits five minutes, as long as some firewalls remember a silent connection; a client that vanished would keep
+/// its place and all that is remembered of it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// A client whose machine has confirmed nothing for so long, neither what it was sent nor that it exists, is gone.
+const VANISHED: Duration = Duration::from_secs(60);
 
 /// The threads of one RESP server.
 #[derive(Debug)]
@@ -340,7 +347,9 @@ fn least_loaded(targets: &[Target]) -> &Target {
 /// Moves the stream out of the acceptor's event loop, with the options of a request–reply protocol.
 fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(KEEPALIVE))?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_AGAIN))?;
+    socket.set_tcp_user_timeout(Some(VANISHED))?;
     stream.into_std()
 }
 
@@ -367,132 +376,4 @@ impl Drop for Load {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader};
-
-    use tokio::task::spawn_blocking;
-
-    use super::*;
-    use crate::{
-        clock::Clock,
-        command::ServerFacts,
-        coordinator::Parts,
-        layer::memory::{Memory, MemoryOptions, Policy},
-        server::ConnectionLimit,
-        slow_log::SlowLogOptions,
-        write_queue::{Overflow, QueueOptions},
-    };
-
-    const LIMITS: Limits = Limits {
-        connections_max: 10,
-        value_bytes_max: 1 << 20,
-        request_timeout: Duration::from_secs(10),
-        partial_request_timeout: Duration::from_secs(10),
-        ttl_jitter_percent: 0,
-        negative_ttl: Duration::from_secs(30),
-        tracked_items_max: 1000,
-    };
-
-    /// An event loop whose INFO does what `facts` does.
-    async fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> Arc<EventLoop> {
-        let clock = Clock::system();
-        let memory =
-            MemoryOptions { capacity_bytes: 1 << 20, policy: Policy::S3Fifo, max_ttl: Duration::from_secs(60) };
-        let queue = QueueOptions { capacity_bytes: 1 << 20, items_max: 100, overflow: Overflow::Block };
-        let parts = Parts::new(Memory::open(memory, clock.clone()), queue, Vec::new(), &clock);
-        let coordinator = Coordinator::open(parts, clock.clone()).await;
-        let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
-        let slow_log = Arc::new(SlowLog::new(slow_log));
-        let settings = settings(&LIMITS, Identity::default(), &slow_log);
-        let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
-        Arc::new(EventLoop {
-            commands: Arc::new(commands),
-            meter: Arc::new(Meter::new(slow_log, None, Clock::system())),
-            counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
-            limits: LIMITS,
-            stop: CancellationToken::new(),
-            pulse: Pulse::new("resp-0".to_owned()),
-            scratch: Mutex::default(),
-        })
-    }
-
-    /// Sends a line on a new connection, and returns what comes back up to the line end or the end.
-    fn ask(address: SocketAddr, line: &str) -> String {
-        let mut stream = TcpStream::connect(address).unwrap();
-        writeln!(stream, "{line}").unwrap();
-        let mut answer = String::new();
-        // A connection that is cut is an answer too.
-        let _ = BufReader::new(stream).read_line(&mut answer);
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_panic_ends_one_connection_and_is_counted() {
-        let event_loop = event_loop(|| panic!("as the test wants")).await;
-        let (stop, counters) = (event_loop.stop.clone(), Arc::clone(&event_loop.counters));
-        let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (handover, accepted) = mpsc::channel(1);
-        let targets = vec![Target { connections: Arc::default(), handover }];
-        let client = async {
-            let answers = spawn_blocking(move || ["PING", "INFO", "PING"].map(|line| ask(address, line))).await;
-            stop.cancel();
-            answers.unwrap()
-        };
-        let accept = stop.run_until_cancelled(accept(listener, targets, Arc::clone(&counters), Clock::system()));
-        let (answers, _, ()) = tokio::join!(client, accept, event_loop.run(accepted, CancellationToken::new()));
-        assert_eq!(answers, ["+PONG\r\n", "", "+PONG\r\n"]);
-        assert_eq!(counters.totals().panics, 1);
-        assert_eq!(counters.totals().connections_open, 0);
-    }
-
-    #[tokio::test]
-    async fn an_event_loop_that_a_command_holds_up_is_missed_until_it_goes_on() {
-        let (entered, held_up) = std::sync::mpsc::sync_channel(1);
-        let (release, released) = std::sync::mpsc::channel();
-        let released = Mutex::new(released);
-        let event_loop = event_loop(move || {
-            entered.send(()).unwrap();
-            released.lock().unwrap().recv().unwrap();
-            ServerFacts::default()
-        })
-        .await;
-        let stop = event_loop.stop.clone();
-        let pulses = Pulses::new(vec![Arc::clone(&event_loop.pulse)]);
-        let listener = crate::server::listen(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let ended = stop.clone();
-        let thread = thread::spawn(move || {
-            let (handover, accepted) = mpsc::channel(1);
-            let targets = vec![Target { connections: Arc::default(), handover }];
-            let counters = Arc::clone(&event_loop.counters);
-            let accept = ended.run_until_cancelled(accept(listener, targets, counters, Clock::system()));
-            let run = Arc::clone(&event_loop).run(accepted, CancellationToken::new());
-            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { tokio::join!(accept, run) });
-        });
-        let client = thread::spawn(move || ask(address, "INFO"));
-        held_up.recv().unwrap();
-        (0..=10).for_each(|_| pulses.look());
-        assert_eq!(pulses.trouble().unwrap(), "no sign of life for 10 s from resp-0");
-        release.send(()).unwrap();
-        assert!(client.join().unwrap().starts_with('$'));
-        assert_eq!(ask(address, "PING"), "+PONG\r\n");
-        pulses.look();
-        assert_eq!(pulses.trouble(), None);
-        stop.cancel();
-        thread.join().unwrap();
-    }
-
-    #[test]
-    fn a_connection_goes_to_the_event_loop_with_the_fewest() {
-        let target = || Target { connections: Arc::default(), handover: mpsc::channel(1).0 };
-        let targets: Vec<Target> = (0..3).map(|_| target()).collect();
-        let mut loads: Vec<Load> = (0..7).map(|_| Load::new(&least_loaded(&targets).connections)).collect();
-        let counts = || targets.iter().map(|target| target.connections.load(Ordering::Relaxed)).collect::<Vec<_>>();
-        assert_eq!(counts(), [3, 2, 2]);
-        loads.remove(1);
-        loads.push(Load::new(&least_loaded(&targets).connections));
-        assert_eq!(counts(), [3, 2, 2]);
-    }
-}
+mod tests;
