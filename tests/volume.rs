@@ -17,6 +17,9 @@ use rustix::fs::{Advice, fadvise, statvfs};
 
 use crate::program::PATIENCE;
 
+/// While it lives, whatever writes to the volume waits.
+pub struct Frozen<'a>(&'a Volume);
+
 /// Mounted while it lives; unmounted and its device given back when dropped.
 pub struct Volume {
     image: PathBuf,
@@ -75,6 +78,12 @@ impl Volume {
         run("xfs_io", &["-x", "-c", "shutdown", path(&self.point)]);
     }
 
+    /// From now on whatever writes to it waits, until what this returns is dropped.
+    pub fn freeze(&self) -> Frozen<'_> {
+        run("fsfreeze", &["-f", path(&self.point)]);
+        Frozen(self)
+    }
+
     /// Brings everything to the device.
     pub fn sync(&self) {
         run("sync", &["-f", path(&self.point)]);
@@ -91,6 +100,12 @@ impl Volume {
         File::options().write(true).open(&self.image).unwrap().set_len(cut * block).unwrap();
         // What the kernel has in memory needs no device.
         fadvise(&opened, 0, None, Advice::DontNeed).unwrap();
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["-u", path(&self.0.point)]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod damage;
 mod room;
+mod told;
 
 use std::{
     fs,
