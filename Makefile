@@ -51,7 +51,7 @@ cluster-down: ## Remove the test cluster without a trace; safe to repeat
 cluster-status: ## Show the parts of the test cluster and their health
 	@$(CLUSTER_TOOL) status
 
-images: build ## Build the container images and load them on every node of the test cluster
+images: build ## Build the container images, print where they are, load them if the test cluster is up
 	@$(CLUSTER_TOOL) images
 
 kubeconfig: ## Print the path of the admin kubeconfig (use with make -s)

@@ -63,7 +63,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 pub use error::{ClusterError, Result};
-pub use images::{CACHE_NODE_IMAGE, OPERATOR_IMAGE, REDIS_IMAGE, TOOLS_IMAGE};
+pub use images::{Archive, CACHE_NODE_IMAGE, OPERATOR_IMAGE, REDIS_IMAGE, TOOLS_IMAGE, Wanted, build_images};
 pub use layout::{ClusterName, Layout, NodeLayout};
 pub use network::NODES_MAX;
 pub use runtime::{boot_node, contain};
@@ -149,6 +149,12 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig_path(&self) -> PathBuf {
         self.layout.kubeconfig()
+    }
+
+    /// Whether the cluster is up with nodes.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.running_shape().is_ok_and(|shape| shape.nodes > 0)
     }
 
     /// Brings an API server with etcd and the controllers up, on the loopback, without nodes: for tests that need a

@@ -10,6 +10,7 @@ use super::error::{AtPath, ClusterError, Result};
 use super::layout::cache;
 use super::node::PAUSE_IMAGE;
 use super::programs::PAUSE;
+use super::requirements;
 
 /// Image of the operator, without its tag.
 pub const OPERATOR_IMAGE: &str = "localhost/tieredcache/operator";
@@ -19,6 +20,24 @@ pub const CACHE_NODE_IMAGE: &str = "localhost/tieredcache/cache-node";
 pub const REDIS_IMAGE: &str = "localhost/redis:7";
 /// Image of clients in pods: `sh` and the usual commands, `redis-cli`, `redis-benchmark`.
 pub const TOOLS_IMAGE: &str = "localhost/tools:1";
+
+/// Which images are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The operator and the cache node from their release builds, Redis and the tools.
+    All,
+    /// Redis and the tools, which need no build of this workspace.
+    Companions,
+}
+
+/// An image in a file, in the format of the Open Container Initiative.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archive {
+    /// Name of the image, with its tag.
+    pub image: String,
+    /// Where the file is.
+    pub path: PathBuf,
+}
 
 /// How many versions of one image's archive are kept.
 const ARCHIVES_KEPT: usize = 3;
@@ -48,6 +67,19 @@ struct Recipe<'a> {
     on_base: bool,
 }
 
+/// Builds the images whose content has changed, and says where each is. Needs no cluster.
+///
+/// # Errors
+/// `Missing` without a release build or a package, `Command`, `Io`.
+pub fn build_images(wanted: Wanted) -> Result<Vec<Archive>> {
+    requirements::check_images(&|line| eprintln!("{line}"))?;
+    let mut archives = companions()?;
+    if wanted == Wanted::All {
+        archives.extend(products()?);
+    }
+    Ok(archives)
+}
+
 /// The archive of the image that every pod needs.
 pub(crate) fn pause() -> Result<PathBuf> {
     let recipe = Recipe {
@@ -57,11 +89,11 @@ pub(crate) fn pause() -> Result<PathBuf> {
         salt: String::new(),
         on_base: false,
     };
-    recipe.archive(&|folder| copy(&PAUSE.program("pause"), &folder.join("pause")))
+    Ok(recipe.archive(&|folder| copy(&PAUSE.program("pause"), &folder.join("pause")))?.path)
 }
 
 /// The archives of Redis and of the tools.
-pub(crate) fn companions() -> Result<Vec<PathBuf>> {
+pub(crate) fn companions() -> Result<Vec<Archive>> {
     let redis = Recipe {
         image: REDIS_IMAGE,
         containerfile: "ARG BASE\nFROM ${BASE}\nCOPY root /\nUSER 65532:65532\nWORKDIR /data\n\
@@ -89,14 +121,14 @@ pub(crate) fn companions() -> Result<Vec<PathBuf>> {
 }
 
 /// The archives of this workspace's own programs, from their release build.
-pub(crate) fn products() -> Result<Vec<PathBuf>> {
+fn products() -> Result<Vec<Archive>> {
     [("operator", OPERATOR_IMAGE), ("cache-node", CACHE_NODE_IMAGE)]
         .iter()
         .map(|(name, image)| product(name, image))
         .collect()
 }
 
-fn product(name: &str, image: &str) -> Result<PathBuf> {
+fn product(name: &str, image: &str) -> Result<Archive> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let program = workspace.join(target).join("release").join(name);
@@ -126,15 +158,15 @@ fn cli() -> (PathBuf, &'static str) {
 // === impl Recipe ===
 
 impl Recipe<'_> {
-    /// Path of the image's archive; builds it when its content changed.
-    fn archive(&self, fill: &dyn Fn(&Path) -> Result<()>) -> Result<PathBuf> {
+    /// The image's archive; builds it when its content changed.
+    fn archive(&self, fill: &dyn Fn(&Path) -> Result<()>) -> Result<Archive> {
         let base = if self.on_base { Some(base()?) } else { None };
         let mut content = format!("{}{}{}{base:?}", self.image, self.containerfile, self.salt).into_bytes();
         for (file, _) in &self.files {
             content.extend(fs::read(file).at("reading", file)?);
         }
         let name = self.image.rsplit('/').next().unwrap_or(self.image).replace(':', "-");
-        kept(&name, &content, |folder, archive| {
+        let path = kept(&name, &content, |folder, archive| {
             let context = folder.join("context");
             fs::create_dir_all(&context).at("creating", &context)?;
             fill(&context)?;
@@ -144,7 +176,8 @@ impl Recipe<'_> {
                 base.iter().map(|base| format!("BASE=oci-archive:{}", base.display())).collect();
             args.extend(self.files.first().map(|(_, at)| format!("BINARY={at}")));
             buildah(folder, self.image, &args, archive)
-        })
+        })?;
+        Ok(Archive { image: self.image.to_owned(), path })
     }
 }
 

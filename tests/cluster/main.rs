@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tests::cluster::{self, Cluster, NODES_MAX};
+use tests::cluster::{self, Cluster, NODES_MAX, Wanted};
 
 /// A real Kubernetes of several nodes on one machine, for tests.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ enum Action {
     },
     /// Show what runs; exits with 1 when not all of it does.
     Status,
-    /// Build the images and load them onto every node.
+    /// Build the images, print where they are, and load them onto every node if the cluster is up.
     Images {
         /// Only Redis and the tools, which need no build of this workspace.
         #[arg(long)]
@@ -160,8 +160,7 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print!("{status}");
             return Ok(if status.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Action::Images { companions: true } => cluster.load_companions()?,
-        Action::Images { companions: false } => cluster.load_images()?,
+        Action::Images { companions } => images(&cluster, if companions { Wanted::Companions } else { Wanted::All })?,
         Action::Node { action } => match action {
             NodeAction::Cut { node } => cluster.cut(node)?,
             NodeAction::Heal { node } => cluster.heal(node)?,
@@ -180,6 +179,20 @@ fn carry_out(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Action::BootNode { root } => cluster::boot_node(&root)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds images, tells where they are, and loads them where there is a cluster to load them onto.
+fn images(cluster: &Cluster, wanted: Wanted) -> anyhow::Result<()> {
+    let archives = cluster::build_images(wanted)?;
+    archives.iter().for_each(|archive| println!("{:<40} {}", archive.image, archive.path.display()));
+    let name = cluster.layout().name();
+    if cluster.is_up() {
+        cluster.import(&archives)?;
+        eprintln!("loaded onto every node of the cluster {name}");
+    } else {
+        eprintln!("the cluster {name} is not up, so they are loaded nowhere");
+    }
+    Ok(())
 }
 
 /// Runs a program in this one's place, with its exit code.

@@ -1,6 +1,6 @@
 //! What can be done to a running cluster's nodes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use rustix::process::Pid;
 
 use super::clock::wait_until;
 use super::error::{ClusterError, Result};
+use super::images::{self, Archive};
 use super::network;
 use super::node::Node;
 use super::runtime::Runtime;
-use super::{Cluster, Steps, images};
+use super::{Cluster, Steps};
 
 /// How long a booted machine may take to become a ready node.
 const READY_WITHIN: Duration = Duration::from_secs(90);
@@ -61,17 +62,6 @@ impl Cluster {
         self.await_ready(&machine, &last_seen)
     }
 
-    /// Loads every image: the operator and the cache node from their release builds, Redis and the tools; onto every
-    /// node that runs and lacks it.
-    ///
-    /// # Errors
-    /// `Missing` without a release build, `NotUp`, `Command`, `Io`.
-    pub fn load_images(&self) -> Result<()> {
-        let mut archives = images::companions()?;
-        archives.extend(images::products()?);
-        self.import(&archives)
-    }
-
     /// Loads only Redis and the tools.
     ///
     /// # Errors
@@ -84,14 +74,16 @@ impl Cluster {
     ///
     /// # Errors
     /// `NotUp`, `Command`, `Io`.
-    pub fn import(&self, archives: &[PathBuf]) -> Result<()> {
+    pub fn import(&self, archives: &[Archive]) -> Result<()> {
         let shape = self.running_shape()?;
         let nodes = (1..=shape.nodes).map(|number| Node::new(self.layout(), number));
         let running: Vec<Node<'_>> = nodes.filter(Node::is_running).collect();
         std::thread::scope(|scope| {
             let imports: Vec<_> = running
                 .iter()
-                .map(|node| scope.spawn(move || archives.iter().try_for_each(|archive| node.import_once(archive))))
+                .map(|node| {
+                    scope.spawn(move || archives.iter().try_for_each(|archive| node.import_once(&archive.path)))
+                })
                 .collect();
             imports.into_iter().try_for_each(|import| import.join().expect("importing does not panic"))
         })

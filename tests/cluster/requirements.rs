@@ -6,23 +6,24 @@ use std::process::Command;
 use super::command::{exists, output_of, run};
 use super::error::{ClusterError, Result};
 
-/// Programs that come from Debian's packages, and in which.
-const FROM_PACKAGES: [(&str, &str); 11] = [
+/// Programs that nodes need and that come from Debian's packages, and from which.
+const FOR_NODES: [(&str, &str); 8] = [
     ("runc", "runc"),
     ("iptables", "iptables"),
     ("conntrack", "conntrack"),
-    ("buildah", "buildah"),
     ("mkfs.xfs", "xfsprogs"),
     ("ip", "iproute2"),
-    ("redis-benchmark", "redis-tools"),
     ("unshare", "util-linux"),
     ("losetup", "mount"),
     ("setpriv", "util-linux"),
-    ("strip", "binutils"),
 ];
-/// Files that come from Debian's packages, and from which.
-const FILES_FROM_PACKAGES: [(&str, &str); 4] = [
-    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+/// Files that nodes need.
+const FILES_FOR_NODES: [(&str, &str); 1] = [("/usr/lib/cni/ptp", "containernetworking-plugins")];
+/// Programs that make images, or lie in them.
+const FOR_IMAGES: [(&str, &str); 3] =
+    [("buildah", "buildah"), ("redis-benchmark", "redis-tools"), ("strip", "binutils")];
+/// Files that lie in images.
+const FILES_FOR_IMAGES: [(&str, &str); 3] = [
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
     ("/usr/share/zoneinfo/UTC", "tzdata"),
     ("/bin/busybox", "busybox"),
@@ -60,10 +61,24 @@ pub(crate) fn check_all(say: &dyn Fn(&str)) -> Result<()> {
     if !Path::new("/dev/loop-control").exists() && run("modprobe", &["loop"]).is_err() {
         return Err(missing("loop devices", "use a kernel that has them, with /dev/loop-control"));
     }
-    let programs = FROM_PACKAGES.iter().filter(|(program, _)| !is_installed(program));
-    let files = FILES_FROM_PACKAGES.iter().filter(|(file, _)| !Path::new(file).exists());
-    let packages: Vec<&str> = programs.chain(files).map(|(_, package)| *package).collect();
+    let packages = [lacking(&FOR_NODES, &FILES_FOR_NODES), lacking(&FOR_IMAGES, &FILES_FOR_IMAGES)].concat();
     if packages.is_empty() { Ok(()) } else { install(&packages, say) }
+}
+
+/// Checks for everything that images are made with and of, and installs the Debian packages that are missing.
+///
+/// # Errors
+/// `Missing` with what to do about it, `Command` when an installation fails.
+pub(crate) fn check_images(say: &dyn Fn(&str)) -> Result<()> {
+    let packages = lacking(&FOR_IMAGES, &FILES_FOR_IMAGES);
+    if packages.is_empty() { Ok(()) } else { install(&packages, say) }
+}
+
+/// Packages of the programs and files that are not there.
+fn lacking(programs: &[(&str, &'static str)], files: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let programs = programs.iter().filter(|(program, _)| !is_installed(program));
+    let files = files.iter().filter(|(file, _)| !Path::new(file).exists());
+    programs.chain(files).map(|(_, package)| *package).collect()
 }
 
 fn is_installed(program: &str) -> bool {
