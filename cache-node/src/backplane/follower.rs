@@ -223,7 +223,8 @@ impl Vouching {
 
 /// A replica may be behind its master for any time.
 fn only_master(is_master: bool) -> Result<(), LayerError> {
-    if is_master { Ok(()) } else { Err(refused("the server is a replica, which may lack records")) }
+    let message = "the server is a replica, or a master without any, which may lack records";
+    if is_master { Ok(()) } else { Err(refused(message)) }
 }
 
 fn refused(message: &str) -> LayerError {

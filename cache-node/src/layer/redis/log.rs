@@ -210,7 +210,10 @@ fn replication(info: &str) -> LogState {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()
     };
-    LogState { is_master: word("role") == "master", history: word("master_replid"), ..LogState::default() }
+    // A master without a replica that answers takes no writes where that is asked of it (`min-replicas-to-write`), because
+    // another may have taken its place.
+    let is_master = word("role") == "master" && word("min_slaves_good_slaves") != "0";
+    LogState { is_master, history: word("master_replid"), ..LogState::default() }
 }
 
 /// A node, from what it said.
@@ -303,8 +306,12 @@ mod tests {
 
     #[test]
     fn replication_is_read_from_the_servers_own_words() {
-        let state = replication("# Replication\r\nrole:master\r\nmaster_replid:aa\r\nmaster_replid2:bb\r\n");
+        let info = "# Replication\r\nrole:master\r\nmaster_replid:aa\r\nmaster_replid2:bb\r\n";
+        let state = replication(info);
         assert_eq!((state.is_master, state.history.as_str()), (true, "aa"));
+        assert!(replication(&format!("{info}min_slaves_good_slaves:1\r\n")).is_master);
+        let cut_off = replication(&format!("{info}min_slaves_good_slaves:0\r\n"));
+        assert!(!cut_off.is_master, "another may have taken its place");
     }
 
     #[test]
