@@ -81,7 +81,7 @@ pub const LINGER: Duration = Duration::from_millis(5);
 /// Enough that threads rarely meet; a power of two.
 const SHARDS: usize = 64;
 
-/// A batch this large is worth a write of its own: about 5 ms of RocksDB's time.
+/// A batch this large is worth a write of its own.
 const BATCH_ITEMS: u64 = 1024;
 const BATCH_BYTES: u64 = 1024 * 1024;
 

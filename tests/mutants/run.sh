@@ -4,50 +4,58 @@
 #
 #   tests/mutants/run.sh         every mutant
 #   tests/mutants/run.sh 03 11   only these
+#   tests/mutants/run.sh model   those that the model test finds, by the model test alone
 #
-# A mutant is a patch of one line. Its head says what is broken (`What:`) and which unit tests must notice (`Filter:`, as
-# for cargo test). The copy is a git worktree of the last commit, below the target folder; it is removed at the end.
+# A mutant is a patch of one line. Its head says what is broken (`What:`), which unit tests must notice (`Filter:`, as
+# for cargo test) and, where that was tried, whether the model test does (`Model: yes`). The copy is a git worktree of the
+# last commit; it is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 root=$PWD
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
 export MODEL_OPERATIONS=${MODEL_OPERATIONS:-50000}
-tree=$CARGO_TARGET_DIR/mutants
 log=$CARGO_TARGET_DIR/test-logs/mutants.log
 mkdir -p "$(dirname "$log")"
 : >"$log"
 
+by_model=
+[ "${1:-}" != model ] || { by_model=coordinator::tests::model; shift; }
 mutants=()
 for patch in tests/mutants/*.patch; do
     number=$(basename "$patch" | cut -d- -f1)
+    [ -z "$by_model" ] || grep -q '^Model: yes' "$patch" || continue
     if [ $# = 0 ] || [[ " $* " == *" $number "* ]]; then mutants+=("$root/$patch"); fi
 done
 [ ${#mutants[@]} != 0 ] || { echo "there is no mutant of that number" >&2; exit 2; }
 
+# Not below the tree: cargo would join the settings of both and compile everything anew.
+place=$(mktemp -d)
+tree=$place/tree
 clean() {
     cd "$root"
     git worktree remove --force "$tree" 2>/dev/null || true
     git worktree prune
+    rm -rf "$place"
 }
 trap clean EXIT
-clean
 git worktree add --quiet --detach "$tree" HEAD
 cd "$tree"
 
 head_of() { sed -n "s/^$1: //p" "$2" | head -1; }
+filter_of() { if [ -n "$by_model" ]; then echo "$by_model"; else head_of Filter "$1"; fi; }
 # Always the whole workspace, so that all share one set of compiled dependencies.
 cargo_test() { tests/with-rocksdb.sh cargo test --locked --workspace --lib "$@" >>"$log" 2>&1 </dev/null; }
 
 filters=()
-for mutant in "${mutants[@]}"; do filters+=("$(head_of Filter "$mutant")"); done
+for mutant in "${mutants[@]}"; do filters+=("$(filter_of "$mutant")"); done
 echo "without a mutant"
 cargo_test -- "${filters[@]}" || { echo "the tests fail without a mutant: $log" >&2; exit 1; }
 
 caught=0
 for mutant in "${mutants[@]}"; do
     name=$(basename "$mutant" .patch)
-    filter=$(head_of Filter "$mutant")
+    filter=$(filter_of "$mutant")
     git apply "$mutant"
     echo "=== $name" >>"$log"
     verdict=MISSED

@@ -1,16 +1,20 @@
 //! Changes on their way to one cold layer together. They stay visible in their slots until settled.
 
 use super::{BATCH_BYTES, BATCH_ITEMS, NEVER_MS, line::Ref};
-use crate::layer::{Change, TagRemoval};
+use crate::layer::{Change, LayerId, TagRemoval};
+
+/// A batch for the disk is so many times smaller than one for Redis.
+const DISK_SHARE: u64 = 8;
 
 /// A batch.
-#[derive(Default)]
 pub(super) struct Batch {
     /// Removals by tag first, then one change for each of `taken`.
     pub(super) changes: Vec<Change>,
     pub(super) taken: Vec<Taken>,
     charge: u64,
     oldest_ms: Option<u64>,
+    items_max: u64,
+    bytes_max: u64,
 }
 
 /// Where a change was taken from, and goes back to if the batch fails.
@@ -34,6 +38,20 @@ pub(super) enum Order {
 // === impl Batch ===
 
 impl Batch {
+    /// An empty one. Whoever waits for a removal waits for the batch under way, and RocksDB takes 5 us a value of a
+    /// hundred bytes: so its batches are small. To Redis, large ones save round trips.
+    pub(super) fn to(layer: LayerId) -> Self {
+        let share = if layer == LayerId::Disk { DISK_SHARE } else { 1 };
+        Self {
+            changes: Vec::new(),
+            taken: Vec::new(),
+            charge: 0,
+            oldest_ms: None,
+            items_max: BATCH_ITEMS / share,
+            bytes_max: BATCH_BYTES / share,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
@@ -47,7 +65,7 @@ impl Batch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= BATCH_ITEMS || self.charge >= BATCH_BYTES
+        self.len() >= self.items_max || self.charge >= self.bytes_max
     }
 
     pub(super) fn add_tagged<'a>(&mut self, tagged: impl Iterator<Item = &'a TagRemoval>) {

@@ -40,6 +40,8 @@ pub(super) struct Lane {
     pub(super) needed_bytes: AtomicU64,
     pub(super) relief: Notify,
     pub(super) tagged: Mutex<Tagged>,
+    /// The last batch had nothing but removals by tag.
+    went_alone: AtomicBool,
     pub(super) counts: LaneCounts,
     trouble: Mutex<Option<String>>,
 }
@@ -184,9 +186,17 @@ impl Lane {
             needed_bytes: AtomicU64::new(0),
             relief: Notify::new(),
             tagged: Mutex::default(),
+            went_alone: AtomicBool::new(false),
             counts: LaneCounts::default(),
             trouble: Mutex::new(None),
         }
+    }
+
+    /// Whether the removals by tag that there are, if any, get a batch of their own: every other one at most.
+    pub(super) fn go_alone(&self, are_there: bool) -> bool {
+        let alone = are_there && !self.went_alone.load(Ordering::Relaxed);
+        self.went_alone.store(alone, Ordering::Relaxed);
+        alone
     }
 
     pub(super) fn is_away(&self) -> bool {

@@ -38,13 +38,17 @@ pub(super) struct Begun {
 impl WriteQueue {
     /// Collects what a flusher writes next; nothing while a clear is owed.
     pub(super) fn take(&self, lane: &Lane, number: usize) -> Batch {
-        let mut batch = Batch::default();
+        let mut batch = Batch::to(lane.target.id());
         let clears = lock(&self.clears);
         if clears[lane.place].is_owed() {
             return batch;
         }
         if number == 0 {
             batch.add_tagged(lock(&lane.tagged).take_off(TAGGED_PER_BATCH));
+            // A write of their own, which their callers wait for: values follow in the next, also if more removals come.
+            if lane.go_alone(!batch.is_empty()) {
+                return batch;
+            }
         }
         for order in Order::ALL {
             for index in self.shards_of(lane, number) {

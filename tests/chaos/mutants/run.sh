@@ -6,13 +6,12 @@
 #   tests/chaos/mutants/run.sh 03 51   only these
 #
 # A mutant is a patch: of this folder, whose line `Filter:` says which faults show the bug, or one of tests/mutants that
-# has a line `Chaos:` for that. The copy is a git worktree of the last commit, below the target folder.
+# has a line `Chaos:` for that. The copy is a git worktree of the last commit; it is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
 root=$PWD
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
-tree=$CARGO_TARGET_DIR/chaos-mutants
 log=$CARGO_TARGET_DIR/test-logs/chaos-mutants.log
 chaos=$CARGO_TARGET_DIR/debug/chaos
 node=$CARGO_TARGET_DIR/debug/cache-node
@@ -26,13 +25,16 @@ for patch in $(grep -l '^Chaos: ' tests/mutants/*.patch) tests/chaos/mutants/*.p
 done
 [ ${#mutants[@]} != 0 ] || { echo "there is no mutant of that number" >&2; exit 2; }
 
+# Not below the tree: cargo would join the settings of both and compile everything anew.
+place=$(mktemp -d)
+tree=$place/tree
 clean() {
     cd "$root"
     git worktree remove --force "$tree" 2>/dev/null || true
     git worktree prune
+    rm -rf "$place"
 }
 trap clean EXIT
-clean
 git worktree add --quiet --detach "$tree" HEAD
 cd "$tree"
 

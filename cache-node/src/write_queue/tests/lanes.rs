@@ -230,7 +230,33 @@ async fn tag_removals_go_first_once_for_each_set_of_tags() {
     two.redis_comes_back().await;
     assert_eq!(*two.disk.tag_removals.lock().unwrap(), [removal(&["a", "b"], 9)]);
     let batches = two.disk.batches.lock().unwrap();
-    assert!(matches!(batches[1][0], Change::RemoveTagged(_)), "{:?}", batches[1]);
+    assert!(matches!(batches[1][..], [Change::RemoveTagged(_)]), "alone, so that it is quick: {:?}", batches[1]);
+}
+
+#[tokio::test]
+async fn values_go_on_however_many_tag_removals_come() {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, FOREVER), Scripted::gated(0, 0));
+    two.set("k", "v");
+    // Before each batch there is a new removal.
+    for number in 0..4 {
+        drop(two.queue.remove_tagged(&removal(&[&number.to_string()], number)));
+        two.disk.write_gate.add_permits(1);
+        let taken = usize::try_from(number).unwrap() + 1;
+        eventually("a batch is written", || two.disk.batches.lock().unwrap().len() >= taken).await;
+    }
+    assert_eq!(two.disk.value("k").as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn batches_of_the_disk_are_small_because_removals_wait_for_the_one_under_way() {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, FOREVER), Scripted::gated(0, 0));
+    for number in 0..2000 {
+        two.set(&format!("k{number}"), "v");
+    }
+    two.disk.write_gate.add_permits(1000);
+    eventually("the disk has all", || two.disk.value("k1999").is_some() && two.queue.lanes()[1].items == 0).await;
+    let longest = two.disk.batches.lock().unwrap().iter().map(Vec::len).max();
+    assert_eq!(longest, Some(128));
 }
 
 #[tokio::test(start_paused = true)]
