@@ -56,7 +56,7 @@ use crate::{
     clock::{Clock, UnixMillis},
     context::{OperationContext, Trail, Trust},
     entry::{Entry, EntryMeta, Key, Position, Tags},
-    layer::{Component, Layer, log::Log, memory::Memory},
+    layer::{Component, Layer, lease::SharedLeases, log::Log, memory::Memory},
     tag_index::{TagIndex, TagOptions},
     write_queue::{Full, JournalPlace, Pending, QueueOptions, Receipt, Ticket, Turn, Unflushed, WriteQueue},
 };
@@ -79,6 +79,8 @@ pub struct Parts {
     pub journal: Option<JournalPlace>,
     /// The log of the changes of all nodes, and how it is followed; none if this node shares nothing.
     pub log: Option<(Box<dyn Log>, BackplaneOptions)>,
+    /// Where leases are kept for all nodes; none if this node shares nothing.
+    pub leases: Option<Arc<dyn SharedLeases>>,
 }
 
 /// When a write of a client is acknowledged. Removals always wait for the layers.
@@ -97,6 +99,7 @@ pub struct Coordinator {
     flights: Flights,
     refreshes: Refreshes,
     leases: Arc<Leases>,
+    shared_leases: Option<Arc<dyn SharedLeases>>,
     freshness: FreshnessOptions,
     write_mode: WriteMode,
     clock: Clock,
@@ -177,6 +180,7 @@ impl Parts {
             write_mode: WriteMode::default(),
             journal: None,
             log: None,
+            leases: None,
         }
     }
 }
@@ -187,7 +191,7 @@ impl Coordinator {
     /// Joins the layers, and returns once what they keep about the past is known, as far as they can be reached. Runs
     /// its upkeep on the current runtime.
     pub async fn open(parts: Parts, clock: Clock) -> Arc<Self> {
-        let Parts { memory, queue, cold, tags, freshness, write_mode, journal, log } = parts;
+        let Parts { memory, queue, cold, tags, freshness, write_mode, journal, log, leases } = parts;
         let write_queue = WriteQueue::open(queue, cold.clone(), journal.as_ref(), clock.clone());
         let tasks = TaskTracker::new();
         let (log, options) = log.unzip();
@@ -200,6 +204,7 @@ impl Coordinator {
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(freshness.refresh_window),
             leases: Arc::default(),
+            shared_leases: leases,
             freshness,
             write_mode,
             clock,

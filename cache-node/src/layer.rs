@@ -5,6 +5,7 @@
 //! milliseconds anyway.
 
 pub mod disk;
+pub mod lease;
 pub mod log;
 pub mod memory;
 pub mod metered;

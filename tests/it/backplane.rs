@@ -2,6 +2,7 @@
 
 mod fence;
 mod gaps;
+mod lease;
 mod near;
 mod speed;
 

@@ -6,7 +6,7 @@ use super::{Call, Commands, Step, error, later::Later, options::OwnSetOptions, o
 use crate::{
     context::{OperationContext, Trail},
     coordinator::{Leased, Peek, Token},
-    entry::{Entry, EntryMeta, Key, Position},
+    entry::{Entry, Key},
     protocol::{Replies, parse_i64},
 };
 
@@ -110,14 +110,7 @@ impl Commands {
                 return Step::Done;
             }
         };
-        let Some(position) = self.coordinator.leased_at(key, token) else {
-            out.null();
-            return Step::Done;
-        };
         let entry = self.own_entry(call.cx, key, value, &options);
-        // As fresh as the lease, not as the fill: what was removed since concerns it.
-        let position = if entry.position() == Position::NONE { Position::NONE } else { position };
-        let entry = Entry::new(key, value, EntryMeta { position, ..entry.meta() });
         Step::Later(Later::fill(Fill { token, entry }))
     }
 

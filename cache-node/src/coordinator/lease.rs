@@ -1,8 +1,22 @@
 //! Leases: of all who miss a key, one is to fetch its value, and what it fetched counts only if nothing has changed the
 //! key since.
 //!
+//! With a Redis the lease is kept there, so that it is one in the whole fleet and ends with any change that any node
+//! makes; the node asks for it once, however many of its clients miss the key, and knows the leases of its own clients,
+//! which end here with every change that it makes or hears of. A fill is one step in Redis, past the write queue: only
+//! there can it be refused for a change that this node has not heard of. The order of the key is kept all the same. A
+//! change that was accepted here before the fill has ended the lease here. One that is accepted later reaches Redis later,
+//! and its place in memory and queue it has already: the fill, which comes back with its position in the log, gives way
+//! to it by the ticket, as a promotion does.
+//!
+//! A Redis that can not be asked makes a lease the node's own: one filler per node. What is brought under it is as fresh
+//! as what the node knew of the log when it granted the lease, stays on this node, and is given up with the first change
+//! of the key that the log tells of afterwards. While the node is fenced it counts as missing, like all that it holds:
+//! nobody can tell whether it is still good.
+//!
 //! Source: Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013.
 
+mod fill;
 mod table;
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -11,12 +25,22 @@ use tokio::time::sleep;
 
 pub use self::table::LeaseCounts;
 pub(super) use self::table::Leases;
-use super::{Coordinator, Look, Traced, WriteError, WriteMode, freshness::Freshness, promote::Found};
+use super::{Coordinator, Look, Traced, WriteError, freshness::Freshness, promote::Found};
 use crate::{
     context::OperationContext,
-    entry::{Entry, Key, Position},
-    write_queue::{Full, Receipt, Ticket},
+    entry::{Entry, Key},
+    layer::{
+        LayerId,
+        lease::{SharedLeases, Taken},
+    },
+    write_queue::Ticket,
 };
+
+/// How often a lease is asked for while copies come that count as none.
+const COPIES_MAX: usize = 3;
+
+/// How long somebody waits for whom nothing is known but that he has to.
+const WAIT: Duration = Duration::from_millis(10);
 
 /// What became of a read that fetches the value if there is none.
 #[derive(Debug)]
@@ -38,6 +62,8 @@ pub struct Token(pub i64);
 /// What one turn of the key came to.
 enum Attempt {
     Done(Leased),
+    /// No other caller of this node has the lease. With what may be served past its expiry.
+    Reserved(Token, Option<Entry>),
     /// Nothing is known without a look below.
     Cold(Ticket),
 }
@@ -62,6 +88,7 @@ impl Coordinator {
         loop {
             match self.attempt_lease(cx, key, life, read.take()) {
                 Attempt::Done(leased) => return Ok(leased),
+                Attempt::Reserved(token, stale) => return Ok(self.take(cx, key, (token, life), stale).await),
                 Attempt::Cold(_) if self.clock.monotonic() >= cx.deadline => return Err(WriteError::Unreadable),
                 Attempt::Cold(ticket) => {
                     let ride = self.ask(cx, key, ticket);
@@ -104,71 +131,76 @@ impl Coordinator {
             },
         };
         let position = self.stores.tags.position(cx.now);
-        Attempt::Done(match self.leases.grant(key, self.clock.monotonic(), life, position) {
-            Ok(token) => Leased::Granted(token, life),
-            Err(left) => Leased::Wait(stale, left),
-        })
+        match self.leases.reserve(key, self.clock.monotonic(), life, position) {
+            Ok(token) => Attempt::Reserved(token, stale),
+            Err(left) => Attempt::Done(Leased::Wait(stale, left)),
+        }
+    }
+
+    /// Takes the lease that is reserved on this node from all others.
+    async fn take(
+        &self,
+        cx: &OperationContext,
+        key: &Key,
+        (token, life): (Token, Duration),
+        stale: Option<Entry>,
+    ) -> Leased {
+        let granted = Leased::Granted(token, life);
+        let Some(shared) = self.shared_leases() else {
+            if self.shared_leases.is_some() {
+                self.leases.granted_alone()
+            } else {
+                self.leases.granted()
+            }
+            return granted;
+        };
+        let mut dead = None;
+        for _ in 0..COPIES_MAX {
+            let leased = match shared.take(cx, key, (token.0, life), dead).await {
+                Ok(Taken::Granted(position)) => {
+                    // Removals by tag that this node makes from now on come after it.
+                    self.stores.tags.see_in_log(position);
+                    self.leases.share(key.as_bytes(), token, position);
+                    self.leases.granted();
+                    return granted;
+                }
+                Ok(Taken::Held(left)) => {
+                    self.leases.waited();
+                    Leased::Wait(stale, left)
+                }
+                Ok(Taken::Found(copy, version)) => match copy.map(|copy| (self.stores.freshness(cx, &copy), copy)) {
+                    Some((Freshness::Fresh, entry)) => Leased::Value(entry),
+                    Some((Freshness::Negative, _)) => Leased::Negative,
+                    Some((Freshness::Stale | Freshness::Expired | Freshness::Removed, _)) | None => {
+                        dead = Some(version);
+                        continue;
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(%error, "a lease is the node's own");
+                    self.leases.granted_alone();
+                    return granted;
+                }
+            };
+            self.leases.give_up(key.as_bytes(), token);
+            return leased;
+        }
+        // Somebody writes what is dead when it comes.
+        self.leases.give_up(key.as_bytes(), token);
+        self.leases.waited();
+        Leased::Wait(stale, WAIT)
+    }
+
+    /// Where all nodes keep their leases; none if there is no such place, or if it has not been told yet of changes that
+    /// were accepted here, so that it knows less than this node.
+    fn shared_leases(&self) -> Option<&Arc<dyn SharedLeases>> {
+        self.shared_leases.as_ref().filter(|_| self.stores.write_queue.is_trusted(LayerId::Redis))
     }
 
     /// What memory may serve past its expiry.
     fn stale(&self, cx: &OperationContext, key: &Key) -> Option<Entry> {
         let held = self.stores.memory.peek(cx.now, key.as_bytes());
         held.filter(|entry| self.stores.freshness(cx, entry) == Freshness::Stale)
-    }
-
-    /// As fresh as what? A value that is brought under this lease was fetched after this position. None if there is no
-    /// such lease: it has ended, or the key has changed.
-    pub fn leased_at(&self, key: &[u8], token: Token) -> Option<Position> {
-        let position = self.leases.position(key, token, self.clock.monotonic());
-        if position.is_none() {
-            self.leases.refuse();
-        }
-        position
-    }
-
-    /// Stores an entry, which has the position of its lease, if nothing has changed its key, nor removed one of its tags,
-    /// since the lease was granted; answers whether it did. The lease has ended then.
-    ///
-    /// # Errors
-    /// As [`Coordinator::set`].
-    pub async fn fill(&self, op: impl Into<Traced<'_>>, token: Token, entry: Entry) -> Result<bool, WriteError> {
-        let op = &mut op.into();
-        if !self.stores.write_queue.fits(&entry) {
-            return Err(WriteError::TooLarge(entry.bytes()));
-        }
-        let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
-        loop {
-            let room = self.stores.write_queue.room();
-            match self.try_fill(op.cx, token, &entry, receipt.clone()) {
-                Ok(false) => return Ok(false),
-                Ok(true) => break,
-                Err(Full) => self.roomy(op, room.for_value(op.cx.deadline)).await?,
-            }
-        }
-        if let Some(receipt) = receipt {
-            self.confirmed(op, &receipt, 1).await?;
-        }
-        Ok(true)
-    }
-
-    fn try_fill(
-        &self,
-        cx: &OperationContext,
-        token: Token,
-        entry: &Entry,
-        receipt: Option<Arc<Receipt>>,
-    ) -> Result<bool, Full> {
-        let mut turn = self.stores.write_queue.turn(entry.key());
-        // Under the turn: whatever changes the key afterwards changes it after the fill.
-        let holds = self.leases.position(entry.key(), token, self.clock.monotonic()).is_some();
-        if !holds || self.stores.freshness(cx, entry) == Freshness::Removed {
-            self.leases.refuse();
-            return Ok(false);
-        }
-        // As any change of the key this ends the lease.
-        self.stores.set(cx, &mut turn, entry, receipt)?;
-        self.leases.filled();
-        Ok(true)
     }
 
     /// Leases held now, and what became of others, for metrics.

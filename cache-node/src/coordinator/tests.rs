@@ -3,6 +3,7 @@ mod flights;
 mod lease;
 mod model;
 mod orders;
+mod shared_lease;
 mod stale;
 mod tags;
 mod told;
@@ -88,6 +89,7 @@ fn parts(clock: &Clock, policy: Policy, cold: Vec<Arc<dyn Layer>>) -> Parts {
         write_mode: WriteMode::Behind,
         journal: None,
         log: None,
+        leases: None,
     }
 }
 

@@ -17,6 +17,7 @@ mod eviction;
 mod gate;
 mod keeper;
 mod keys;
+mod lease;
 mod link;
 mod log;
 mod options;
@@ -55,6 +56,7 @@ use self::{
     trouble::{Consequence, Trouble},
 };
 pub use self::{
+    lease::RedisLeases,
     log::RedisLog,
     options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology},
 };

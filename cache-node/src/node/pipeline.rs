@@ -14,6 +14,7 @@ use crate::{
     layer::{
         Health, Layer, LayerError, Matching, Stats,
         disk::{Admit, Disk, DiskOptions},
+        lease::SharedLeases,
         log::Log,
         memory::{Memory, MemoryOptions, Policy},
         metered::Metered,
@@ -62,6 +63,9 @@ pub struct SetOptions<'a> {
     pub tags: &'a [&'a str],
 }
 
+/// What the nodes of a cache share besides entries.
+type Shared = (Box<dyn Log>, Arc<dyn SharedLeases>);
+
 // === impl Pipeline ===
 
 impl Pipeline {
@@ -86,7 +90,9 @@ impl Pipeline {
         let metered = |layer: Arc<dyn Layer>| {
             Arc::new(Metered::new(layer, metrics, clock.clone()).traced(spans.clone())) as Arc<dyn Layer>
         };
-        let (cold, log) = cold_layers(config, &tags, &clock, metered).await?;
+        let (cold, shared) = cold_layers(config, &tags, &clock, metered).await?;
+        let (log, leases) = shared.unzip();
+        let log = log.map(|log| (log, config.backplane()));
         let parts = Parts {
             memory: Memory::open(memory_options(file), clock.clone()),
             queue: queue_options(file),
@@ -98,7 +104,8 @@ impl Pipeline {
             },
             write_mode: write_mode(file),
             journal: journal_place(config),
-            log: log.map(|log| (log, config.backplane())),
+            log,
+            leases,
         };
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
@@ -211,16 +218,16 @@ async fn cold_layers(
     tags: &Arc<TagIndex>,
     clock: &Clock,
     metered: impl Fn(Arc<dyn Layer>) -> Arc<dyn Layer>,
-) -> Result<(Vec<Arc<dyn Layer>>, Option<Box<dyn Log>>), PipelineError> {
+) -> Result<(Vec<Arc<dyn Layer>>, Option<Shared>), PipelineError> {
     let file = config.effective();
     let mut cold: Vec<Arc<dyn Layer>> = Vec::new();
-    let mut log: Option<Box<dyn Log>> = None;
+    let mut shared: Option<Shared> = None;
     for layer in &file.read_order {
         match layer {
             ColdLayer::Redis => {
                 if let Some(options) = config.redis(config.codec()) {
                     let redis = Redis::open(options, clock.clone());
-                    log = Some(Box::new(redis.log()));
+                    shared = Some((Box::new(redis.log()), Arc::new(redis.leases())));
                     cold.push(metered(Arc::new(redis)));
                 }
             }
@@ -231,7 +238,7 @@ async fn cold_layers(
             ColdLayer::Disk => {}
         }
     }
-    Ok((cold, log))
+    Ok((cold, shared))
 }
 
 fn memory_options(file: &NodeConfig) -> MemoryOptions {

@@ -141,6 +141,13 @@ impl Shard {
         }
     }
 
+    /// What is queued of the key has this place in the log, unless Redis is yet to give it one.
+    pub(super) fn place(&mut self, hash: u64, key: &[u8], at: Position) {
+        if let Some(slot) = self.slots.find_mut(hash, |slot| slot.change.key() == key) {
+            slot.place(at);
+        }
+    }
+
     /// Takes in that these layers forget the key, of which others have the newest value.
     pub(super) fn put_hidden(&mut self, hash: u64, accepted: Accepted) {
         let key = accepted.change.key().to_vec();

@@ -162,6 +162,13 @@ impl Slot {
         std::mem::replace(&mut self.in_log, position) > position
     }
 
+    /// It has this place in the log, unless Redis is yet to give it one.
+    pub(super) fn place(&mut self, at: Position) {
+        if !self.owed().contains(Lanes::of(LayerId::Redis)) {
+            self.in_log = at;
+        }
+    }
+
     /// What becomes of it now that another node has changed the key.
     pub(super) fn meet(&mut self, at: Position) -> Met {
         let redis = Lanes::of(LayerId::Redis);

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     clock::UnixMillis,
-    entry::{Entry, Key},
-    layer::Change,
+    entry::{Entry, Key, Position},
+    layer::{Change, LayerId},
 };
 
 /// A value this large is worth a flush of its own.
@@ -73,9 +73,37 @@ impl Turn<'_> {
     /// [`Full`] if there is no room; then nothing has changed, except that with [`Overflow::DropOldest`] older values
     /// may have been dropped.
     pub fn push(&mut self, now: UnixMillis, change: Change, receipt: Option<Arc<Receipt>>) -> Result<(), Full> {
+        self.accept(now, change, self.queue.all, receipt)
+    }
+
+    /// The same for the layers that belong to this node alone: the change has its place in the log already.
+    ///
+    /// # Errors
+    /// As [`Turn::push`].
+    pub fn push_own(
+        &mut self,
+        now: UnixMillis,
+        change: Change,
+        at: Position,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<(), Full> {
+        let own = self.queue.all.without(Lanes::of(LayerId::Redis));
+        let key = Key::new(change.key().to_vec()).expect("a change of a key has a key");
+        self.accept(now, change, own, receipt)?;
+        self.shard.place(self.hash, key.as_bytes(), at);
+        Ok(())
+    }
+
+    fn accept(
+        &mut self,
+        now: UnixMillis,
+        change: Change,
+        lanes: Lanes,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<(), Full> {
         let queue = self.queue;
         debug_assert_eq!(self.hash, queue.hasher.hash_one(change.key()), "a turn is good for its own key");
-        if queue.lanes.is_empty() {
+        if lanes.is_empty() {
             self.shard.count_write(stripe_of(self.hash));
             receipt.iter().for_each(|receipt| receipt.give_up());
             return Ok(());
@@ -88,14 +116,14 @@ impl Turn<'_> {
             return Err(Full);
         }
         let waiting = receipt.map(|receipt| {
-            let lanes = queue.waited_for();
-            receipt.excuse(queue.all.without(lanes));
-            receipt.spread(lanes);
-            (receipt, lanes)
+            let waited = queue.waited_for().and(lanes);
+            receipt.excuse(lanes.without(waited));
+            receipt.spread(waited);
+            (receipt, waited)
         });
         let urgent = waiting.is_some() || charge >= LARGE_BYTES;
         self.shard.count_write(stripe_of(self.hash));
-        self.shard.put(self.hash, Accepted { change, charge, at_ms: now.0, lanes: queue.all }, waiting);
+        self.shard.put(self.hash, Accepted { change, charge, at_ms: now.0, lanes }, waiting);
         queue.counts.accepted.fetch_add(1, Ordering::Relaxed);
         self.relieve();
         self.wake(urgent);

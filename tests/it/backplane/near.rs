@@ -4,9 +4,14 @@ use super::*;
 
 /// A client that tracks on this node.
 fn tracking(fleet: &Fleet, number: usize) -> Client {
+    tracking_as(fleet, number, "")
+}
+
+/// The same in this mode.
+fn tracking_as(fleet: &Fleet, number: usize, mode: &str) -> Client {
     let mut client = fleet.client(number);
     assert!(matches!(client.call("HELLO 3"), Reply::Map(_)));
-    assert_eq!(client.call("CLIENT TRACKING ON"), Reply::ok());
+    assert_eq!(client.call(&format!("CLIENT TRACKING ON {mode}")), Reply::ok());
     client
 }
 
@@ -42,6 +47,30 @@ fn a_near_cache_hears_of_what_another_node_changes() {
     }
     writer.call("FLUSHALL");
     told(&mut reader, &Reply::Null);
+}
+
+#[test]
+fn a_near_cache_that_listens_to_everything_hears_of_keys_that_it_never_read() {
+    let fleet = Fleet::start(&[]);
+    let mut listener = tracking_as(&fleet, 1, "BCAST PREFIX user:");
+    let mut writer = fleet.client(0);
+    let only = |key: &str| Reply::Array(vec![Reply::bulk(key)]);
+    for change in ["SET user:1 v", "DEL user:1", "TC.SET user:1 v TAGS 1 t"] {
+        // Of no concern to it.
+        writer.call("SET other v");
+        writer.call(change);
+        writer.call("TC.FLUSH");
+        told(&mut listener, &only("user:1"));
+    }
+    let Reply::Array(lease) = writer.call("TC.GETLEASE user:2") else { panic!("a lease") };
+    let Reply::Integer(token) = lease[1] else { panic!("a token: {lease:?}") };
+    assert_eq!(writer.call(&format!("TC.FILL user:2 {token} v")), Reply::ok());
+    told(&mut listener, &only("user:2"));
+    // Nobody knows which keys these are.
+    for change in ["TC.INVALIDATE t", "FLUSHALL"] {
+        writer.call(change);
+        told(&mut listener, &Reply::Null);
+    }
 }
 
 #[test]

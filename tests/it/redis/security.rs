@@ -2,8 +2,12 @@
 
 use std::{fs, path::PathBuf};
 
-use cache_node::layer::log::Log;
-use cache_node::layer::{ErrorKind, redis::TlsOptions};
+use cache_node::layer::{
+    ErrorKind,
+    lease::{SharedLeases, Taken},
+    log::Log,
+    redis::TlsOptions,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 
@@ -152,6 +156,16 @@ async fn the_documented_rights_are_enough(make: Make) {
         .await
         .unwrap();
     assert_eq!(redis.tag_removals(&cx()).await.unwrap().len(), 1);
+    let leases = redis.leases();
+    let life = std::time::Duration::from_secs(10);
+    let taken = leases.take(&cx(), &key("c"), (7, life), None).await.unwrap();
+    let Taken::Granted(granted) = taken else { panic!("{taken:?}") };
+    assert_eq!(leases.granted(&cx(), b"c", 7).await.unwrap(), Some(granted));
+    let tags = tags(&["u"]);
+    let meta = EntryMeta { position: granted, tags: tags.tags(), ..EntryMeta::default() };
+    let filled = leases.fill(&cx(), (7, granted), &Entry::new(b"c", b"v", meta)).await.unwrap();
+    assert!(filled.is_some_and(|position| position > granted));
+    assert_eq!(got(&redis, "c").await, "v");
     let mut log = redis.log();
     log.begin("history", Position::NONE, false).await.unwrap();
     log.go_on("history", "another").await.unwrap();

@@ -1,4 +1,4 @@
-//! The leases of one node.
+//! The leases that one node has granted, and knows to hold.
 
 use std::{
     collections::HashMap,
@@ -27,6 +27,7 @@ pub(in crate::coordinator) struct Leases {
     /// How many; a change costs one look at this while there are none.
     count: AtomicUsize,
     granted: AtomicU64,
+    alone: AtomicU64,
     waits: AtomicU64,
     filled: AtomicU64,
     refused: AtomicU64,
@@ -35,7 +36,16 @@ pub(in crate::coordinator) struct Leases {
 struct Lease {
     token: Token,
     until: Instant,
-    position: Position,
+    grant: Grant,
+}
+
+/// What a lease is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    /// What is brought under it was fetched after this position.
+    pub(super) position: Position,
+    /// Whether all nodes know of it.
+    pub(super) is_shared: bool,
 }
 
 /// What became of leases.
@@ -45,6 +55,8 @@ pub struct LeaseCounts {
     pub held: usize,
     /// Granted since the start.
     pub granted: u64,
+    /// Those of them that no other node knows of, because Redis could not be asked.
+    pub alone: u64,
     /// Callers told to wait for another's fill.
     pub waits: u64,
     /// Fills that were stored.
@@ -56,11 +68,17 @@ pub struct LeaseCounts {
 // === impl Leases ===
 
 impl Leases {
-    /// A lease, or how long another one is still held.
-    pub(super) fn grant(&self, key: &Key, now: Instant, life: Duration, position: Position) -> Result<Token, Duration> {
+    /// A lease that this node knows of, or how long another one is still held.
+    pub(super) fn reserve(
+        &self,
+        key: &Key,
+        now: Instant,
+        life: Duration,
+        position: Position,
+    ) -> Result<Token, Duration> {
         let mut held = self.held();
         if let Some(lease) = held.get(key).filter(|lease| now < lease.until) {
-            self.waits.fetch_add(1, Ordering::Relaxed);
+            self.waited();
             return Err(lease.until - now);
         }
         if held.len() >= LEASES_MAX {
@@ -73,16 +91,44 @@ impl Leases {
         }
         // Guessed tokens must not fill.
         let token = Token(i64::from(rand::random::<u32>()) << 31 | i64::from(rand::random::<u32>() >> 1) | 1);
-        held.insert(key.clone(), Lease { token, until: now + life, position });
+        held.insert(key.clone(), Lease { token, until: now + life, grant: Grant { position, is_shared: false } });
         self.count.store(held.len(), Ordering::Relaxed);
-        self.granted.fetch_add(1, Ordering::Relaxed);
         Ok(token)
     }
 
-    /// When the lease was granted, if it still holds.
-    pub(super) fn position(&self, key: &[u8], token: Token, now: Instant) -> Option<Position> {
+    /// All nodes know of the lease, unless it has ended meanwhile.
+    pub(super) fn share(&self, key: &[u8], token: Token, position: Position) {
+        if let Some(lease) = self.held().get_mut(key).filter(|lease| lease.token == token) {
+            lease.grant = Grant { position, is_shared: true };
+        }
+    }
+
+    /// Nobody needs the lease.
+    pub(super) fn give_up(&self, key: &[u8], token: Token) {
+        let mut held = self.held();
+        if held.get(key).is_some_and(|lease| lease.token == token) {
+            held.remove(key);
+        }
+        self.count.store(held.len(), Ordering::Relaxed);
+    }
+
+    /// What the lease is worth, if it still holds.
+    pub(super) fn grant_of(&self, key: &[u8], token: Token, now: Instant) -> Option<Grant> {
         let held = self.held();
-        held.get(key).filter(|lease| lease.token == token && now < lease.until).map(|lease| lease.position)
+        held.get(key).filter(|lease| lease.token == token && now < lease.until).map(|lease| lease.grant)
+    }
+
+    pub(super) fn granted(&self) {
+        self.granted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn granted_alone(&self) {
+        self.granted();
+        self.alone.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn waited(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn filled(&self) {
@@ -98,6 +144,7 @@ impl Leases {
         LeaseCounts {
             held: self.count.load(Ordering::Relaxed),
             granted: count(&self.granted),
+            alone: count(&self.alone),
             waits: count(&self.waits),
             filled: count(&self.filled),
             refused: count(&self.refused),
@@ -137,14 +184,14 @@ mod tests {
     #[test]
     fn leases_are_bounded_and_those_that_have_ended_go_first() {
         let (leases, now) = (Leases::default(), Clock::system().monotonic());
-        let grant = |name: &str, now| leases.grant(&key(name), now, LIFE, Position::NONE);
+        let grant = |name: &str, now| leases.reserve(&key(name), now, LIFE, Position::NONE);
         let first = grant("first", now).unwrap();
         for number in 1..LEASES_MAX {
             grant(&number.to_string(), now + Duration::from_secs(5)).unwrap();
         }
-        assert!(leases.position(b"first", first, now).is_some());
+        assert!(leases.grant_of(b"first", first, now).is_some());
         grant("later", now + LIFE).unwrap();
-        assert_eq!(leases.position(b"first", first, now), None, "it had ended");
+        assert_eq!(leases.grant_of(b"first", first, now), None, "it had ended");
         assert_eq!(leases.counts().held, LEASES_MAX);
         grant("more", now + LIFE).unwrap();
         assert_eq!(leases.counts().held, LEASES_MAX);
@@ -153,10 +200,10 @@ mod tests {
     #[test]
     fn tokens_are_above_zero_and_not_guessed() {
         let (leases, now) = (Leases::default(), Clock::system().monotonic());
-        let token = |name: &str| leases.grant(&key(name), now, LIFE, Position::NONE).unwrap();
+        let token = |name: &str| leases.reserve(&key(name), now, LIFE, Position::NONE).unwrap();
         let tokens: Vec<Token> = (0..100).map(|number| token(&number.to_string())).collect();
         assert!(tokens.iter().all(|token| token.0 > 0));
         assert!(tokens.iter().enumerate().all(|(index, token)| !tokens[..index].contains(token)));
-        assert_eq!(leases.position(b"1", tokens[2], now), None);
+        assert_eq!(leases.grant_of(b"1", tokens[2], now), None);
     }
 }

@@ -18,9 +18,8 @@ impl Fixture {
 
     /// Fills with an entry that carries these tags, as a client does that was given the token.
     async fn fill(&self, name: &str, token: Token, value: &str, tags: &[&str]) -> bool {
-        let Some(position) = self.coordinator.leased_at(name.as_bytes(), token) else { return false };
         let tags = tag_set(tags);
-        let meta = EntryMeta { position, tags: tags.tags(), ..EntryMeta::default() };
+        let meta = self.coordinator.meta(&self.cx(), None, None, tags.tags());
         let entry = Entry::new(name.as_bytes(), value.as_bytes(), meta);
         self.coordinator.fill(&self.cx(), token, entry).await.unwrap()
     }

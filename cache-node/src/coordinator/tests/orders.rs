@@ -36,6 +36,7 @@ impl World {
             flights: Flights::new(tasks.clone()),
             refreshes: Refreshes::new(REFRESH_WINDOW),
             leases: Arc::default(),
+            shared_leases: None,
             freshness,
             write_mode,
             clock: clock.clone(),

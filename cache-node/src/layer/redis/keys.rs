@@ -10,7 +10,7 @@
 //! | `{tc:<uid>}:epoch` | random token, made with the log |
 //! | `{tc:<uid>}:history` | the replication id for which the log is known to be whole, and how that is known |
 //! | `{tc:<uid>}:nodes` | hash of the nodes that follow the log: name → time, history, position |
-//! | `{tc:<uid>}:l:<key>` | who may fill the entry |
+//! | `{tc:<uid>}:l:<key>` | who may fill the entry, since which record, and until when |
 
 use super::scripts::position;
 use crate::{

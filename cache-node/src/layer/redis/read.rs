@@ -61,7 +61,8 @@ impl Shared {
         })
     }
 
-    fn answer(
+    /// What a value means for who asked for its key.
+    pub(super) fn answer(
         self: &Arc<Self>,
         now: UnixMillis,
         key: &Key,

@@ -141,7 +141,7 @@ pub(super) struct Prepared {
 
 impl Scripts {
     pub(super) fn new() -> Self {
-        let of = |text: &'static str| Prepared { text, hash: Script::new(text).get_hash().to_owned() };
+        let of = Prepared::new;
         Self {
             set: of(SET),
             remove: of(REMOVE),
@@ -165,6 +165,10 @@ impl Scripts {
 // === impl Prepared ===
 
 impl Prepared {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, hash: Script::new(text).get_hash().to_owned() }
+    }
+
     /// A call by name, for Redis that knows the script.
     pub(super) fn named(&self, keys: &[&[u8]]) -> Cmd {
         begun("EVALSHA", &self.hash, keys)

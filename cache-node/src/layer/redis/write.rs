@@ -188,7 +188,7 @@ impl Shared {
     }
 
     /// What is left of the entry's useful life, at most the layer's limit; none if nothing is.
-    fn life_ms(&self, entry: &Entry, now: UnixMillis) -> Option<u64> {
+    pub(super) fn life_ms(&self, entry: &Entry, now: UnixMillis) -> Option<u64> {
         let left = entry.useful_until().map_or(self.options.max_ttl, |until| until.since(now));
         let left_ms = u64::try_from(left.min(self.options.max_ttl).as_millis()).expect("a life is at most ten years");
         (left_ms > 0).then_some(left_ms)

@@ -27,7 +27,7 @@ pub(super) const NEAR: &[Definition] = &[CLIENTS, KEYS, ITEMS, ITEMS_MAX, TOLD];
 const LEASES: Definition = gauge("tieredcache_leases", "Leases to fill a key that are held.", &[]);
 const LEASES_TOTAL: Definition = counter(
     "tieredcache_leases_total",
-    "What became of leases: granted, others told to wait for them, filled, and fills refused because the key had changed or the lease had ended.",
+    "What became of leases: granted, those of them that no other node knows of because Redis could not be asked, others told to wait for them, filled, and fills refused because the key had changed or the lease had ended.",
     &["result"],
 );
 
@@ -37,6 +37,7 @@ pub(super) fn leases(coordinator: &Coordinator, samples: &mut Samples) {
     let counts = coordinator.leases();
     samples.put(&LEASES, &[], counts.held as f64);
     samples.put(&LEASES_TOTAL, &["granted"], counts.granted as f64);
+    samples.put(&LEASES_TOTAL, &["granted_alone"], counts.alone as f64);
     samples.put(&LEASES_TOTAL, &["waited"], counts.waits as f64);
     samples.put(&LEASES_TOTAL, &["filled"], counts.filled as f64);
     samples.put(&LEASES_TOTAL, &["refused"], counts.refused as f64);
