@@ -225,7 +225,7 @@ impl Commands {
             Verb::Exists => self.exists(call, out),
             Verb::Ttl => self.read(call, One::LifeSeconds, out),
             Verb::Pttl => self.read(call, One::LifeMillis, out),
-            Verb::Del | Verb::Unlink => self.del(call, out),
+            Verb::Del | Verb::Unlink | Verb::TcDel => self.del(call, out),
             Verb::Expire | Verb::Pexpire | Verb::Expireat | Verb::Pexpireat => self.expire(call, out),
             Verb::Persist => self.persist(call, out),
             Verb::Incr | Verb::Decr | Verb::Incrby | Verb::Decrby => self.add(call, out),

@@ -40,6 +40,7 @@ pub use self::{
     explain::{Explanation, Seen},
     freshness::FreshnessOptions,
     lease::{LeaseCounts, Leased, Token},
+    remove::{Confirmed, Outbox, Removed},
     report::Part,
     traced::Traced,
     update::{TryUpdate, Update},
@@ -81,6 +82,8 @@ pub struct Parts {
     pub log: Option<(Box<dyn Log>, BackplaneOptions)>,
     /// Where leases are kept for all nodes; none if this node shares nothing.
     pub leases: Option<Arc<dyn SharedLeases>>,
+    /// What becomes of a removal of which Redis can not be told.
+    pub outbox: Outbox,
 }
 
 /// When a write of a client is acknowledged. Removals always wait for the layers.
@@ -100,6 +103,7 @@ pub struct Coordinator {
     refreshes: Refreshes,
     leases: Arc<Leases>,
     shared_leases: Option<Arc<dyn SharedLeases>>,
+    outbox: Outbox,
     freshness: FreshnessOptions,
     write_mode: WriteMode,
     clock: Clock,
@@ -138,7 +142,7 @@ pub enum Peek {
 }
 
 /// Why a write was not accepted, or a removal not confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// The queue stayed full until the deadline. Nothing was changed.
     #[error("the write queue is full; the layers below do not keep up")]
@@ -146,6 +150,10 @@ pub enum WriteError {
     /// The change is under way but not confirmed within the deadline; it may still take effect.
     #[error("not confirmed by the layers below within the deadline")]
     Unconfirmed,
+    /// Redis can not be told of a removal, for this reason, and [`Outbox::Refuse`] holds. The removal has taken effect on
+    /// this node, and Redis is told once it is back.
+    #[error("Redis can not be told of the removal: {0}; it holds on this node alone until Redis is told")]
+    Untold(String),
     /// Some writes are not in all layers yet.
     #[error(transparent)]
     Unflushed(#[from] Unflushed),
@@ -181,6 +189,7 @@ impl Parts {
             journal: None,
             log: None,
             leases: None,
+            outbox: Outbox::default(),
         }
     }
 }
@@ -191,7 +200,7 @@ impl Coordinator {
     /// Joins the layers, and returns once what they keep about the past is known, as far as they can be reached. Runs
     /// its upkeep on the current runtime.
     pub async fn open(parts: Parts, clock: Clock) -> Arc<Self> {
-        let Parts { memory, queue, cold, tags, freshness, write_mode, journal, log, leases } = parts;
+        let Parts { memory, queue, cold, tags, freshness, write_mode, journal, log, leases, outbox } = parts;
         let write_queue = WriteQueue::open(queue, cold.clone(), journal.as_ref(), clock.clone());
         let tasks = TaskTracker::new();
         let (log, options) = log.unzip();
@@ -205,6 +214,7 @@ impl Coordinator {
             refreshes: Refreshes::new(freshness.refresh_window),
             leases: Arc::default(),
             shared_leases: leases,
+            outbox,
             freshness,
             write_mode,
             clock,

@@ -122,6 +122,8 @@ impl TagIndex {
     pub fn remove(&self, now: UnixMillis, tags: TagSet, matching: Matching) -> TagRemoval {
         let removal = TagRemoval { tags, matching, position: self.position(now) };
         self.record(&removal);
+        // What is written from here on comes after it, also while the log can not place it.
+        self.positions.see(removal.position);
         self.removals.fetch_add(1, Ordering::Relaxed);
         removal
     }
@@ -362,6 +364,16 @@ mod tests {
         }
         assert!(!index.is_removed(set(&["green"]).tags(), before));
         assert!(!index.is_removed(Tags::NONE, before), "untagged entries are never concerned");
+    }
+
+    #[test]
+    fn what_is_written_after_a_removal_that_the_log_has_not_placed_yet_is_newer() {
+        let index = TagIndex::open(TagOptions::default(), Clock::manual(UnixMillis(1000)));
+        index.follow_log();
+        index.see_in_log(Position::from_parts(500, 3));
+        let (before, now) = (index.position(UnixMillis(1000)), UnixMillis(1000));
+        let tags = index.remove(now, set(&["t"]), Matching::Any).tags;
+        assert!(index.is_removed(tags.tags(), before) && !index.is_removed(tags.tags(), index.position(now)));
     }
 
     #[test]

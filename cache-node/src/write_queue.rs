@@ -295,7 +295,7 @@ impl WriteQueue {
             let mut tagged = lock(&lane.tagged);
             let excused = lane.is_away() && self.excuses(lane);
             let waiting = if excused { Vec::new() } else { vec![Arc::clone(&receipt)] };
-            tagged.add(removal.clone(), waiting);
+            tagged.add(removal.clone(), waiting, excused);
             let is_over = tagged.is_over_its_bound();
             drop(tagged);
             if excused {

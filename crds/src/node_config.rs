@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::backplane::{Backplane, WhenDisconnected};
+pub use self::backplane::{Backplane, Outbox, WhenDisconnected};
 pub use self::redis::{Redis, RedisKind, RedisMode, RedisTls, WriteMode};
 use crate::quantity::{ByteSize, HumanDuration, Share};
 

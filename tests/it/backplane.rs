@@ -4,6 +4,7 @@ mod fence;
 mod gaps;
 mod lease;
 mod near;
+mod outbox;
 mod speed;
 
 use std::{

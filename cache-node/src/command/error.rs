@@ -94,6 +94,7 @@ pub(super) fn write(out: &mut Replies, error: &WriteError) {
     match error {
         // The word clients know for "full, try again later".
         WriteError::QueueFull => out.error(&format!("OOM {error}")),
+        WriteError::Untold(_) => out.error(&format!("UNAVAILABLE {error}")),
         _ => out.error(&format!("ERR {error}")),
     }
 }

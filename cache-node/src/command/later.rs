@@ -13,7 +13,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
-    coordinator::{Peek, Reading, Wants, WriteError},
+    coordinator::{Confirmed, Peek, Reading, Removed, Wants, WriteError},
     entry::{Entry, Key, TagSet},
     layer::Matching,
     protocol::{Arguments, Replies},
@@ -52,6 +52,8 @@ enum Write {
     Change(Box<(Key, Change)>),
     /// One or several commands, each with its keys.
     Removals(Vec<Vec<Key>>),
+    /// A removal whose caller wants to know who knows of it.
+    RemoveTold(Vec<Key>),
     Clear,
     RemoveTagged(TagSet, Matching),
     Fill(Box<Fill>),
@@ -148,6 +150,10 @@ impl Later {
         Self::new(Work::Write(Write::Removals(vec![keys])))
     }
 
+    pub(super) fn remove_told(keys: Vec<Key>) -> Self {
+        Self::new(Work::Write(Write::RemoveTold(keys)))
+    }
+
     pub(super) fn clear() -> Self {
         Self::new(Work::Write(Write::Clear))
     }
@@ -239,9 +245,13 @@ impl Commands {
             Write::SetMany(entries) => acknowledge(self.coordinator.set_many((cx, trail), entries).await, out),
             Write::Change(change) => self.change_later((cx, trail), &change.0, &change.1, out).await,
             Write::Removals(removals) => self.finish_removals((cx, trail), &removals, out).await,
-            Write::Clear => acknowledge(self.coordinator.clear((cx, trail)).await, out),
+            Write::RemoveTold(keys) => {
+                let removed = self.coordinator.remove_many((cx, trail), &keys).await;
+                confirm(removed.map(|removed| removed.confirmed), out);
+            }
+            Write::Clear => confirm(self.coordinator.clear((cx, trail)).await, out),
             Write::RemoveTagged(tags, matching) => {
-                acknowledge(self.coordinator.remove_tagged((cx, trail), tags, matching).await, out);
+                confirm(self.coordinator.remove_tagged((cx, trail), tags, matching).await, out);
             }
             Write::Fill(fill) => self.fill_later((cx, trail), *fill, out).await,
             Write::Flush => acknowledge(self.coordinator.flush((cx, trail)).await, out),
@@ -313,10 +323,11 @@ impl Commands {
             let mut trail = Trail::default();
             (self.coordinator.remove_many((cx, &mut trail), keys).await, trail)
         };
-        for (count, asked) in join_all(removals.iter().map(remove)).await {
+        for (removed, asked) in join_all(removals.iter().map(remove)).await {
             trail.beside(&asked);
-            match count {
-                Ok(count) => out.integer(i64::try_from(count).unwrap_or(i64::MAX)),
+            match removed {
+                // Clients expect a number, whoever knows.
+                Ok(Removed { live, confirmed: _ }) => out.integer(i64::try_from(live).unwrap_or(i64::MAX)),
                 Err(error) => error::write(out, &error),
             }
         }
@@ -346,6 +357,15 @@ pub(super) fn distinct(args: &Arguments<'_>) -> Vec<Key> {
 fn acknowledge(result: Result<(), WriteError>, out: &mut Replies) {
     match result {
         Ok(()) => out.simple("OK"),
+        Err(error) => error::write(out, &error),
+    }
+}
+
+/// Tells who knows of a removal.
+fn confirm(result: Result<Confirmed, WriteError>, out: &mut Replies) {
+    match result {
+        Ok(Confirmed::Everywhere) => out.simple("OK"),
+        Ok(Confirmed::Queued) => out.simple("QUEUED"),
         Err(error) => error::write(out, &error),
     }
 }

@@ -125,6 +125,7 @@ commands! {
     Slowlog "slowlog" -2 None Server "admin loading stale" "Tells which commands took long, and which layer took the time.";
     TcSet "tc.set" -3 First String "write denyoom fast" "Sets a value with tags and a stale life, or says that there is none.";
     TcTags "tc.tags" 2 First Generic "readonly fast" "Returns the tags of a key.";
+    TcDel "tc.del" -2 All Generic "write" "Removes keys, and tells whether all nodes hear of it.";
     TcInvalidate "tc.invalidate" -2 None Generic "write" "Removes all entries that carry one of the tags.";
     TcInvalidateall "tc.invalidateall" -2 None Generic "write" "Removes all entries that carry every one of the tags.";
     TcGetlease "tc.getlease" -2 First String "readonly fast" "Returns the value of a key, or for one caller at a time the right to fill it.";

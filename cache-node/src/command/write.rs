@@ -100,7 +100,8 @@ impl Commands {
         if !self.are_keys(call, 1, out) {
             return Step::Done;
         }
-        Step::Later(Later::remove(distinct(&call.args)))
+        let keys = distinct(&call.args);
+        Step::Later(if call.verb == Verb::TcDel { Later::remove_told(keys) } else { Later::remove(keys) })
     }
 
     pub(super) fn expire(&self, call: &Call<'_>, out: &mut Replies) -> Step {

@@ -3,12 +3,13 @@
 use std::{str::FromStr, time::Duration};
 
 use crds::node_config::{
-    Backplane, DiskMode, NodeConfig, Redis, RedisKind, RedisMode, RedisTls, WhenDisconnected, limits,
+    self, Backplane, DiskMode, NodeConfig, Redis, RedisKind, RedisMode, RedisTls, WhenDisconnected, limits,
 };
 
 use super::{Checks, Config};
 use crate::{
     backplane::BackplaneOptions,
+    coordinator::Outbox,
     entry::envelope::Codec,
     layer::redis::{Endpoint, RedisOptions, TlsOptions, Topology},
 };
@@ -57,13 +58,21 @@ impl Config {
 
     /// How the log is followed.
     pub fn backplane(&self) -> BackplaneOptions {
-        let Backplane { max_staleness, when_disconnected, serve_stale_for, log_records: _ } =
+        let Backplane { max_staleness, when_disconnected, serve_stale_for, log_records: _, outbox: _ } =
             &self.effective().backplane;
         let serve_stale_for = match when_disconnected {
             WhenDisconnected::Miss => Duration::ZERO,
             WhenDisconnected::ServeStale => serve_stale_for.0,
         };
         BackplaneOptions { max_staleness: max_staleness.0, serve_stale_for }
+    }
+
+    /// What becomes of a removal of which Redis can not be told.
+    pub fn outbox(&self) -> Outbox {
+        match self.effective().backplane.outbox {
+            node_config::Outbox::Queue => Outbox::Queue,
+            node_config::Outbox::Refuse => Outbox::Refuse,
+        }
     }
 }
 
@@ -118,7 +127,7 @@ impl Checks {
     }
 
     pub(super) fn backplane(&mut self, backplane: &Backplane) {
-        let Backplane { max_staleness, when_disconnected: _, serve_stale_for, log_records } = backplane;
+        let Backplane { max_staleness, when_disconnected: _, serve_stale_for, log_records, outbox: _ } = backplane;
         self.within("backplane.maxStaleness", max_staleness, &limits::MAX_STALENESS);
         self.within("backplane.serveStaleFor", serve_stale_for, &limits::SERVE_STALE_FOR);
         self.within("backplane.logRecords", log_records, &limits::LOG_RECORDS);

@@ -1,4 +1,9 @@
 //! Removals: by key, by tag, of everything. Each is acknowledged only once it can not be undone by a kill.
+//!
+//! A Redis that can not be told is not waited for. The removal holds on this node, is kept where a kill does not reach,
+//! by the journal (keys, clears) or by the disk (tags), and is told to Redis before anything that Redis holds is served
+//! here again; the caller hears that it is queued. Told late, it has a late place in the order of changes: it may take
+//! with it what other nodes have written meanwhile, and never spares what is older.
 
 use super::{
     Coordinator, Look, Traced, WriteError,
@@ -9,9 +14,37 @@ use crate::{
     backplane::What,
     context::OperationContext,
     entry::{Key, TagSet},
-    layer::Matching,
+    layer::{LayerId, Matching},
     write_queue::{Receipt, Ticket},
 };
+
+/// Who knows of a removal when it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// All layers; of the log, if there is one, every node that follows it.
+    Everywhere,
+    /// This node alone. Redis, which can not be reached, is told once it can, also by a node that was killed meanwhile.
+    Queued,
+}
+
+/// What the removal of keys came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// How many of the keys had a live entry.
+    pub live: u64,
+    /// Who knows.
+    pub confirmed: Confirmed,
+}
+
+/// What becomes of a removal of which Redis can not be told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outbox {
+    /// It is acknowledged as [`Confirmed::Queued`].
+    #[default]
+    Queue,
+    /// It is answered with [`WriteError::Untold`].
+    Refuse,
+}
 
 // === impl Coordinator ===
 
@@ -19,8 +52,9 @@ impl Coordinator {
     /// Forgets the keys in all layers; answers how many had a live entry. Returns once no kill -9 brings them back.
     ///
     /// # Errors
-    /// [`WriteError::QueueFull`] or [`WriteError::Unconfirmed`]; some keys may have been removed.
-    pub async fn remove_many(&self, op: impl Into<Traced<'_>>, keys: &[Key]) -> Result<u64, WriteError> {
+    /// [`WriteError::QueueFull`] or [`WriteError::Unconfirmed`]; some keys may have been removed. [`WriteError::Untold`];
+    /// all have been removed on this node.
+    pub async fn remove_many(&self, op: impl Into<Traced<'_>>, keys: &[Key]) -> Result<Removed, WriteError> {
         let op = &mut op.into();
         let mut removed = 0;
         let receipt = Receipt::new(0);
@@ -48,8 +82,7 @@ impl Coordinator {
             }
             left = again;
         }
-        self.confirmed(op, &receipt, keys.len()).await?;
-        Ok(removed)
+        Ok(Removed { live: removed, confirmed: self.removed(op, &receipt, keys.len()).await? })
     }
 
     /// What the cold layers have of keys of which memory and queue do not know enough, and as of when.
@@ -81,28 +114,48 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`WriteError::Unconfirmed`]; the removal goes on, and nothing that it concerns is served meanwhile.
+    /// [`WriteError::Untold`]; it holds on this node.
     pub async fn remove_tagged(
         &self,
         op: impl Into<Traced<'_>>,
         tags: TagSet,
         matching: Matching,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Confirmed, WriteError> {
         let op = &mut op.into();
         let (cx, begun) = (op.cx, self.clock.monotonic());
         let removal = self.stores.tags.remove(cx.now, tags, matching);
         Times::lap(&self.stores.times.tag_removal, begun, &self.clock);
         self.stores.tell(cx, What::Tagged(&removal));
         let receipt = self.stores.write_queue.remove_tagged(&removal);
-        self.confirmed(op, &receipt, 1).await
+        self.removed(op, &receipt, 1).await
     }
 
     /// Forgets everything in all layers. Once it returns, nothing stored before comes back, also after a kill -9.
     ///
     /// # Errors
-    /// [`WriteError::Unconfirmed`]; the clear goes on, and nothing of before is served meanwhile.
-    pub async fn clear(&self, op: impl Into<Traced<'_>>) -> Result<(), WriteError> {
+    /// [`WriteError::Unconfirmed`]; the clear goes on, and nothing of before is served meanwhile. [`WriteError::Untold`];
+    /// it holds on this node.
+    pub async fn clear(&self, op: impl Into<Traced<'_>>) -> Result<Confirmed, WriteError> {
         let op = &mut op.into();
         let receipt = self.stores.clear(op.cx);
-        self.confirmed(op, &receipt, 1).await
+        self.removed(op, &receipt, 1).await
+    }
+
+    /// Waits for the confirmation of so many removals.
+    pub(super) async fn removed(
+        &self,
+        op: &mut Traced<'_>,
+        receipt: &Receipt,
+        removals: usize,
+    ) -> Result<Confirmed, WriteError> {
+        self.confirmed(op, receipt, removals).await?;
+        match self.outbox {
+            _ if receipt.excused().is_empty() => Ok(Confirmed::Everywhere),
+            Outbox::Queue => Ok(Confirmed::Queued),
+            Outbox::Refuse => {
+                let trouble = self.stores.write_queue.trouble_of(LayerId::Redis);
+                Err(WriteError::Untold(trouble.unwrap_or_else(|| "it was away a moment ago".to_owned())))
+            }
+        }
     }
 }

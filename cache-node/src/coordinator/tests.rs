@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     async fn remove(&self, name: &str) -> u64 {
-        self.coordinator.remove_many(&self.cx(), &[key(name)]).await.unwrap()
+        self.coordinator.remove_many(&self.cx(), &[key(name)]).await.unwrap().live
     }
 
     async fn flushed(&self) {
@@ -90,6 +90,7 @@ fn parts(clock: &Clock, policy: Policy, cold: Vec<Arc<dyn Layer>>) -> Parts {
         journal: None,
         log: None,
         leases: None,
+        outbox: Outbox::default(),
     }
 }
 
@@ -219,7 +220,7 @@ async fn slow_read_does_not_bring_an_overwritten_value_back() {
 #[tokio::test]
 async fn slow_read_does_not_bring_a_cleared_value_back() {
     let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
-    while_a_slow_read_is_under_way(Arc::clone(&f), async |f| f.coordinator.clear(&f.cx()).await.unwrap()).await;
+    while_a_slow_read_is_under_way(Arc::clone(&f), async |f| assert!(f.coordinator.clear(&f.cx()).await.is_ok())).await;
     assert_eq!(f.get("k").await, None);
 }
 
@@ -271,9 +272,9 @@ async fn removal_counts_live_entries_of_every_layer_once() {
     f.layer.put(entry_until("dead", "1", START));
     f.set("memory", "2").await;
     let keys = ["disk", "memory", "none", "dead", "memory"].map(key);
-    assert_eq!(f.coordinator.remove_many(&f.cx(), &keys).await, Ok(2));
+    assert_eq!(f.coordinator.remove_many(&f.cx(), &keys).await.unwrap().live, 2);
     assert_eq!(f.layer.value("dead"), None, "an expired copy is removed too");
-    assert_eq!(f.coordinator.remove_many(&f.cx(), &keys).await, Ok(0));
+    assert_eq!(f.coordinator.remove_many(&f.cx(), &keys).await.unwrap().live, 0);
 }
 
 #[tokio::test]
@@ -378,7 +379,8 @@ async fn node_without_a_cold_layer_keeps_nothing_in_the_queue() {
     coordinator.try_set(&cx, entry("k", "v")).unwrap();
     assert_eq!(coordinator.write_queue().items(), 0);
     assert!(matches!(coordinator.peek(&cx, b"k"), Peek::Hit(_)));
-    assert_eq!(coordinator.remove_many(&cx, &[key("k"), key("other")]).await, Ok(1));
+    let removed = coordinator.remove_many(&cx, &[key("k"), key("other")]).await.unwrap();
+    assert_eq!(removed, Removed { live: 1, confirmed: Confirmed::Everywhere });
     assert!(matches!(coordinator.peek(&cx, b"k"), Peek::Absent));
     coordinator.try_set(&cx, entry("k", "v")).unwrap();
     coordinator.clear(&cx).await.unwrap();

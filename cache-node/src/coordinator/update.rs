@@ -33,6 +33,8 @@ pub enum TryUpdate<T> {
 enum Attempt<T> {
     /// With a receipt if the layers must confirm it.
     Done(T, Option<Arc<Receipt>>),
+    /// Done by a removal, which the layers must confirm.
+    Removed(T, Arc<Receipt>),
     /// Nothing has changed: the value is not known without I/O.
     Cold(Ticket),
     /// Nothing has changed: there is no room for the write.
@@ -89,6 +91,10 @@ impl Coordinator {
                     self.confirmed(op, &receipt, 1).await?;
                     return Ok(answer);
                 }
+                Attempt::Removed(answer, receipt) => {
+                    self.removed(op, &receipt, 1).await?;
+                    return Ok(answer);
+                }
                 Attempt::Cold(ticket) => {
                     let ride = self.ask(cx, key, ticket);
                     let found = self.arrival(cx, &ride, None).await;
@@ -137,7 +143,7 @@ impl Coordinator {
             Update::Remove => {
                 let receipt = Receipt::new(0);
                 match self.stores.remove(cx, &mut turn, key, &receipt) {
-                    Ok(()) => Attempt::Done(answer, Some(receipt)),
+                    Ok(()) => Attempt::Removed(answer, receipt),
                     Err(Full) => Attempt::Full,
                 }
             }

@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     config::Config,
     context::{OperationContext, Origin},
-    coordinator::{Coordinator, FreshnessOptions, Part, Parts, Peek, Wants, WriteError, WriteMode},
+    coordinator::{Confirmed, Coordinator, FreshnessOptions, Part, Parts, Peek, Wants, WriteError, WriteMode},
     entry::{Entry, Key, KeyError, TagError, TagSet},
     layer::{
         Health, Layer, LayerError, Matching, Stats,
@@ -106,6 +106,7 @@ impl Pipeline {
             journal: journal_place(config),
             log,
             leases,
+            outbox: config.outbox(),
         };
         Ok(Self {
             coordinator: Coordinator::open(parts, clock.clone()).await,
@@ -147,20 +148,22 @@ impl Pipeline {
         Ok(self.coordinator.set(&cx, Entry::new(key, value, meta)).await?)
     }
 
-    /// Forgets a key in all layers; says whether there was a live value. Returns once no kill brings it back.
+    /// Forgets a key in all layers; says whether there was a live value. Returns once no kill brings it back. A Redis that
+    /// can not be reached is told later.
     ///
     /// # Errors
     /// [`PipelineError::Key`] or [`PipelineError::Write`].
     pub async fn remove(&self, key: impl Into<Bytes>) -> Result<bool, PipelineError> {
         let key = Key::new(key)?;
-        Ok(self.coordinator.remove_many(&self.context(), &[key]).await? > 0)
+        Ok(self.coordinator.remove_many(&self.context(), &[key]).await?.live > 0)
     }
 
-    /// Forgets all entries that carry one of the tags, in all layers. Returns once no kill brings them back.
+    /// Forgets all entries that carry one of the tags, in all layers; says who knows. Returns once no kill brings them
+    /// back.
     ///
     /// # Errors
     /// [`PipelineError::Tag`] or [`PipelineError::Write`].
-    pub async fn remove_by_tag(&self, tags: &[&str]) -> Result<(), PipelineError> {
+    pub async fn remove_by_tag(&self, tags: &[&str]) -> Result<Confirmed, PipelineError> {
         let tags = tag_set(tags)?;
         Ok(self.coordinator.remove_tagged(&self.context(), tags, Matching::Any).await?)
     }

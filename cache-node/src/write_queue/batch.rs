@@ -68,6 +68,15 @@ impl Batch {
         self.len() >= self.items_max || self.charge >= self.bytes_max
     }
 
+    /// How many removals of keys are among it that were accepted up to this time.
+    pub(super) fn removals_until(&self, until_ms: u64) -> u64 {
+        let keys = &self.changes[self.changes.len() - self.taken.len()..];
+        let is_one = |(change, taken): &(&Change, &Taken)| {
+            matches!(change, Change::Remove(_)) && taken.reference.at_ms <= until_ms
+        };
+        keys.iter().zip(&self.taken).filter(is_one).count() as u64
+    }
+
     pub(super) fn add_tagged<'a>(&mut self, tagged: impl Iterator<Item = &'a TagRemoval>) {
         self.changes.extend(tagged.cloned().map(Change::RemoveTagged));
     }

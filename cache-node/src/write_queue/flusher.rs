@@ -112,7 +112,7 @@ impl Flusher {
     fn judge<T>(&self, outcome: &Result<T, LayerError>) -> Step {
         match outcome {
             Ok(_) => {
-                self.lane.arrived();
+                self.lane.arrived(self.queue.clock.now());
                 Step::Done
             }
             Err(error) => {

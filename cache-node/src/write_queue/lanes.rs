@@ -6,6 +6,7 @@ use tokio::sync::{Notify, RwLock};
 
 use super::{NEVER_MS, lock, tagged::Tagged};
 use crate::{
+    clock::UnixMillis,
     layer::{Layer, LayerError, LayerId},
     metrics::Histogram,
     sync::{
@@ -32,6 +33,8 @@ pub(super) struct Lane {
     pub(super) gate: RwLock<()>,
     /// The last attempt failed.
     away: AtomicBool,
+    /// When an attempt worked after one that had failed, in milliseconds since 1970; zero if none ever failed.
+    back_ms: AtomicU64,
     /// A clear is owed: whatever the layer holds does not count.
     pub(super) void: AtomicBool,
     /// The lane has outgrown its share or is in somebody's way, and its flusher shall forget what it can.
@@ -63,6 +66,7 @@ pub(super) struct LaneCounts {
     pub(super) batches: AtomicU64,
     pub(super) failures: AtomicU64,
     pub(super) clears: AtomicU64,
+    pub(super) replayed: AtomicU64,
     pub(super) forgotten: AtomicU64,
     pub(super) lost_at_shutdown: AtomicU64,
     /// From the acceptance of a write until the layer had it.
@@ -76,6 +80,10 @@ pub struct LaneReport {
     pub layer: LayerId,
     /// Writes that the layer does not have yet.
     pub items: u64,
+    /// Removals among them, by key, by tag, and a clear.
+    pub removals: u64,
+    /// Removals brought to the layer that had to wait until it came back.
+    pub replayed: u64,
     /// How long the oldest of them has waited.
     pub oldest_age: Duration,
     /// Writes brought to the layer.
@@ -181,6 +189,7 @@ impl Lane {
             place,
             gate: RwLock::new(()),
             away: AtomicBool::new(false),
+            back_ms: AtomicU64::new(0),
             void: AtomicBool::new(false),
             overgrown: AtomicBool::new(false),
             needed_bytes: AtomicU64::new(0),
@@ -211,9 +220,14 @@ impl Lane {
         lock(&self.trouble).clone()
     }
 
+    pub(super) fn back_ms(&self) -> u64 {
+        self.back_ms.load(Ordering::Relaxed)
+    }
+
     /// An attempt worked.
-    pub(super) fn arrived(&self) {
+    pub(super) fn arrived(&self, now: UnixMillis) {
         if self.away.swap(false, Ordering::AcqRel) {
+            self.back_ms.store(now.0, Ordering::Relaxed);
             *lock(&self.trouble) = None;
             self.overgrown.store(false, Ordering::Relaxed);
             tracing::info!(layer = %self.target.id(), "queued writes reach the layer again");

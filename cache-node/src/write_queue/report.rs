@@ -70,6 +70,8 @@ impl WriteQueue {
         LaneReport {
             layer: lane.target.id(),
             items: self.shards.iter().map(|shard| lock(shard).queued(lane.place)).sum(),
+            removals: self.removals(lane),
+            replayed: count(&lane.counts.replayed),
             oldest_age: self.oldest_age_of(lane),
             flushed: count(&lane.counts.flushed),
             batches: count(&lane.counts.batches),
@@ -80,6 +82,17 @@ impl WriteQueue {
             is_reachable: !lane.is_away(),
             is_trusted: self.is_trusted(lane.target.id()),
         }
+    }
+
+    /// Removals that the layer does not have.
+    fn removals(&self, lane: &Lane) -> u64 {
+        let keys: u64 = self.shards.iter().map(|shard| lock(shard).removals(lane.place)).sum();
+        keys + lock(&lane.tagged).len() as u64 + u64::from(lane.is_void())
+    }
+
+    /// Why the layer has not got what it is owed, if it is away.
+    pub fn trouble_of(&self, layer: LayerId) -> Option<String> {
+        self.lanes.iter().find(|lane| lane.target.id() == layer).and_then(|lane| lane.trouble())
     }
 
     fn oldest_age_of(&self, lane: &Lane) -> Duration {
@@ -149,6 +162,8 @@ impl Component for WriteQueue {
                 ("flushed", sum(|lane| &lane.counts.flushed)),
                 ("batches", sum(|lane| &lane.counts.batches)),
                 ("flushFailures", sum(|lane| &lane.counts.failures)),
+                ("queuedRemovals", self.lanes.iter().map(|lane| self.removals(lane)).sum()),
+                ("replayedRemovals", sum(|lane| &lane.counts.replayed)),
                 ("clears", sum(|lane| &lane.counts.clears)),
                 ("refusedFull", count(&self.counts.refused_full)),
                 ("droppedOverflow", count(&self.counts.dropped_values)),

@@ -403,6 +403,12 @@ impl Shard {
         self.slots.iter().filter(|slot| slot.owed().contains(Lanes::at(place))).count() as u64
     }
 
+    /// Those of them that are removals.
+    pub(super) fn removals(&self, place: usize) -> u64 {
+        let is_owed = |slot: &&Slot| matches!(slot.change, Change::Remove(_)) && slot.owed().contains(Lanes::at(place));
+        self.slots.iter().filter(is_owed).count() as u64
+    }
+
     /// When the oldest write was accepted that waits for this layer.
     pub(super) fn oldest_ms(&self, place: usize) -> Option<u64> {
         let is_queued = |reference: &Ref| {

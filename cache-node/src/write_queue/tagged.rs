@@ -18,24 +18,37 @@ pub(super) const TAGGED_MAX: usize = 4096;
 pub(super) struct Tagged {
     waiting: HashMap<(Matching, TagSet), Waiting, RandomState>,
     /// Those of the batch under way.
-    flying: Vec<(TagRemoval, Vec<Arc<Receipt>>)>,
+    flying: Vec<(TagRemoval, Waiting)>,
 }
 
 #[derive(Default)]
 struct Waiting {
     position: Position,
     receipts: Vec<Arc<Receipt>>,
+    /// Somebody was told that it is kept for the layer.
+    is_owed: bool,
 }
 
 // === impl Tagged ===
 
 impl Tagged {
     /// Takes a removal in; of one set of tags only the newest counts, since it covers the older ones.
-    pub(super) fn add(&mut self, removal: TagRemoval, receipts: Vec<Arc<Receipt>>) {
+    pub(super) fn add(&mut self, removal: TagRemoval, receipts: Vec<Arc<Receipt>>, is_owed: bool) {
         let TagRemoval { tags, matching, position } = removal;
         let waiting = self.waiting.entry((matching, sorted(&tags))).or_default();
         waiting.position = waiting.position.max(position);
         waiting.receipts.extend(receipts);
+        waiting.is_owed |= is_owed;
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.flying.len()
+    }
+
+    /// How many of those under way somebody was told are kept.
+    pub(super) fn owed_flying(&self) -> usize {
+        self.flying.iter().filter(|(_, waiting)| waiting.is_owed).count()
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -50,8 +63,8 @@ impl Tagged {
     pub(super) fn take_off(&mut self, max: usize) -> impl Iterator<Item = &TagRemoval> {
         let keys: Vec<_> = self.waiting.keys().take(max).cloned().collect();
         for key in keys {
-            if let Some(((matching, tags), Waiting { position, receipts })) = self.waiting.remove_entry(&key) {
-                self.flying.push((TagRemoval { tags, matching, position }, receipts));
+            if let Some(((matching, tags), waiting)) = self.waiting.remove_entry(&key) {
+                self.flying.push((TagRemoval { tags, matching, position: waiting.position }, waiting));
             }
         }
         self.flying.iter().map(|(removal, _)| removal)
@@ -59,20 +72,20 @@ impl Tagged {
 
     /// Those under way have arrived; answers who waits for them.
     pub(super) fn land(&mut self) -> impl Iterator<Item = Arc<Receipt>> + use<> {
-        std::mem::take(&mut self.flying).into_iter().flat_map(|(_, receipts)| receipts)
+        std::mem::take(&mut self.flying).into_iter().flat_map(|(_, waiting)| waiting.receipts)
     }
 
     /// Those under way have not arrived.
     pub(super) fn turn_back(&mut self) {
-        for (removal, receipts) in std::mem::take(&mut self.flying) {
-            self.add(removal, receipts);
+        for (removal, Waiting { receipts, is_owed, .. }) in std::mem::take(&mut self.flying) {
+            self.add(removal, receipts, is_owed);
         }
     }
 
     /// Has `receipt` wait for all of them, at this layer.
     pub(super) fn wait_for_all(&mut self, place: usize, receipt: &Arc<Receipt>) {
-        receipt.expect_at(place, self.waiting.len() + self.flying.len());
-        self.receipts().for_each(|receipts| receipts.push(Arc::clone(receipt)));
+        receipt.expect_at(place, self.len());
+        self.all().for_each(|waiting| waiting.receipts.push(Arc::clone(receipt)));
     }
 
     /// Drops those that wait, and answers for whom.
@@ -82,12 +95,12 @@ impl Tagged {
 
     /// Answers who waits, and lets them go.
     pub(super) fn excuse(&mut self) -> Vec<Arc<Receipt>> {
-        self.receipts().flat_map(std::mem::take).collect()
+        self.all().for_each(|waiting| waiting.is_owed = true);
+        self.all().flat_map(|waiting| std::mem::take(&mut waiting.receipts)).collect()
     }
 
-    fn receipts(&mut self) -> impl Iterator<Item = &mut Vec<Arc<Receipt>>> {
-        let waiting = self.waiting.values_mut().map(|waiting| &mut waiting.receipts);
-        waiting.chain(self.flying.iter_mut().map(|(_, receipts)| receipts))
+    fn all(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.waiting.values_mut().chain(self.flying.iter_mut().map(|(_, waiting)| waiting))
     }
 }
 

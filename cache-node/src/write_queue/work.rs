@@ -24,6 +24,8 @@ pub(super) struct Clear {
     /// Counts the orders to clear.
     ordered: u64,
     done: u64,
+    /// Somebody was told that it is kept for the layer.
+    was_excused: bool,
     pub(super) receipts: Vec<Arc<Receipt>>,
 }
 
@@ -70,8 +72,11 @@ impl WriteQueue {
                 placed(position_of(place), removal);
             }
         }
+        let mut replayed = batch.removals_until(lane.back_ms());
         if number == 0 {
-            settled.extend(lock(&lane.tagged).land());
+            let mut tagged = lock(&lane.tagged);
+            replayed += tagged.owed_flying() as u64;
+            settled.extend(tagged.land());
         }
         let now = self.clock.now();
         let tagged = batch.changes.len() - batch.taken.len();
@@ -87,6 +92,7 @@ impl WriteQueue {
         lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
         lane.counts.flushed.fetch_add(batch.changes.len() as u64, Ordering::Relaxed);
         lane.counts.batches.fetch_add(1, Ordering::Relaxed);
+        lane.counts.replayed.fetch_add(replayed, Ordering::Relaxed);
         self.room.notify_waiters();
         settled.iter().for_each(|receipt| receipt.settle_at(lane.place));
     }
@@ -163,6 +169,7 @@ impl WriteQueue {
         if is_done {
             clear.done = begun.ordered;
             lane.counts.clears.fetch_add(1, Ordering::Relaxed);
+            lane.counts.replayed.fetch_add(u64::from(std::mem::take(&mut clear.was_excused)), Ordering::Relaxed);
             if !clear.is_owed() {
                 // Of those who came while it was under way.
                 settled.append(&mut clear.receipts);
@@ -173,7 +180,7 @@ impl WriteQueue {
         } else {
             clear.receipts.append(&mut settled);
             if self.excuses(lane) {
-                excused = std::mem::take(&mut clear.receipts);
+                excused = clear.excuse();
             }
         }
         drop(clears);
@@ -190,7 +197,7 @@ impl WriteQueue {
         self.note_owed_clears();
         clear.receipts.extend(lock(&lane.tagged).clear());
         if lane.is_away() && self.excuses(lane) {
-            std::mem::take(&mut clear.receipts).iter().for_each(|receipt| receipt.excuse_at(lane.place));
+            clear.excuse().iter().for_each(|receipt| receipt.excuse_at(lane.place));
         }
     }
 
@@ -340,5 +347,11 @@ impl WriteQueue {
 impl Clear {
     pub(super) const fn is_owed(&self) -> bool {
         self.ordered != self.done
+    }
+
+    /// Answers who waits, who need not any more.
+    fn excuse(&mut self) -> Vec<Arc<Receipt>> {
+        self.was_excused |= !self.receipts.is_empty();
+        std::mem::take(&mut self.receipts)
     }
 }

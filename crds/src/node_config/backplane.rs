@@ -21,6 +21,19 @@ pub struct Backplane {
     /// Records of the log that Redis keeps, about 100 bytes and a key each; a node that was away for longer starts cold.
     /// Default 1000000, at least 1000, at most 100000000.
     pub log_records: u32,
+    /// What becomes of a removal of which Redis can not be told. Default `Queue`.
+    pub outbox: Outbox,
+}
+
+/// What becomes of a removal of which Redis can not be told. Either way it holds on the node, and Redis is told once it
+/// is back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outbox {
+    /// The client is told that it is queued.
+    #[default]
+    Queue,
+    /// The client is told an error.
+    Refuse,
 }
 
 /// What a fenced node does with what memory and disk hold.
@@ -43,6 +56,7 @@ impl Default for Backplane {
             when_disconnected: WhenDisconnected::default(),
             serve_stale_for: seconds(60),
             log_records: 1_000_000,
+            outbox: Outbox::default(),
         }
     }
 }

@@ -4,14 +4,14 @@ use super::*;
 
 /// A client that tracks on this node.
 fn tracking(fleet: &Fleet, number: usize) -> Client {
-    tracking_as(fleet, number, "")
+    tracking_as(fleet, number, "ON")
 }
 
 /// The same in this mode.
 fn tracking_as(fleet: &Fleet, number: usize, mode: &str) -> Client {
     let mut client = fleet.client(number);
     assert!(matches!(client.call("HELLO 3"), Reply::Map(_)));
-    assert_eq!(client.call(&format!("CLIENT TRACKING ON {mode}")), Reply::ok());
+    assert_eq!(client.call(&format!("CLIENT TRACKING {mode}")), Reply::ok());
     client
 }
 
@@ -52,7 +52,7 @@ fn a_near_cache_hears_of_what_another_node_changes() {
 #[test]
 fn a_near_cache_that_listens_to_everything_hears_of_keys_that_it_never_read() {
     let fleet = Fleet::start(&[]);
-    let mut listener = tracking_as(&fleet, 1, "BCAST PREFIX user:");
+    let mut listener = tracking_as(&fleet, 1, "ON BCAST PREFIX user:");
     let mut writer = fleet.client(0);
     let only = |key: &str| Reply::Array(vec![Reply::bulk(key)]);
     for change in ["SET user:1 v", "DEL user:1", "TC.SET user:1 v TAGS 1 t"] {

@@ -1,6 +1,6 @@
 //! Two cold layers: what moves between them, and what waits for them.
 
-use super::*;
+use super::{tags::tag_set, *};
 
 struct Pair {
     coordinator: Arc<Coordinator>,
@@ -68,6 +68,40 @@ async fn write_through_is_acknowledged_once_the_layers_have_it() {
     assert_eq!(f.redis.value("k").as_deref(), Some("v"));
     assert_eq!(f.coordinator.update(&cx(&f.clock), &key("n"), increment).await, Ok(1));
     assert_eq!(f.redis.value("n").as_deref(), Some("1"));
+}
+
+#[tokio::test]
+async fn a_removal_that_redis_can_not_be_told_is_queued_or_refused_and_holds_either_way() {
+    for outbox in [Outbox::Queue, Outbox::Refuse] {
+        let clock = Clock::manual(START);
+        let [redis, disk] = [LayerId::Redis, LayerId::Disk].map(|id| Scripted::gated_as(id, 1000, 1000));
+        let cold = vec![Arc::clone(&redis) as Arc<dyn Layer>, disk as Arc<dyn Layer>];
+        let parts = Parts { outbox, ..parts(&clock, Policy::S3Fifo, cold) };
+        let node = Coordinator::open(parts, clock.clone()).await;
+        let cx = || cx(&clock);
+        for name in ["k", "l", "m"] {
+            let tags = tag_set(&["t"]);
+            let meta = node.meta(&cx(), None, None, tags.tags());
+            node.set(&cx(), Entry::new(name.as_bytes(), b"v", meta)).await.unwrap();
+        }
+        assert_eq!(node.remove_many(&cx(), &[key("k")]).await.unwrap().confirmed, Confirmed::Everywhere);
+        redis.failing.store(true, Ordering::SeqCst);
+        let expire = |_: Option<&Entry>| (Update::Remove, Confirmed::Queued);
+        let outcomes = [
+            node.remove_many(&cx(), &[key("l")]).await.map(|removed| removed.confirmed),
+            node.remove_tagged(&cx(), tag_set(&["t"]), Matching::Any).await,
+            node.clear(&cx()).await,
+            node.update(&cx(), &key("n"), expire).await,
+        ];
+        for outcome in outcomes {
+            match outbox {
+                Outbox::Queue => assert_eq!(outcome, Ok(Confirmed::Queued)),
+                Outbox::Refuse => assert_eq!(outcome, Err(WriteError::Untold("redis refused: scripted".to_owned()))),
+            }
+        }
+        let names = ["k", "l", "m"].map(key);
+        assert_eq!(node.get_many(&cx(), &names, Wants::Value).await.0.iter().flatten().count(), 0);
+    }
 }
 
 #[tokio::test]

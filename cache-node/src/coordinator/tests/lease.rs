@@ -62,7 +62,7 @@ async fn a_fill_that_began_before_any_change_of_its_key_is_refused() {
         match change {
             "set" => f.set("k", "newer").await,
             "remove" => drop(f.remove("k").await),
-            "clear" => f.coordinator.clear(&f.cx()).await.unwrap(),
+            "clear" => drop(f.coordinator.clear(&f.cx()).await.unwrap()),
             _ => drop(f.coordinator.update(&f.cx(), &key("k"), |_| (Update::Set(entry("k", "newer")), ())).await),
         }
         assert!(!f.fill("k", token, "older", &[]).await, "{change}");

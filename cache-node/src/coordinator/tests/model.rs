@@ -356,7 +356,7 @@ impl Run {
     async fn remove(&mut self, name: &str) {
         let there = self.model.is_there(name, self.clock.now(), self.answering());
         match self.node.remove_many(&self.write_cx(), &[key(name)]).await {
-            Ok(removed) => {
+            Ok(Removed { live: removed, .. }) => {
                 let must = there.filter(|_| !self.is_impatient()).map(u64::from);
                 assert!(removed <= 1 && must.is_none_or(|must| must == removed), "{removed} of {name}: {there:?}");
                 self.model.removed(name);
@@ -397,7 +397,7 @@ impl Run {
         }
     }
 
-    fn is_confirmed(&self, outcome: Result<(), WriteError>) -> bool {
+    fn is_confirmed(&self, outcome: Result<Confirmed, WriteError>) -> bool {
         assert!(outcome.is_ok() || self.is_impatient(), "{outcome:?}");
         outcome.is_ok()
     }

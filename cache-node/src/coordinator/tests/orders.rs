@@ -37,6 +37,7 @@ impl World {
             refreshes: Refreshes::new(REFRESH_WINDOW),
             leases: Arc::default(),
             shared_leases: None,
+            outbox: Outbox::default(),
             freshness,
             write_mode,
             clock: clock.clone(),
@@ -87,7 +88,7 @@ fn no_order_of_cold_reads_and_a_change_serves_the_older_value() {
         let expected = match thread_rng().gen_range(0..3) {
             0 => block_on(world.coordinator.set(&cx, entry("k", "newer"))).map(|()| Some("newer".to_owned())),
             1 => block_on(world.coordinator.remove_many(&cx, &[key("k")])).map(|_| None),
-            _ => block_on(world.coordinator.clear(&cx)).map(|()| None),
+            _ => block_on(world.coordinator.clear(&cx)).map(|_| None),
         };
         let expected = expected.unwrap();
         assert_eq!(world.get("k"), expected, "once it is acknowledged");

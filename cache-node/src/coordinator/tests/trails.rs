@@ -3,7 +3,7 @@
 use super::*;
 
 impl Fixture {
-    async fn removed(&self, cx: &OperationContext, names: &[&str]) -> (Result<u64, WriteError>, Trail) {
+    async fn removed(&self, cx: &OperationContext, names: &[&str]) -> (Result<Removed, WriteError>, Trail) {
         let keys: Vec<Key> = names.iter().map(|name| key(name)).collect();
         let mut trail = Trail::default();
         (self.coordinator.remove_many((cx, &mut trail), &keys).await, trail)
@@ -43,7 +43,7 @@ async fn removal_names_what_was_read_before_and_what_was_written() {
     let f = Fixture::over(Scripted::open(), QUEUE).await;
     f.layer.put(entry("a", "1"));
     let (removed, trail) = f.removed(&f.cx(), &["a", "b"]).await;
-    assert_eq!(removed, Ok(1));
+    assert_eq!(removed.map(|removed| removed.live), Ok(1));
     assert_eq!(steps(&trail), [("disk", Outcome::Hit, 2), ("disk", Outcome::Written, 2)]);
     let mut trail = Trail::default();
     f.coordinator.clear((&f.cx(), &mut trail)).await.unwrap();

@@ -345,6 +345,8 @@ mod tests {
             let lane = LaneReport {
                 clears: number("clears"),
                 lost: number("lostAtShutdown"),
+                removals: number("queuedRemovals"),
+                replayed: number("replayedRemovals"),
                 ..pipeline.coordinator().write_queue().lanes()[0]
             };
             let metrics = Metrics::new("");

@@ -98,6 +98,35 @@ async fn removal_does_not_wait_for_a_redis_that_is_away_and_reaches_it_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receipt_says_whether_a_layer_was_not_waited_for_and_what_is_kept_for_it_is_counted() {
+    let two = Two::open(OPTIONS);
+    let receipt = two.remove("k");
+    receipt.settled().await;
+    assert!(receipt.excused().is_empty());
+    two.redis.failing.store(true, Ordering::SeqCst);
+    // The first is under way when redis turns out to be away, the others come after that.
+    let mut receipts = vec![two.remove("k")];
+    receipts[0].settled().await;
+    receipts.push(two.remove("l"));
+    receipts.push(two.queue.remove_tagged(&removal(&["t"], 5)));
+    for receipt in receipts {
+        receipt.settled().await;
+        assert_eq!(receipt.excused(), Lanes::of(LayerId::Redis));
+    }
+    assert_eq!((two.lane(LayerId::Redis).removals, two.lane(LayerId::Redis).replayed), (3, 0));
+    two.clock.advance(Duration::from_secs(1));
+    two.redis_comes_back().await;
+    eventually("redis is told", || two.lane(LayerId::Redis).removals == 0).await;
+    assert_eq!(two.lane(LayerId::Redis).replayed, 3);
+    two.redis.failing.store(true, Ordering::SeqCst);
+    let receipt = two.queue.clear(|| {});
+    receipt.settled().await;
+    assert_eq!(receipt.excused(), Lanes::of(LayerId::Redis));
+    two.redis_comes_back().await;
+    assert_eq!(two.lane(LayerId::Redis).replayed, 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn removal_is_not_confirmed_while_the_disk_fails() {
     let two = Two::open(OPTIONS);
     two.disk.failing.store(true, Ordering::SeqCst);

@@ -82,7 +82,8 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
 
 fn backplane(asked: &ValidBackplane) -> node_config::Backplane {
     let ValidBackplane { max_staleness, when_disconnected, serve_stale_for, log_records } = *asked;
-    node_config::Backplane { max_staleness, when_disconnected, serve_stale_for, log_records }
+    let outbox = node_config::Outbox::default();
+    node_config::Backplane { max_staleness, when_disconnected, serve_stale_for, log_records, outbox }
 }
 
 fn freshness(asked: &Freshness) -> node_config::Freshness {

@@ -36,6 +36,13 @@ const LANE_OLDEST: Definition = gauge(
     "Age of the oldest write that the cold layer does not have.",
     &["to"],
 );
+const LANE_REMOVALS: Definition =
+    gauge("tieredcache_write_queue_lane_removals", "Removals that the cold layer does not have yet.", &["to"]);
+const REPLAYED: Definition = counter(
+    "tieredcache_write_queue_replayed_total",
+    "Removals brought to the cold layer that had waited until it came back.",
+    &["to"],
+);
 const CLEARS: Definition = counter(
     "tieredcache_write_queue_clears_total",
     "Clears carried out, those included that the cold layer was owed after it had been away for too long.",
@@ -65,6 +72,8 @@ const DEFINITIONS: &[Definition] = &[
     RECOVERED,
     LANE_ENTRIES,
     LANE_OLDEST,
+    LANE_REMOVALS,
+    REPLAYED,
     CLEARS,
     LOST,
 ];
@@ -84,6 +93,8 @@ fn write_queue(Facts { stats, lanes, .. }: &Facts<'_>, samples: &mut Samples) {
         let to = [lane.layer.label()];
         samples.put(&LANE_ENTRIES, &to, lane.items as f64);
         samples.put(&LANE_OLDEST, &to, lane.oldest_age.as_secs_f64());
+        samples.put(&LANE_REMOVALS, &to, lane.removals as f64);
+        samples.put(&REPLAYED, &to, lane.replayed as f64);
         samples.put(&CLEARS, &to, lane.clears as f64);
         samples.put(&LOST, &to, lane.lost as f64);
     }
