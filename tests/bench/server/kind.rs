@@ -126,7 +126,11 @@ impl Kind {
         let capacity = if self.is_cold() { "1Mi" } else { "1Gi" };
         let redis = place.redis.map_or_else(
             || "{ mode: Disabled }".to_owned(),
-            |address| format!("{{ mode: External, endpoints: [\"{address}\"] }}"),
+            // Of a Redis that shares its core with the node and its loading it is not asked how quick it is.
+            |address| match self {
+                Self::NodeFull => format!("{{ mode: External, endpoints: [\"{address}\"], timeout: 2s }}"),
+                _ => format!("{{ mode: External, endpoints: [\"{address}\"] }}"),
+            },
         );
         let (port, admin, data) = (place.port, free_port()?, place.folder.join("data"));
         let config = format!(
