@@ -6,7 +6,9 @@
 #   tests/demo.sh down    removes all that the tour made
 #
 # CLUSTER=current uses your own kubectl context instead. Its machines must be able to get the images: load the archives
-# that `make images` writes, or push them and set OPERATOR_IMAGE, NODE_IMAGE (both without tag) and CLIENT_IMAGE.
+# that `make images` writes, or push them and set OPERATOR_IMAGE, NODE_IMAGE (both without tag) and CLIENT_IMAGE. The
+# tour marks the namespaces that it makes; it installs nothing over what is there without the mark, and `down` removes
+# nothing else. The definition of the resource stays as long as there is a TieredCache of somebody else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +16,8 @@ cluster=${CLUSTER:-tieredcache}
 release=tieredcache
 operator_namespace=tieredcache-system
 namespace=tieredcache-demo
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+definition=tieredcaches.tieredcache.io
+mark=tieredcache.io/made-by=demo
 operator_image=${OPERATOR_IMAGE:-localhost/tieredcache/operator}
 node_image=${NODE_IMAGE:-localhost/tieredcache/cache-node}
 
@@ -50,9 +53,14 @@ show() {
     "$@" 2>&1 | sed 's/^/     /'
 }
 
+refuse() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
 fail() {
     printf '\nThe tour stopped: %s\n' "$*" >&2
-    printf 'Look closer with: make kubectl CLUSTER=%s ARGS="-n %s describe tc,pods"\n' "$cluster" "$namespace" >&2
+    [ "$cluster" = current ] || printf 'Look closer with: make kubectl CLUSTER=%s ARGS="-n %s describe tc,pods"\n' "$cluster" "$namespace" >&2
     exit 1
 }
 
@@ -73,15 +81,59 @@ ready() { # replicas
     kubectl -n "$namespace" wait tc/demo --for=condition=Ready --timeout=120s >/dev/null || fail "the cache did not become ready"
 }
 
+# Whether a namespace of this name is there and carries the tour's mark.
+is_ours() { [ -n "$(kubectl get namespace -l "$mark" --field-selector "metadata.name=$1" -o name)" ]; }
+
+exists() { [ -n "$(kubectl get "$1" "$2" --ignore-not-found -o name)" ]; }
+
+# The reader's own cluster must be reachable.
+reach() {
+    for program in kubectl helm; do
+        [ -n "$(type -P "$program")" ] || refuse "CLUSTER=current uses $program, which is not on your PATH"
+    done
+    local context answer
+    context=$(kubectl config current-context 2>/dev/null) || refuse "CLUSTER=current uses your kubectl context, and none is set"
+    answer=$(kubectl get --raw /readyz --request-timeout=10s 2>&1) || refuse "the context $context does not answer: $answer"
+    printf 'Your context %s\n' "$context"
+}
+
+# Nothing of the reader's may be in the tour's way.
+stand_back() {
+    for name in "$operator_namespace" "$namespace"; do
+        ! exists namespace "$name" || is_ours "$name" ||
+            refuse "the namespace $name is there and not the tour's, which needs the name"
+    done
+    ! exists crd "$definition" || is_ours "$operator_namespace" ||
+        refuse "this cluster has the resource TieredCache already, whose operator the tour would compete with; the steps are in README.md, Tutorial"
+}
+
+make_namespace() {
+    kubectl create namespace "$1" --dry-run=client -o yaml | kubectl label --local -f - "$mark" -o yaml |
+        kubectl apply -f - >/dev/null
+}
+
 down() {
-    if [ "$cluster" = current ]; then
-        kubectl delete namespace "$namespace" --ignore-not-found
-        helm uninstall "$release" -n "$operator_namespace" --ignore-not-found
-        kubectl delete namespace "$operator_namespace" --ignore-not-found
-        kubectl delete crd tieredcaches.tieredcache.io --ignore-not-found
-    else
+    if [ "$cluster" != current ]; then
         make --no-print-directory cluster-down CLUSTER="$cluster"
+        return
     fi
+    reach
+    # The caches first, while there is an operator that knows what goes with them.
+    if is_ours "$namespace"; then kubectl delete namespace "$namespace"; fi
+    if ! is_ours "$operator_namespace"; then
+        echo "Nothing else of the tour is there."
+        return
+    fi
+    helm uninstall "$release" -n "$operator_namespace" --ignore-not-found --wait --timeout 120s
+    if exists crd "$definition"; then
+        others=$(kubectl get "$definition" --all-namespaces -o name)
+        if [ -z "$others" ]; then
+            kubectl delete crd "$definition"
+        else
+            printf 'The resource stays, for what the tour did not make: %s\n' "$others"
+        fi
+    fi
+    kubectl delete namespace "$operator_namespace"
 }
 
 case ${1:-up} in
@@ -96,7 +148,10 @@ down)
     ;;
 esac
 
-if [ "$cluster" != current ]; then
+if [ "$cluster" = current ]; then
+    reach
+    stand_back
+else
     step "A real Kubernetes on this machine (its programs are built once, 15 to 25 minutes; later 15 seconds)"
     make --no-print-directory cluster-up CLUSTER="$cluster"
     show kubectl get nodes
@@ -105,12 +160,14 @@ if [ "$cluster" != current ]; then
 fi
 
 step "The operator, installed with Helm"
+make_namespace "$operator_namespace"
 show helm upgrade --install "$release" charts/tieredcache-operator -n "$operator_namespace" --create-namespace \
-    --set image.repository="$operator_image" --set nodeImage.repository="$node_image" --wait --timeout 120s
+    --set image.repository="$operator_image" --set nodeImage.repository="$node_image" --wait --timeout 120s ||
+    fail "the operator did not start; can your machines get $operator_image? README.md, Images, tells how"
 show kubectl -n "$operator_namespace" get pods
 
 step "A cache of three nodes, written in YAML"
-kubectl create namespace "$namespace" --dry-run=client -o yaml | kubectl apply -f - >/dev/null
+make_namespace "$namespace"
 sed 's/^/     /' tests/demo/cache.yaml
 show kubectl -n "$namespace" apply -f tests/demo/cache.yaml
 kubectl -n "$namespace" scale tc/demo --replicas=3 >/dev/null
