@@ -144,6 +144,13 @@ impl Fixture {
         told.records.push(Record { position, author: Author::Other, what });
     }
 
+    /// A node says that it finds all its records under this history.
+    fn says(&self, name: &str, history: &str) {
+        let mut told = self.paper.0.lock().unwrap();
+        let position = told.state.last;
+        told.say(name, history, position);
+    }
+
     fn done(&self) -> Vec<String> {
         std::mem::take(&mut self.node.done.lock().unwrap())
     }
@@ -234,11 +241,8 @@ async fn restarted() -> Fixture {
     f.steps(2).await;
     f.record(Recorded::Cleared);
     f.steps(1).await;
-    let mut told = f.paper.0.lock().unwrap();
-    let position = told.state.last;
-    told.say("other", "h1", position);
-    told.state.history = "h2".to_owned();
-    drop(told);
+    f.says("other", "h1");
+    f.paper.0.lock().unwrap().state.history = "h2".to_owned();
     let _ = f.done();
     f.clock.advance(Duration::from_secs(3));
     f
@@ -250,10 +254,7 @@ async fn after_a_restart_the_log_goes_on_once_every_node_has_found_its_records()
     f.steps(3).await;
     assert_eq!(f.trust(), Trust::Stale, "the other may have written what is lost");
     assert!(f.backplane.known().trouble.clone().is_some_and(|why| why.contains("other")));
-    let mut told = f.paper.0.lock().unwrap();
-    let position = told.state.last;
-    told.say("other", "h2", position);
-    drop(told);
+    f.says("other", "h2");
     f.steps(1).await;
     assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing is given up");
     assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");

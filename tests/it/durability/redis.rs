@@ -158,7 +158,6 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
             eventually("the node knows all changes", || node.metric(CONFIRMED_AGO).expect("a metric") < 1.0);
         }
         let mut client = Client::connect(&node);
-        eprintln!("round {round} dead {} stalled {}", redis.mood == Mood::Dead, redis.mood == Mood::Stalled);
         if redis.is_news {
             known.may_be_absent();
         }
