@@ -442,7 +442,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`WriteError::QueueFull`] or [`WriteError::TooLarge`]; written through also [`WriteError::Unconfirmed`].
-    pub async fn set(&self, op: impl Into<Traced<'_>>, entry: Entry) -> Result<(), WriteError> {
+    pub async fn set(&self, op: impl Into<Traced<'_>>, entry: Entry) -> Result<Confirmed, WriteError> {
         let op = &mut op.into();
         if !self.stores.write_queue.fits(&entry) {
             return Err(WriteError::TooLarge(entry.bytes()));
@@ -456,31 +456,33 @@ impl Coordinator {
             self.roomy(op, room.for_value(op.cx.deadline)).await?;
         }
         match receipt {
-            Some(receipt) => self.confirmed(op, &receipt, 1).await,
-            None => Ok(()),
+            Some(receipt) => self.told(op, &receipt, 1).await,
+            None => Ok(Confirmed::Accepted),
         }
     }
 
-    /// Stores the entries in their order.
+    /// Stores the entries in their order; says what the one knows of which the fewest know.
     ///
     /// # Errors
     /// As [`Coordinator::set`]; the entries before the refused one are stored.
-    pub async fn set_many(&self, op: impl Into<Traced<'_>>, entries: Vec<Entry>) -> Result<(), WriteError> {
+    pub async fn set_many(&self, op: impl Into<Traced<'_>>, entries: Vec<Entry>) -> Result<Confirmed, WriteError> {
         let op = &mut op.into();
+        let mut least = Confirmed::Everywhere;
         for entry in entries {
-            self.set(op.again(), entry).await?;
+            least = least.max(self.set(op.again(), entry).await?);
         }
-        Ok(())
+        Ok(least)
     }
 
-    /// Waits until the cold layers have every write accepted so far.
+    /// Waits until the cold layers that can be reached have every write accepted so far.
     ///
     /// # Errors
     /// [`WriteError::Unflushed`] if the deadline passed before; the flushing goes on.
-    pub async fn flush(&self, op: impl Into<Traced<'_>>) -> Result<(), WriteError> {
+    pub async fn flush(&self, op: impl Into<Traced<'_>>) -> Result<Confirmed, WriteError> {
         let receipt = self.stores.write_queue.hurry();
         let flushed = self.confirmed(&mut op.into(), &receipt, receipt.left()).await;
-        flushed.map_err(|_| WriteError::Unflushed(Unflushed { left: receipt.left() }))
+        flushed.map_err(|_| WriteError::Unflushed(Unflushed { left: receipt.left() }))?;
+        Ok(if receipt.excused().is_empty() { Confirmed::Everywhere } else { Confirmed::Queued })
     }
 }
 

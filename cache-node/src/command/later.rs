@@ -241,8 +241,8 @@ impl Commands {
 
     async fn write_later(&self, (cx, trail): (&OperationContext, &mut Trail), write: Write, out: &mut Replies) {
         match write {
-            Write::Set(entry) => acknowledge(self.coordinator.set((cx, trail), entry).await, out),
-            Write::SetMany(entries) => acknowledge(self.coordinator.set_many((cx, trail), entries).await, out),
+            Write::Set(entry) => confirm(self.coordinator.set((cx, trail), entry).await, out),
+            Write::SetMany(entries) => confirm(self.coordinator.set_many((cx, trail), entries).await, out),
             Write::Change(change) => self.change_later((cx, trail), &change.0, &change.1, out).await,
             Write::Removals(removals) => self.finish_removals((cx, trail), &removals, out).await,
             Write::RemoveTold(keys) => {
@@ -254,7 +254,7 @@ impl Commands {
                 confirm(self.coordinator.remove_tagged((cx, trail), tags, matching).await, out);
             }
             Write::Fill(fill) => self.fill_later((cx, trail), *fill, out).await,
-            Write::Flush => acknowledge(self.coordinator.flush((cx, trail)).await, out),
+            Write::Flush => confirm(self.coordinator.flush((cx, trail)).await, out),
         }
     }
 
@@ -354,17 +354,10 @@ pub(super) fn distinct(args: &Arguments<'_>) -> Vec<Key> {
     args.from(1).filter(|key| seen.insert(key)).map(owned).collect()
 }
 
-fn acknowledge(result: Result<(), WriteError>, out: &mut Replies) {
-    match result {
-        Ok(()) => out.simple("OK"),
-        Err(error) => error::write(out, &error),
-    }
-}
-
-/// Tells who knows of a removal.
+/// Tells who knows of a change.
 fn confirm(result: Result<Confirmed, WriteError>, out: &mut Replies) {
     match result {
-        Ok(Confirmed::Everywhere) => out.simple("OK"),
+        Ok(Confirmed::Everywhere | Confirmed::Accepted) => out.simple("OK"),
         Ok(Confirmed::Queued) => out.simple("QUEUED"),
         Err(error) => error::write(out, &error),
     }

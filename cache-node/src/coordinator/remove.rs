@@ -18,11 +18,13 @@ use crate::{
     write_queue::{Receipt, Ticket},
 };
 
-/// Who knows of a removal when it is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who knows of a change when it is acknowledged; the most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Confirmed {
     /// All layers; of the log, if there is one, every node that follows it.
     Everywhere,
+    /// This node, which brings it to the layers later: a value that is written behind.
+    Accepted,
     /// This node alone. Redis, which can not be reached, is told once it can, also by a node that was killed meanwhile.
     Queued,
 }
@@ -82,7 +84,7 @@ impl Coordinator {
             }
             left = again;
         }
-        Ok(Removed { live: removed, confirmed: self.removed(op, &receipt, keys.len()).await? })
+        Ok(Removed { live: removed, confirmed: self.told(op, &receipt, keys.len()).await? })
     }
 
     /// What the cold layers have of keys of which memory and queue do not know enough, and as of when.
@@ -127,7 +129,7 @@ impl Coordinator {
         Times::lap(&self.stores.times.tag_removal, begun, &self.clock);
         self.stores.tell(cx, What::Tagged(&removal));
         let receipt = self.stores.write_queue.remove_tagged(&removal);
-        self.removed(op, &receipt, 1).await
+        self.told(op, &receipt, 1).await
     }
 
     /// Forgets everything in all layers. Once it returns, nothing stored before comes back, also after a kill -9.
@@ -138,17 +140,17 @@ impl Coordinator {
     pub async fn clear(&self, op: impl Into<Traced<'_>>) -> Result<Confirmed, WriteError> {
         let op = &mut op.into();
         let receipt = self.stores.clear(op.cx);
-        self.removed(op, &receipt, 1).await
+        self.told(op, &receipt, 1).await
     }
 
-    /// Waits for the confirmation of so many removals.
-    pub(super) async fn removed(
+    /// Waits for the confirmation of so many changes, and says who knows of them.
+    pub(super) async fn told(
         &self,
         op: &mut Traced<'_>,
         receipt: &Receipt,
-        removals: usize,
+        changes: usize,
     ) -> Result<Confirmed, WriteError> {
-        self.confirmed(op, receipt, removals).await?;
+        self.confirmed(op, receipt, changes).await?;
         match self.outbox {
             _ if receipt.excused().is_empty() => Ok(Confirmed::Everywhere),
             Outbox::Queue => Ok(Confirmed::Queued),

@@ -92,7 +92,7 @@ impl Coordinator {
                     return Ok(answer);
                 }
                 Attempt::Removed(answer, receipt) => {
-                    self.removed(op, &receipt, 1).await?;
+                    self.told(op, &receipt, 1).await?;
                     return Ok(answer);
                 }
                 Attempt::Cold(ticket) => {

@@ -135,11 +135,11 @@ impl Pipeline {
         Ok(entry.map(|entry| entry.value().to_vec()))
     }
 
-    /// Stores a value.
+    /// Stores a value; says who knows of it.
     ///
     /// # Errors
     /// [`PipelineError`] by what was wrong; nothing is stored then, except after [`WriteError::Unconfirmed`].
-    pub async fn set(&self, key: &[u8], value: &[u8], options: SetOptions<'_>) -> Result<(), PipelineError> {
+    pub async fn set(&self, key: &[u8], value: &[u8], options: SetOptions<'_>) -> Result<Confirmed, PipelineError> {
         Key::check(key)?;
         let cx = self.context();
         let tags = tag_set(options.tags)?;

@@ -269,7 +269,7 @@ impl Run {
         let reaches_all = self.reaches_all_layers();
         let stored = match self.node.try_set(&cx, entry) {
             Ok(()) => Ok(()),
-            Err(entry) => self.node.set(&cx, entry).await,
+            Err(entry) => self.node.set(&cx, entry).await.map(drop),
         };
         match stored {
             Ok(()) => {

@@ -86,7 +86,7 @@ fn no_order_of_cold_reads_and_a_change_serves_the_older_value() {
         let readers = [world.read("k"), world.read("k")];
         let cx = cx(&world.clock);
         let expected = match thread_rng().gen_range(0..3) {
-            0 => block_on(world.coordinator.set(&cx, entry("k", "newer"))).map(|()| Some("newer".to_owned())),
+            0 => block_on(world.coordinator.set(&cx, entry("k", "newer"))).map(|_| Some("newer".to_owned())),
             1 => block_on(world.coordinator.remove_many(&cx, &[key("k")])).map(|_| None),
             _ => block_on(world.coordinator.clear(&cx)).map(|_| None),
         };
