@@ -254,9 +254,13 @@ impl WriteQueue {
     }
 
     /// Whether what the layer holds may be served. Not while it holds older values than this queue has seen, after it
-    /// could not be reached for long: then it is to be left out. To be asked after the queue was asked for the key.
+    /// could not be reached for long, nor while it has not heard of a removal by tag that was acknowledged: what others
+    /// have stored there since may be older than the removal, and nobody can tell before it has its place in the log. To be asked after the queue was asked for the key.
     pub fn is_trusted(&self, layer: LayerId) -> bool {
-        let trusted = |lane: &Arc<Lane>| !lane.is_void() && self.used.hidden[lane.place].load(Ordering::Acquire) == 0;
+        let trusted = |lane: &Arc<Lane>| {
+            let hidden = self.used.hidden[lane.place].load(Ordering::Acquire);
+            !lane.is_void() && hidden == 0 && !lock(&lane.tagged).owes()
+        };
         self.lanes.iter().filter(|lane| lane.target.id() == layer).all(trusted)
     }
 

@@ -149,6 +149,7 @@ impl Follower {
         let now = self.backplane.clock.monotonic();
         let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.history != history) else {
             self.vouching = None;
+            self.log.trust(Some(&history));
             return Ok(true);
         };
         let begun = self.vouching.take().filter(|vouching| vouching.history == history);
@@ -159,6 +160,7 @@ impl Follower {
         if silent.is_empty() {
             tracing::info!("redis was restarted, or a replica took over; every node finds all its records there");
             self.log.go_on(&cursor.history, &vouching.history).await?;
+            self.log.trust(Some(&vouching.history));
             cursor.history = vouching.history;
             self.effects.note(cursor).await;
             return Ok(true);
@@ -178,6 +180,9 @@ impl Follower {
 
     /// Records are missing: nothing is known any more.
     fn give_up(&mut self, gap: Gap) {
+        if gap.concerns_all() {
+            self.log.trust(None);
+        }
         self.gap = Some(gap);
         self.cursor = None;
         self.vouching = None;

@@ -23,6 +23,8 @@ struct Told {
     /// Histories that were settled.
     settled: Vec<String>,
     members: Vec<Member>,
+    /// Under which history what is stored beside the log counts.
+    trusted: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -32,6 +34,10 @@ struct Paper(Arc<Mutex<Told>>);
 impl Log for Paper {
     fn origin(&self) -> &str {
         "o"
+    }
+
+    fn trust(&mut self, history: Option<&str>) {
+        self.0.lock().unwrap().trusted = history.map(str::to_owned);
     }
 
     fn know(&mut self, _before: &[String]) {}
@@ -253,11 +259,14 @@ async fn after_a_restart_the_log_goes_on_once_every_node_has_found_its_records()
     let mut f = restarted().await;
     f.steps(3).await;
     assert_eq!(f.trust(), Trust::Stale, "the other may have written what is lost");
+    assert_eq!(f.paper.0.lock().unwrap().trusted.as_deref(), Some("h1"));
     assert!(f.backplane.known().trouble.clone().is_some_and(|why| why.contains("other")));
     f.says("other", "h2");
     f.steps(1).await;
     assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing is given up");
     assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");
+    f.steps(1).await;
+    assert_eq!(f.paper.0.lock().unwrap().trusted.as_deref(), Some("h2"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,6 +284,7 @@ async fn after_a_restart_a_node_that_stays_silent_makes_the_others_start_over() 
     f.clock.advance(Duration::from_secs(5));
     f.steps(1).await;
     assert_eq!((f.trust(), f.backplane.gaps(Gap::HistoryChanged)), (Trust::None, 1));
+    assert_eq!(f.paper.0.lock().unwrap().trusted, None);
     f.steps(2).await;
     assert_eq!((f.trust(), f.done()), (Trust::Full, vec!["started over".to_owned()]));
 }

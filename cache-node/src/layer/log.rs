@@ -135,6 +135,9 @@ pub trait Log: Send + 'static {
     /// What tells the records of this process from all others; one word.
     fn origin(&self) -> &str;
 
+    /// From here on what is stored beside the log counts if the server has this history; with none, nothing counts.
+    fn trust(&mut self, history: Option<&str>);
+
     /// Takes note of the processes before this one.
     fn know(&mut self, before: &[String]);
 

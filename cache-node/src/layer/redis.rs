@@ -32,11 +32,12 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use futures::FutureExt;
 use redis::{RedisError, aio::MultiplexedConnection};
@@ -101,6 +102,9 @@ struct Shared {
     /// Tells the records of this process from all others.
     origin: String,
     log: Published,
+    /// Whether somebody follows the log, and under which history of the server what it holds is known to be all right.
+    is_followed: AtomicBool,
+    settled: ArcSwapOption<String>,
     reclaim: Notify,
     tasks: TaskTracker,
 }
@@ -229,11 +233,20 @@ impl Shared {
             scripts: Scripts::new(),
             origin: format!("{:016x}", rand::random::<u64>()),
             log: Published::default(),
+            is_followed: AtomicBool::new(false),
+            settled: ArcSwapOption::empty(),
             reclaim: Notify::new(),
             tasks,
             options,
             clock,
         }
+    }
+
+    /// Whether what the server at the other end holds may be served. Not when it was restarted, or is another one, until
+    /// the follower of the log knows that it has all that nodes were told it has.
+    fn is_settled(&self, connected: &Connected) -> bool {
+        !self.is_followed.load(Ordering::Acquire)
+            || self.settled.load().as_ref().is_some_and(|history| **history == connected.history)
     }
 
     /// The layer's own timeout, or the caller's deadline if that is earlier.

@@ -46,6 +46,11 @@ impl Tagged {
         self.waiting.len() + self.flying.len()
     }
 
+    /// Whether somebody was told of one that it is kept for the layer, which still has what it concerns.
+    pub(super) fn owes(&self) -> bool {
+        self.waiting.values().chain(self.flying.iter().map(|(_, waiting)| waiting)).any(|waiting| waiting.is_owed)
+    }
+
     /// How many of those under way somebody was told are kept.
     pub(super) fn owed_flying(&self) -> usize {
         self.flying.iter().filter(|(_, waiting)| waiting.is_owed).count()

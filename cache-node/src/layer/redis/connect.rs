@@ -11,7 +11,10 @@ use redis::{
 };
 use tokio::{net::lookup_host, time::timeout};
 
-use super::{Endpoint, RedisOptions, Topology, keys::Keys, secrets::Secrets, sentinel::find_master, trouble::Trouble};
+use super::{
+    Endpoint, RedisOptions, Topology, keys::Keys, log::replication, secrets::Secrets, sentinel::find_master,
+    trouble::Trouble,
+};
 
 /// For name, connection, TLS and handshake together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,6 +29,8 @@ pub(super) struct Connected {
     pub(super) is_master: bool,
     /// Who we are there; none if we may not ask.
     pub(super) identity: Option<ClientIdentity>,
+    /// The server's replication id: another one after each restart.
+    pub(super) history: String,
 }
 
 /// A connection as the server knows it. Numbers begin again when a server restarts, so the address belongs to it.
@@ -144,10 +149,11 @@ async fn greet(
     if options.database != 0 {
         greeting.cmd("SELECT").arg(options.database);
     }
-    // The first refusal of what is needed counts; the last two may be refused.
+    // The first refusal of what is needed counts; the last three may be refused.
     let needed = greeting.len() + 2;
     greeting.cmd("HELLO").cmd("MGET").arg(keys.floor());
     greeting.cmd("CLIENT").arg("INFO").cmd("CLIENT").arg("SETNAME").arg(format!("tieredcache:{}", options.cache_uid));
+    greeting.cmd("INFO").arg("replication");
     let answers: Vec<RedisResult<Value>> =
         greeting.ignore_errors().query_async(&mut connection).await.map_err(|error| Trouble::from(&error))?;
     for (number, answer) in answers[..needed.min(answers.len())].iter().enumerate() {
@@ -167,7 +173,10 @@ async fn greet(
     };
     check_version(&word("version"))?;
     let identity = answers.nth(1).and_then(Result::ok).and_then(|value| ClientIdentity::of(&value));
-    Ok(Connected { connection, endpoint: endpoint.clone(), is_master: word("role") == "master", identity })
+    let info = answers.nth(1).and_then(Result::ok).and_then(|value| redis::from_redis_value::<String>(value).ok());
+    let history = info.map(|info| replication(&info).history).unwrap_or_default();
+    let is_master = word("role") == "master";
+    Ok(Connected { connection, endpoint: endpoint.clone(), is_master, identity, history })
 }
 
 fn check_version(version: &str) -> Result<(), Trouble> {

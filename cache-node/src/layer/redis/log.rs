@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -70,6 +70,7 @@ impl Redis {
     /// there must be one reader.
     pub fn log(&self) -> RedisLog {
         self.shared.log.unfound().is_followed = true;
+        self.shared.is_followed.store(true, Ordering::Release);
         RedisLog { shared: Arc::clone(&self.shared), connection: None, before: Vec::new() }
     }
 }
@@ -136,6 +137,13 @@ impl RedisLog {
 impl Log for RedisLog {
     fn origin(&self) -> &str {
         &self.shared.origin
+    }
+
+    fn trust(&mut self, history: Option<&str>) {
+        let settled = self.shared.settled.load();
+        if settled.as_deref().map(String::as_str) != history {
+            self.shared.settled.store(history.map(|history| Arc::new(history.to_owned())));
+        }
     }
 
     fn know(&mut self, before: &[String]) {
@@ -205,7 +213,7 @@ impl Log for RedisLog {
 }
 
 /// What INFO says of the replication.
-fn replication(info: &str) -> LogState {
+pub(super) fn replication(info: &str) -> LogState {
     let word = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.unwrap_or_default().trim().to_owned()

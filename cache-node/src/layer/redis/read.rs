@@ -37,6 +37,11 @@ impl Shared {
             Counts::add(&self.counts.not_handled, keys.len() as u64);
             return Ok(None);
         }
+        let connected = self.link.reader();
+        if connected.as_ref().is_some_and(|connected| !self.is_settled(connected)) {
+            Counts::add(&self.counts.not_handled, keys.len() as u64);
+            return Ok(None);
+        }
         let mut get = redis::cmd("MGET");
         get.arg(self.keys.floor());
         for key in keys {
@@ -44,7 +49,7 @@ impl Shared {
         }
         let errand = self.errand(cx, "MGET", self.options.timeout);
         let query = async move |mut connection| get.query_async(&mut connection).await;
-        let values: Vec<Option<Vec<u8>>> = self.call(&self.reads, errand, query, self.link.reader()).await?;
+        let values: Vec<Option<Vec<u8>>> = self.call(&self.reads, errand, query, connected).await?;
         let mut values = values.into_iter();
         let floor = self.floor(values.next().flatten().as_deref())?;
         let answer = |(key, value): (&Key, Option<Vec<u8>>)| self.answer(cx.now, key, floor, value);
