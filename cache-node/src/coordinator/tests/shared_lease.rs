@@ -172,20 +172,19 @@ async fn without_redis_a_lease_is_the_nodes_own_and_what_it_brings_stays_there()
 #[tokio::test]
 async fn a_fill_gives_way_to_what_was_written_while_it_was_under_way() {
     for change in ["set", "remove", "heard"] {
-        let f = Arc::new(Fleet::with(vec![Taken::Granted(at(5))], vec![Some(at(6))], true).await);
+        let f = Fleet::with(vec![Taken::Granted(at(5))], vec![Some(at(6))], true).await;
         let token = f.granted().await;
-        let filling = tokio::spawn({
-            let f = Arc::clone(&f);
-            async move { f.fill(token, "older", &[]).await }
-        });
-        eventually("the fill is under way", || !f.vault.filled.lock().unwrap().is_empty()).await;
-        match change {
-            "set" => f.node.set("k", "newer").await,
-            "remove" => drop(f.node.remove("k").await),
-            _ => drop(f.node.coordinator.write_queue().turn(b"k").supersede(START, b"k", at(7))),
-        }
-        f.vault.gate.as_ref().unwrap().add_permits(1);
-        assert!(filling.await.unwrap(), "{change}: redis has taken it");
+        let changing = async {
+            eventually("the fill is under way", || !f.vault.filled.lock().unwrap().is_empty()).await;
+            match change {
+                "set" => f.node.set("k", "newer").await,
+                "remove" => drop(f.node.remove("k").await),
+                _ => drop(f.node.coordinator.write_queue().turn(b"k").supersede(START, b"k", at(7))),
+            }
+            f.vault.gate.as_ref().unwrap().add_permits(1);
+        };
+        let (filled, ()) = tokio::join!(f.fill(token, "older", &[]), changing);
+        assert!(filled, "{change}: redis has taken it");
         assert_ne!(f.node.get("k").await.as_deref(), Some("older"), "{change}");
         f.node.flushed().await;
         assert_ne!(f.disk.value("k").as_deref(), Some("older"), "{change}");
