@@ -91,7 +91,7 @@ impl Fleet {
 
     /// Waits until all nodes have done what the log says now.
     fn settled(&self) {
-        (0..3).for_each(|number| assert_eq!(self.client(number).call("TC.FLUSH"), Reply::ok()));
+        eventually("Redis has all writes", || (0..3).all(|number| self.client(number).call("TC.FLUSH") == Reply::ok()));
         let added = || self.redis.cli(&["XINFO", "STREAM", "{tc:local}:log"]);
         let last = added().lines().skip_while(|line| *line != "last-generated-id").nth(1).unwrap().to_owned();
         let millis: u64 = last.split('-').next().unwrap().parse().unwrap();
@@ -155,7 +155,7 @@ fn a_removal_holds_on_a_node_that_was_away_and_what_nobody_changed_is_still_on_i
     }
     fleet.settled();
     ["gone", "tagged", "kept"].iter().for_each(|key| fleet.warm(key, "v"));
-    assert_eq!(fleet.client(2).call("TC.FLUSH"), Reply::ok());
+    eventually("it is flushed", || fleet.client(2).call("TC.FLUSH") == Reply::ok());
     fleet.kill_node(2);
     one.call("DEL gone");
     one.call("TC.INVALIDATE tagged");

@@ -174,8 +174,12 @@ fn volume_of_another_cache_or_node_starts_cold_and_says_so() {
     }
     let config = config(&folder, "cache: {uid: a, node: n-0}");
     let node = Node::start(&config);
+    let until = Instant::now() + PATIENCE;
+    while disk_health(&node)["reason"] != "StartedCold" {
+        assert!(Instant::now() < until, "{}", disk_health(&node));
+        thread::sleep(Duration::from_millis(20));
+    }
     let health = disk_health(&node);
-    assert_eq!(health["reason"], "StartedCold", "{health}");
     assert!(health["message"].as_str().unwrap().contains("belongs to"), "{health}");
 }
 

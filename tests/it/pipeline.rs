@@ -183,7 +183,7 @@ fn a_dead_redis_is_a_miss_that_costs_nothing_and_it_is_used_again_when_it_is_bac
     assert_eq!(client.call("DEL k1"), Reply::Integer(1), "a removal does not wait for what is away");
     pipeline.redis.start_again();
     pipeline.redis_is_used();
-    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    eventually("Redis has all writes", || client.call("TC.FLUSH") == Reply::ok());
     assert_eq!((client.call("GET k1"), client.call("GET n1")), (Reply::Null, Reply::bulk("v")));
     eventually("Redis has what was written while it was away", || {
         pipeline.outcomes("n1").iter().any(|(layer, outcome)| layer == "redis" && outcome == "hit")

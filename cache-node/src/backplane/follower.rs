@@ -203,6 +203,8 @@ impl Follower {
         if state.epoch.is_none() {
             return Err(refused("the log was removed as soon as it was made"));
         }
+        // Whatever was lost is below the floor now, and what is written from here on above it.
+        self.log.trust(Some(&state.history));
         let cursor = Cursor { origins: vec![self.log.origin().to_owned()], ..Cursor::at_head(&state) };
         self.effects.start_over(&cursor).await;
         self.backplane.advance(&cursor, 0, 0, 0);

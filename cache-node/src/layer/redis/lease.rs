@@ -128,11 +128,7 @@ impl RedisLeases {
         };
         let errand = shared.errand(cx, what, shared.write_allowance(bytes));
         let writing = shared.link.writing(errand.deadline).await;
-        let connected = writing.as_ref().map(Writing::connected);
-        if connected.as_ref().is_some_and(|connected| !shared.is_settled(connected)) {
-            return Err(Trouble::unreachable("it is not known yet whether the server has all that it had"));
-        }
-        shared.call(&shared.writes, errand, query, connected).await
+        shared.call(&shared.writes, errand, query, writing.as_ref().map(Writing::connected)).await
     }
 
     fn taken(&self, cx: &OperationContext, key: &Key, answer: (i64, Value)) -> Result<Taken, Trouble> {

@@ -90,6 +90,10 @@ impl Shared {
             self.counts.error(ErrorKind::Refused);
             return Err(Trouble::refused("ReadOnly", "the server is a replica"));
         }
+        // What is written before the log is begun anew would count as lost with what was there before.
+        if self.link.writer().is_some_and(|connected| !self.is_settled(&connected)) {
+            return Err(Trouble::unreachable("it is not known yet whether the server has all that it had"));
+        }
         Ok(())
     }
 
