@@ -144,6 +144,10 @@ pub(crate) trait Effects: Send + Sync + 'static {
 
     /// Keeps how far the log was followed.
     async fn note(&self, cursor: &Cursor);
+
+    /// Tells of the removals that a process before this one could not tell of, if there are any left; false if that does
+    /// not work now.
+    async fn tell(&self) -> bool;
 }
 
 // === impl Backplane ===

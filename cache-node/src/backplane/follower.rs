@@ -127,6 +127,10 @@ impl Follower {
         if !look.is_all || !self.goes_on(&cursor, look.state.history).await? {
             return Ok(());
         }
+        // Who is ready has told: what others write from then on is not taken by an old removal that comes late.
+        if !self.backplane.is_caught_up() && !self.effects.tell().await {
+            return Err(refused("redis has not been told yet of removals of before"));
+        }
         self.backplane.confirm(asked);
         if let (Some(uptime), Some(cursor)) = (uptime, &mut self.cursor) {
             cursor.confirmed = Some(uptime);

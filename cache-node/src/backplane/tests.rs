@@ -95,6 +95,8 @@ impl Told {
 struct Node {
     done: Mutex<Vec<String>>,
     kept: Mutex<Option<Cursor>>,
+    /// It can not tell what it has to tell.
+    is_mute: AtomicBool,
 }
 
 #[async_trait]
@@ -110,6 +112,10 @@ impl Effects for Node {
 
     async fn start_over(&self, _cursor: &Cursor) {
         self.done.lock().unwrap().push("started over".to_owned());
+    }
+
+    async fn tell(&self) -> bool {
+        !self.is_mute.load(Ordering::SeqCst)
     }
 
     async fn note(&self, cursor: &Cursor) {
@@ -218,6 +224,17 @@ async fn records_take_effect_and_a_loss_makes_the_node_start_over_untrusted() {
         f.steps(1).await;
     }
     assert_eq!((f.backplane.health().state, f.backplane.health().reason), (HealthState::Degraded, "LogGap"));
+}
+
+#[tokio::test]
+async fn a_node_has_caught_up_only_once_it_has_told_what_it_had_to_tell() {
+    let mut f = Fixture::open();
+    f.node.is_mute.store(true, Ordering::SeqCst);
+    f.steps(3).await;
+    assert_eq!((f.trust(), f.backplane.is_caught_up()), (Trust::None, false));
+    f.node.is_mute.store(false, Ordering::SeqCst);
+    f.steps(1).await;
+    assert_eq!((f.trust(), f.backplane.is_caught_up()), (Trust::Full, true));
 }
 
 #[tokio::test]

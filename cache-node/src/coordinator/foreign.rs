@@ -82,6 +82,11 @@ impl Effects for Stores {
     async fn note(&self, cursor: &Cursor) {
         self.keep(Vec::new(), cursor).await;
     }
+
+    async fn tell(&self) -> bool {
+        self.learn_tags(&self.background()).await;
+        self.knows_tags_of(LayerId::Redis)
+    }
 }
 
 impl Stores {
