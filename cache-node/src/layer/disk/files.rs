@@ -16,6 +16,13 @@ use std::{
 
 use crc_fast::{CrcAlgorithm, checksum};
 
+/// RocksDB's write-ahead log: blocks of records, each behind a checksum (4 bytes), its length (2) and its kind (1).
+/// Source: RocksDB, `db/log_format.h`.
+const LOG_BLOCK_BYTES: usize = 32 * 1024;
+const LOG_HEADER_BYTES: usize = 7;
+/// Kinds that RocksDB writes here: whole records, and first, middle and last parts of longer ones.
+const LOG_KINDS: std::ops::RangeInclusive<u8> = 1..=4;
+
 const MAGIC: [u8; 8] = *b"TCMARK01";
 const MARK_BYTES: usize = 64;
 
@@ -69,6 +76,19 @@ impl Files {
         remove_all(&self.aside())
     }
 
+    /// A write-ahead log of the database in which there is nothing where records should be. RocksDB passes over that
+    /// without a word, because it takes zeroes for room that was reserved; what was written before is lost then, although
+    /// the end of the log is there.
+    pub(super) fn log_with_hole(&self) -> io::Result<Option<PathBuf>> {
+        for file in fs::read_dir(self.database())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "log") && has_hole(&fs::read(&path)?) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
     fn aside(&self) -> PathBuf {
         self.folder.join("aside")
     }
@@ -109,6 +129,27 @@ impl Mark {
     }
 }
 
+/// Whether records follow after zeroes where a record should begin.
+fn has_hole(log: &[u8]) -> bool {
+    let mut left = log;
+    while !left.is_empty() {
+        let (mut block, later) = left.split_at(left.len().min(LOG_BLOCK_BYTES));
+        while block.len() >= LOG_HEADER_BYTES {
+            let (length, kind) = (usize::from(u16::from_le_bytes([block[4], block[5]])), block[6]);
+            if kind == 0 && length == 0 {
+                return block.iter().chain(later).any(|byte| *byte != 0);
+            }
+            if !LOG_KINDS.contains(&kind) {
+                // Damaged in a way that RocksDB notices, by its checksum.
+                break;
+            }
+            block = block.get(LOG_HEADER_BYTES + length..).unwrap_or_default();
+        }
+        left = later;
+    }
+    false
+}
+
 /// The number of this boot of the machine, the same in all its containers.
 pub(super) fn boot_id() -> io::Result<[u8; 36]> {
     let text = fs::read("/proc/sys/kernel/random/boot_id")?;
@@ -121,5 +162,31 @@ fn remove_all(path: &Path) -> io::Result<()> {
         // A file in place of the folder.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, length: u16) -> Vec<u8> {
+        let [low, high] = length.to_le_bytes();
+        [&[7, 7, 7, 7, low, high, kind][..], &vec![b'x'; usize::from(length)]].concat()
+    }
+
+    #[test]
+    fn zeroes_between_records_are_a_hole_and_zeroes_behind_them_are_not() {
+        let whole = [record(1, 100), record(1, 50)].concat();
+        assert!(!has_hole(&whole) && !has_hole(&[]));
+        assert!(!has_hole(&[&whole[..], &[0; 500]].concat()), "room that was reserved");
+        let mut zeroed = whole.clone();
+        zeroed[..107].fill(0);
+        assert!(has_hole(&zeroed));
+        let full = u16::try_from(LOG_BLOCK_BYTES - LOG_HEADER_BYTES).unwrap();
+        let blocks = [record(2, full), record(4, 9)].concat();
+        assert!(!has_hole(&blocks));
+        let mut zeroed = blocks;
+        zeroed[..4096].fill(0);
+        assert!(has_hole(&zeroed), "of a record that goes on in the next block");
     }
 }

@@ -128,6 +128,11 @@ impl Store {
         if !mark.closed && mark.boot != boot {
             return Err("the machine went down before the database was closed; unsynced writes may be lost".to_owned());
         }
+        match files.log_with_hole() {
+            Ok(None) => {}
+            Ok(Some(log)) => return Err(format!("its log {} has a hole", log.display())),
+            Err(error) => return Err(format!("its log can not be read: {error}")),
+        }
         let opened = open().map_err(|error| format!("it does not open: {error}"))?;
         let sequence = opened.db.latest_sequence_number();
         if sequence < mark.sequence {
