@@ -255,7 +255,8 @@ impl WriteQueue {
 
     /// Whether what the layer holds may be served. Not while it holds older values than this queue has seen, after it
     /// could not be reached for long, nor while it has not heard of a removal by tag that was acknowledged: what others
-    /// have stored there since may be older than the removal, and nobody can tell before it has its place in the log. To be asked after the queue was asked for the key.
+    /// have stored there since may be older than the removal, and nobody can tell before it has its place in the log. To
+    /// be asked after the queue was asked for the key.
     pub fn is_trusted(&self, layer: LayerId) -> bool {
         let trusted = |lane: &Arc<Lane>| {
             let hidden = self.used.hidden[lane.place].load(Ordering::Acquire);
