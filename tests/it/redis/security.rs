@@ -169,8 +169,15 @@ async fn the_documented_rights_are_enough(make: Make) {
     let mut log = redis.log();
     log.begin("history", Position::NONE, false).await.unwrap();
     log.go_on("history", "another").await.unwrap();
-    assert!(log.look(Position::NONE).await.unwrap().state.epoch.is_some());
+    let state = log.look(Position::NONE).await.unwrap().state;
+    assert!(state.epoch.is_some());
     log.wait(Position::NONE).await.unwrap();
+    log.beat(&state.history, state.last).await.unwrap();
+    let census = log.census(&state.history).await.unwrap();
+    assert_eq!((census.members.len(), census.members[0].position), (1, state.last));
+    // What follows the log changes nothing before it knows how the log goes on.
+    assert!(redis.clear(&cx()).await.is_err());
+    log.trust(Some(&state.history));
     redis.clear(&cx()).await.unwrap();
     eventually("memory is given back", async || server.cli(&["KEYS", "*:e:*"]).is_empty()).await;
     // Made anew, over which the server is asked to drop the old ones.
