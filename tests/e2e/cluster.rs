@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that can not go on says where")]
 
 mod footprint;
+mod life;
 
-use std::process::Command;
+use std::ffi::OsString;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use tests::cluster::{Cluster, TOOLS_IMAGE, shared};
 
-use footprint::Footprint;
+/// An `up` that finds everything in its place takes a second; the rest is for a busy machine.
+const UP_AGAIN_WITHIN: Duration = Duration::from_secs(15);
 
 /// A namespace for one test, gone after it.
 struct Namespace<'a> {
@@ -115,26 +118,30 @@ fn readiness(cluster: &Cluster, node: u8) -> String {
     cluster.kubectl(["get", "node", &format!("node{node}"), path]).unwrap()
 }
 
-/// A cluster beside the shared one.
-fn beside(suffix: &str) -> Cluster {
-    let shared = shared().layout().name();
-    Cluster::named(&format!("{}-{suffix}", &shared[..shared.len().min(12)])).unwrap()
+/// The command line of the cluster, as a person uses it; what it printed.
+fn command(cluster: &Cluster, args: &[&str]) -> Output {
+    Command::new(program()).args(["--name", cluster.layout().name()]).args(args).output().unwrap()
 }
 
-/// Takes a cluster down when its test ends, however it ends.
-struct TakenDown(Cluster);
+fn program() -> OsString {
+    std::env::var_os("CLUSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_cluster").into())
+}
 
-impl Drop for TakenDown {
-    fn drop(&mut self) {
-        let _ = self.0.down();
-    }
+/// A command that has to succeed.
+fn succeed(cluster: &Cluster, args: &[&str]) -> String {
+    let Output { status, stdout, stderr } = command(cluster, args);
+    assert!(status.success(), "cluster {args:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
 }
 
 #[test]
 fn everything_runs_and_a_second_up_changes_nothing() {
     let cluster = shared();
     let before = cluster.processes().len();
+    let started = Instant::now();
     cluster.up(u8::try_from(cluster.status().nodes.len()).unwrap()).unwrap();
+    println!("a second up took {:.1} s", started.elapsed().as_secs_f64());
+    assert!(started.elapsed() < UP_AGAIN_WITHIN, "{:?}", started.elapsed());
     let status = cluster.status();
     assert!(status.is_healthy(), "{status}");
     assert_eq!(cluster.processes().len(), before);
@@ -257,11 +264,11 @@ fn a_cut_node_is_not_ready_until_it_is_healed() {
     let cluster = shared();
     let space = Namespace::new(cluster, "cut");
     space.start(&Pod { name: "server", node: Some(2), claim: None });
-    cluster.cut(2).unwrap();
+    succeed(cluster, &["node", "cut", "2"]);
     let noticed = within(Duration::from_secs(20), || readiness(cluster, 2) == "Unknown");
     let pod_noticed = || space.value("pod/server", ".status.conditions[?(@.type==\"Ready\")].status") == "False";
     let pod_noticed = within(Duration::from_secs(5), pod_noticed);
-    cluster.heal(2).unwrap();
+    succeed(cluster, &["node", "heal", "2"]);
     assert!(noticed, "the node's loss was not noticed in 20 s");
     assert!(pod_noticed, "the pod still counts as ready");
     assert!(within(Duration::from_secs(20), || readiness(cluster, 2) == "True"), "not back in 20 s");
@@ -278,10 +285,13 @@ fn a_crashed_node_comes_back_with_what_was_synced() {
     space.start(&Pod { name: "user", node: Some(3), claim: Some("data") });
     space.exec("user", "echo kept > /data/synced && sync && echo lost > /data/unsynced").unwrap();
 
-    cluster.crash(3).unwrap();
+    succeed(cluster, &["node", "crash", "3"]);
+    let status = command(cluster, &["status"]);
+    assert_eq!(status.status.code(), Some(1), "not all of it runs");
+    assert!(String::from_utf8_lossy(&status.stdout).contains("node3    crashed"), "{status:?}");
     assert!(cluster.pod_processes(3).unwrap().is_empty());
     assert!(within(Duration::from_secs(20), || readiness(cluster, 3) == "Unknown"), "not noticed in 20 s");
-    cluster.restart(3).unwrap();
+    succeed(cluster, &["node", "restart", "3"]);
     assert_eq!(readiness(cluster, 3), "True");
     let found = || space.exec("user", "cat /data/synced").is_ok_and(|text| text == "kept\n");
     assert!(within(Duration::from_secs(60), found), "the pod did not come back with its volume");
@@ -308,82 +318,4 @@ fn a_killed_part_is_started_again() {
         assert!(within(Duration::from_secs(10), again), "{program} stays down");
     }
     assert!(within(Duration::from_secs(60), || cluster.status().is_healthy()), "{}", cluster.status());
-}
-
-#[test]
-fn a_second_cluster_works_beside_and_leaves_nothing() {
-    let shared = shared();
-    let second = TakenDown(beside("two"));
-    let before = Footprint::take(&second.0);
-    second.0.up(1).unwrap();
-    second.0.load_companions().unwrap();
-    {
-        let space = Namespace::new(&second.0, "alone");
-        space.claim("data", "300Mi");
-        space.start(&Pod { name: "user", node: None, claim: Some("data") });
-        space.exec("user", "echo here > /data/file").unwrap();
-        let elsewhere = shared.kubectl(["get", "namespace", "alone"]).unwrap_err().to_string();
-        assert!(elsewhere.contains("NotFound"), "{elsewhere}");
-    }
-    assert!(shared.status().is_healthy(), "{}", shared.status());
-    assert!(!Footprint::take(&second.0).beyond(&before).is_empty());
-    second.0.down().unwrap();
-    assert_eq!(Footprint::take(&second.0).beyond(&before), Vec::<String>::new());
-    second.0.down().unwrap();
-    assert!(shared.status().is_healthy(), "{}", shared.status());
-}
-
-#[test]
-fn down_leaves_nothing_after_any_part_was_killed() {
-    let cluster = TakenDown(beside("dies"));
-    let before = Footprint::take(&cluster.0);
-    // Every seventh process, beginning with another one each time: the supervisor is the very first.
-    for first in 0..3 {
-        cluster.0.up(1).unwrap();
-        cluster.0.load_companions().unwrap();
-        let space = Namespace::new(&cluster.0, "dying");
-        space.claim("data", "300Mi");
-        space.start(&Pod { name: "user", node: None, claim: Some("data") });
-        let mut processes = cluster.0.processes();
-        processes.sort_by_key(|pid| pid.as_raw_pid());
-        for pid in processes.into_iter().skip(first).step_by(7) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        std::mem::forget(space);
-        cluster.0.down().unwrap();
-        assert_eq!(Footprint::take(&cluster.0).beyond(&before), Vec::<String>::new(), "round {first}");
-    }
-}
-
-#[test]
-fn down_leaves_nothing_after_an_interrupted_up_and_up_recovers() {
-    let cluster = TakenDown(beside("stops"));
-    let before = Footprint::take(&cluster.0);
-    let program = std::env::var_os("CLUSTER_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_cluster").into());
-    for millis in [50, 150, 400, 700, 2_500, 5_000] {
-        let mut up =
-            Command::new(&program).args(["--name", cluster.0.layout().name(), "up", "--nodes=1"]).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(millis));
-        up.kill().unwrap();
-        up.wait().unwrap();
-        cluster.0.down().unwrap();
-        assert_eq!(Footprint::take(&cluster.0).beyond(&before), Vec::<String>::new(), "after {millis} ms");
-    }
-    let mut up = Command::new(&program).args(["--name", cluster.0.layout().name(), "up", "--nodes=1"]).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(1_500));
-    up.kill().unwrap();
-    up.wait().unwrap();
-    cluster.0.up(1).unwrap();
-    assert!(cluster.0.status().is_healthy(), "{}", cluster.0.status());
-}
-
-#[test]
-fn an_api_server_alone_serves_and_leaves_nothing() {
-    let cluster = TakenDown(beside("api"));
-    let before = Footprint::take(&cluster.0);
-    cluster.0.api_up().unwrap();
-    cluster.0.api_up().unwrap();
-    cluster.0.kubectl(["create", "configmap", "one"]).unwrap();
-    cluster.0.down().unwrap();
-    assert_eq!(Footprint::take(&cluster.0).beyond(&before), Vec::<String>::new());
 }
