@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::fleet::{Fleet, cluster, equal, eventually};
 
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
@@ -31,6 +33,29 @@ fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
     fleet.apply("cache", TWO);
     // `apply` leaves a field that it does not name any more only if it named it before, which it did.
     fleet.await_ready("cache", 2, READY_WITHIN);
+}
+
+#[test]
+fn kubectl_describe_shows_what_is_wrong_with_a_configuration() {
+    let fleet = Fleet::new("trouble-config");
+    fleet.apply("cache", "{replicas: 1, memory: {capacity: 64Mi}, disk: {mode: Disabled}}");
+    fleet.await_ready("cache", 1, READY_WITHIN);
+    // A pod as the operator makes them, with another file.
+    let bad = "memory: {capacity: 512Ki}\nlimits: {connectionsMax: 0}";
+    fleet.kubectl(&["create", "configmap", "bad", &format!("--from-literal=config.yaml={bad}")]);
+    let mut pod = fleet.get("sts/cache").expect("the StatefulSet exists")["spec"]["template"].clone();
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod["metadata"] = json!({"name": "misled", "namespace": fleet.namespace});
+    pod["spec"]["volumes"][0]["configMap"]["name"] = json!("bad");
+    fleet.cluster.apply(&pod.to_string()).expect("the pod is accepted");
+    let expected =
+        ["memory.capacity: 512Ki is below the minimum of 1Mi", "limits.connectionsMax: 0 is below the minimum of 1"];
+    eventually("kubectl describe shows field, value and limit", READY_WITHIN, || {
+        let told = fleet.try_kubectl(&["describe", "pod", "misled"])?;
+        let exited = told.lines().any(|line| line.trim().starts_with("Exit Code:") && line.ends_with(" 2"));
+        if exited && expected.iter().all(|words| told.contains(words)) { Ok(()) } else { Err(told) }
+    });
 }
 
 #[test]
