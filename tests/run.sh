@@ -67,6 +67,7 @@ for kind in $kinds; do
     demo)
         export CLUSTER=tieredcache-demo
         run demo tests/demo.sh
+        run again tests/demo/current.sh
         run demo-down tests/demo.sh down
         ;;
     *)
