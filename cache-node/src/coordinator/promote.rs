@@ -355,6 +355,7 @@ impl Stores {
         answer: Result<LayerResult, LayerError>,
     ) -> Option<Found> {
         match answer {
+            Ok(LayerResult::Hit(entry)) if self.is_beyond_knowledge(&entry) => {}
             Ok(LayerResult::Hit(entry)) => match self.freshness(cx, &entry) {
                 Freshness::Fresh => {
                     if cx.trust != Trust::Full && cold.layer.id() == LayerId::Disk {
@@ -379,6 +380,12 @@ impl Stores {
             Err(_) => search.failed = true,
         }
         None
+    }
+
+    /// Which tags were removed the log says, also of what Redis holds: a fenced node can not tell whether this still is a
+    /// value.
+    fn is_beyond_knowledge(&self, entry: &Entry) -> bool {
+        !entry.tags().is_empty() && self.backplane.trust(self.clock.monotonic()) == Trust::None
     }
 
     /// The layers that are not asked once this one has the value. They may have it or not: a fill finds out.

@@ -227,8 +227,10 @@ impl Run {
         self.get(name).await;
     }
 
-    /// `answering` is from before the read.
-    fn check(&self, name: &str, found: Option<&Entry>, wants: Wants, answering: Answering) {
+    /// `before` is from before the read. A layer that was given up meanwhile, by a batch that failed, need not have answered.
+    fn check(&self, name: &str, found: Option<&Entry>, wants: Wants, before: Answering) {
+        let after = self.answering();
+        let answering = Answering { redis: before.redis && after.redis, disk: before.disk && after.disk };
         self.model.check(name, found, wants == Wants::Value, (self.clock.now(), answering));
     }
 
