@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "this module is where time comes from")]
 
 use std::{
-    fs,
+    fs, io, str,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +33,12 @@ pub struct Clock(Source);
 enum Source {
     System,
     Manual { started: Instant, unix_ms: Arc<AtomicU64>, elapsed_ms: Arc<AtomicU64> },
+}
+
+/// The number of this boot of the machine, the same in all its containers.
+pub(crate) fn boot_id() -> io::Result<[u8; 36]> {
+    let text = fs::read("/proc/sys/kernel/random/boot_id")?;
+    text.get(..36).and_then(|id| id.try_into().ok()).ok_or_else(|| io::Error::other("boot_id is not a UUID"))
 }
 
 // === impl UnixMillis ===
@@ -118,10 +124,10 @@ impl Clock {
     pub fn uptime(&self) -> Option<Uptime> {
         match &self.0 {
             Source::System => {
-                let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+                let boot = boot_id().ok()?;
                 let seconds: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
                 Uptime::from_parts(
-                    boot.trim(),
+                    str::from_utf8(&boot).ok()?,
                     u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()?,
                 )
             }

@@ -11,19 +11,25 @@ fn answers(fleet: &Fleet, number: usize, key: &str, reply: &Reply) {
     eventually("the answer", || client.call(&format!("GET {key}")) == *reply);
 }
 
-#[test]
-fn without_redis_a_node_trusts_itself_for_three_seconds_and_again_once_it_has_caught_up() {
-    let fleet = Fleet::start_with(Server::start(&[]), STRICT);
+/// Freezes Redis, and sees a node serve what it holds for so long. Gives back its client, and when that began.
+fn serves_while_frozen(fleet: &Fleet, span: Duration) -> (Client, Instant) {
     fleet.client(0).call("SET k v");
     fleet.settled();
     fleet.warm("k", "v");
     let frozen = Instant::now();
     fleet.redis.freeze();
     let mut client = fleet.client(1);
-    while frozen.elapsed() < Duration::from_secs(2) {
+    while frozen.elapsed() < span {
         assert_eq!(client.call("GET k"), Reply::bulk("v"), "after {:?}", frozen.elapsed());
         sleep(Duration::from_millis(50));
     }
+    (client, frozen)
+}
+
+#[test]
+fn without_redis_a_node_trusts_itself_for_three_seconds_and_again_once_it_has_caught_up() {
+    let fleet = Fleet::start_with(Server::start(&[]), STRICT);
+    let (mut client, frozen) = serves_while_frozen(&fleet, Duration::from_secs(2));
     answers(&fleet, 1, "k", &Reply::Null);
     assert!(frozen.elapsed() < BOUND, "{:?}", frozen.elapsed());
     // What it has accepted itself, and what waits for Redis, is known to be newer.
@@ -38,16 +44,7 @@ fn without_redis_a_node_trusts_itself_for_three_seconds_and_again_once_it_has_ca
 fn asked_to_serve_stale_values_a_node_does_so_for_a_while_and_counts_them() {
     let more = "backplane: {maxStaleness: 1s, whenDisconnected: ServeStale, serveStaleFor: 3s}";
     let fleet = Fleet::start_with(Server::start(&[]), more);
-    fleet.client(0).call("SET k v");
-    fleet.settled();
-    fleet.warm("k", "v");
-    let frozen = Instant::now();
-    fleet.redis.freeze();
-    let mut client = fleet.client(1);
-    while frozen.elapsed() < Duration::from_secs(3) {
-        assert_eq!(client.call("GET k"), Reply::bulk("v"), "after {:?}", frozen.elapsed());
-        sleep(Duration::from_millis(50));
-    }
+    let (_, frozen) = serves_while_frozen(&fleet, Duration::from_secs(3));
     assert!(fleet.extra(1, "servedStale") > 0);
     answers(&fleet, 1, "k", &Reply::Null);
     assert!(frozen.elapsed() < Duration::from_secs(5), "{:?}", frozen.elapsed());

@@ -150,12 +150,6 @@ fn has_hole(log: &[u8]) -> bool {
     false
 }
 
-/// The number of this boot of the machine, the same in all its containers.
-pub(super) fn boot_id() -> io::Result<[u8; 36]> {
-    let text = fs::read("/proc/sys/kernel/random/boot_id")?;
-    text.get(..36).and_then(|id| id.try_into().ok()).ok_or_else(|| io::Error::other("boot_id is not a UUID"))
-}
-
 fn remove_all(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -22,14 +22,14 @@ use super::{
     DiskOptions,
     counts::Counts,
     error::{damaged_position, damaged_removal, from_io, from_rocksdb},
-    files::{Files, Mark, boot_id},
+    files::{Files, Mark},
     reclaim::is_over,
     removals,
     statistics::Tickers,
     tuning::{self, ENTRIES, META, TAGS},
 };
 use crate::{
-    clock::{Clock, UnixMillis},
+    clock::{Clock, UnixMillis, boot_id},
     entry::{
         Entry, Key, Position,
         envelope::{self, Codec},

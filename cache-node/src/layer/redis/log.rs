@@ -206,9 +206,10 @@ impl Log for RedisLog {
         let keys = [self.shared.keys.nodes(), self.shared.keys.history()].map(str::as_bytes);
         let census = self.shared.scripts.census.whole(&keys);
         let (now_ms, settled, members) = self.call::<CensusReply>(census, PATIENCE).await?;
-        let settled = settled.and_then(|settled| Some(settled.split_once(' ')?.0 == history));
+        let is_settled =
+            settled.as_deref().and_then(|settled| settled.split_once(' ')).is_some_and(|(of, _)| of == history);
         let members = members.into_iter().filter_map(|(name, said)| member(name, &said)).collect();
-        Ok(Census { now_ms, is_settled: settled == Some(true), members })
+        Ok(Census { now_ms, is_settled, members })
     }
 }
 
