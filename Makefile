@@ -1,6 +1,6 @@
 # Every recipe is one line; what it runs is a program or a script with its own help.
 .DEFAULT_GOAL := help
-.PHONY: help build test unit mutants lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos chaos-mutants crds run clean-cache
+.PHONY: help build test unit mutants lint demo demo-down cluster-up cluster-down cluster-status images kubeconfig kubectl bench chaos chaos-mutants chaos-pods crds run clean-cache
 
 export CLUSTER ?= tieredcache
 export NODES ?= 3
@@ -32,6 +32,9 @@ unit: ## Run only the fast tests (no servers, no cluster)
 
 chaos: ## Break a fleet in every way, over and over, and judge ten million reads
 	@tests/chaos/run.sh long
+
+chaos-pods: ## Delete, kill and cut off a fleet in pods on the test cluster, ten rounds (CHAOS_ROUNDS=n), and judge its reads
+	@tests/chaos/pods.sh
 
 mutants: ## Plant known bugs one by one and see the unit tests catch them
 	@tests/mutants/run.sh

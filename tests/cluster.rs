@@ -23,6 +23,7 @@ mod command;
 mod layout;
 
 mod requirements;
+mod rest;
 
 mod programs;
 
@@ -37,6 +38,8 @@ mod runtime;
 mod certificates;
 
 mod storage;
+
+mod audit;
 
 mod control_plane;
 
@@ -62,10 +65,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+pub use audit::OPERATOR_USER;
 pub use error::{ClusterError, Result};
 pub use images::{Archive, CACHE_NODE_IMAGE, OPERATOR_IMAGE, REDIS_IMAGE, TOOLS_IMAGE, Wanted, build_images};
 pub use layout::{ClusterName, Layout, NodeLayout};
 pub use network::NODES_MAX;
+pub use rest::Rest;
 pub use runtime::{boot_node, contain};
 pub use shared::shared;
 pub use status::{NodeStatus, Status};
@@ -170,7 +175,7 @@ impl Cluster {
             return Ok(());
         }
         self.begin()?;
-        let shape = Shape { nodes: 0, endpoints: Endpoints::loopback()? };
+        let shape = Shape { nodes: 0, endpoints: Endpoints::loopback() };
         self.start_supervisor(&shape)?;
         self.start_api(&shape)?;
         self.write_shape(&shape)

@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -171,6 +171,12 @@ impl Node {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    /// Waits until all layers have all writes.
+    pub fn flushed(&self) {
+        let queued = "tieredcache_layer_entries{layer=\"writeQueue\"}";
+        eventually("the queue drains", || self.metric(queued) == Some(0.0));
+    }
+
     /// A client connection.
     pub fn connect(&self) -> BufReader<TcpStream> {
         let stream = TcpStream::connect(self.resp).expect("the node accepts");
@@ -191,6 +197,18 @@ impl Drop for Node {
         // It may have ended already; then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Polls until the condition holds.
+///
+/// # Panics
+/// With `what` if it does not within [`PATIENCE`].
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -4,16 +4,15 @@
 #![allow(clippy::disallowed_methods, reason = "real programs take real time")]
 
 use std::{
-    net::{TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::program::PATIENCE;
+use crate::{ports::free_port, program::eventually};
 
 /// Makes a command that runs a server, to which only its options are added.
 pub type Program = fn() -> Command;
@@ -37,6 +36,12 @@ impl Server {
     /// Starts a server that keeps nothing on disk, with more options.
     pub fn start(more: &[&str]) -> Self {
         Self::start_of(redis, more)
+    }
+
+    /// Starts a server that has, after its end and a restart, all that it had acknowledged.
+    pub fn that_remembers() -> Self {
+        // What it wrote before it answered is the kernel's, and outlives a kill.
+        Self::start(&["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"])
     }
 
     /// The same of another make.
@@ -70,10 +75,16 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on the same port, with what its folder still has.
+    /// Starts it again on the same port, with what its folder still has; kills it before if it runs.
     pub fn restart(&mut self) {
+        self.kill();
         self.child = run(self.program, &self.args, self.folder.path());
         self.wait();
+    }
+
+    /// Where clients reach it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     /// Stops it in the middle of whatever it does: it neither answers nor closes its connections.
@@ -99,11 +110,7 @@ impl Server {
     }
 
     fn wait(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not accept connections");
-            std::thread::yield_now();
-        }
+        eventually("the server accepts connections", || TcpStream::connect(self.address()).is_ok());
     }
 }
 
@@ -112,11 +119,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Free the moment before; Redis can not take port 0.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap().port()
 }
 
 fn redis() -> Command {

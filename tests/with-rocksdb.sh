@@ -26,6 +26,8 @@ if [ ! -f "$folder/librocksdb.a" ]; then
     flock 9
     if [ ! -f "$folder/librocksdb.a" ]; then
         echo "building RocksDB ($version) once for this machine, about 12 minutes on two cores" >&2
+        # Whoever held the lock before may have been killed.
+        rm -rf "$cache"/build.*
         build=$(mktemp -d "$cache/build.XXXXXX")
         trap 'rm -rf "$build"' EXIT
         (cd "$root" && env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC CC=clang CXX=clang++ CARGO_TARGET_DIR="$build" \

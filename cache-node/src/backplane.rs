@@ -185,6 +185,11 @@ impl Backplane {
         &self.clock
     }
 
+    /// How the log is followed; none if there is none.
+    pub(crate) const fn options(&self) -> Option<&BackplaneOptions> {
+        self.options.as_ref()
+    }
+
     /// Whether there is a log to follow.
     pub const fn is_on(&self) -> bool {
         self.options.is_some()

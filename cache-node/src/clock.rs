@@ -13,6 +13,10 @@ use std::{
 
 use serde::Serialize;
 
+/// How far the clock of a node may be ahead of that by which a removal was placed, without the removal being forgotten too
+/// early.
+pub(crate) const CLOCKS_APART_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Milliseconds since 1970-01-01T00:00:00Z: the form in which every expiry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct UnixMillis(pub u64);

@@ -4,7 +4,6 @@
 //! awaiting and, for a hit, without allocating. What needs I/O comes back as [`Later`], owned, and is finished by
 //! [`Commands::run_later`]; the connection loop keeps the order of the replies.
 
-mod answers;
 mod change;
 mod error;
 mod introspect;
@@ -18,6 +17,7 @@ mod slow_log;
 mod table;
 mod tracking;
 mod values;
+mod wait;
 mod write;
 
 use std::{
@@ -30,21 +30,20 @@ use crate::{
     backplane::Listener,
     clock::Clock,
     context::{OperationContext, Origin},
-    coordinator::Coordinator,
+    coordinator::{Answers, Coordinator},
     entry::Key,
     layer::Matching,
     protocol::{Arguments, Replies},
     slow_log::SlowLog,
 };
 
+use self::{later::One, values::Values};
 pub use self::{
-    answers::{Answer, Answers},
     later::{Later, Ran},
     session::Session,
     table::{Group, Keys, SPECS, Spec, Verb},
     tracking::{Held, Near, Reason, Table as NearCaches},
 };
-use self::{later::One, values::Values};
 
 /// The version of Redis that clients are told. Replies are matched with those of 7.0; from 7.4 on redis-py is willing to
 /// keep values of its own.
@@ -153,12 +152,8 @@ impl Commands {
         let near_caches = Arc::new(NearCaches::open(settings.tracked_items_max, clock.clone()));
         coordinator.backplane().listen(Arc::clone(&near_caches) as Arc<dyn Listener>);
         let values = Values::new(settings.value_bytes_max);
-        Self { coordinator, clock, settings, facts, started, answers: Arc::default(), near_caches, values }
-    }
-
-    /// How reads have ended, for metrics.
-    pub fn answers(&self) -> Arc<Answers> {
-        Arc::clone(&self.answers)
+        let answers = Arc::clone(coordinator.answers());
+        Self { coordinator, clock, settings, facts, started, answers, near_caches, values }
     }
 
     /// The facts about a batch of commands that begins now.
@@ -263,6 +258,7 @@ impl Commands {
             Verb::TcExplain => self.explain(call, out),
             Verb::TcLayers => self.layers(out),
             Verb::TcFlush => Step::Later(Later::flush()),
+            Verb::TcWait => self.wait(call, out),
         }
     }
 

@@ -5,6 +5,7 @@
 //! milliseconds anyway.
 
 pub mod disk;
+pub mod followers;
 pub mod lease;
 pub mod log;
 pub mod memory;
@@ -65,6 +66,8 @@ pub struct LayerError {
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
+    /// It is certain that nothing was done of what was asked.
+    pub untouched: bool,
 }
 
 /// The kinds of failure of a layer.
@@ -177,6 +180,9 @@ pub trait Component: Send + Sync + 'static {
 pub enum Change {
     /// Store the entry, whose key it carries.
     Set(Entry),
+    /// The same, after attempts of which nobody knows whether they were carried out, the first of them after this position.
+    /// If others have changed the key since, they may have seen one: then the key is forgotten.
+    Again(Entry, Position),
     /// Store the entry, which was read from another layer, unless this layer has one of its key already.
     Fill(Entry),
     /// Forget the key.
@@ -257,6 +263,15 @@ impl Latency {
     }
 }
 
+// === impl LayerError ===
+
+impl LayerError {
+    /// A failure of which it is not certain that nothing was done.
+    pub fn new(layer: LayerId, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { layer, kind, message: message.into(), untouched: false }
+    }
+}
+
 // === impl LayerResult ===
 
 impl LayerResult {
@@ -277,7 +292,7 @@ impl Change {
     /// The key that changes; empty, which is no key, if it is not about one.
     pub fn key(&self) -> &[u8] {
         match self {
-            Self::Set(entry) | Self::Fill(entry) => entry.key(),
+            Self::Set(entry) | Self::Again(entry, _) | Self::Fill(entry) => entry.key(),
             Self::Remove(key) => key.as_bytes(),
             Self::RemoveTagged(_) | Self::Follow(_) => &[],
         }
@@ -286,7 +301,7 @@ impl Change {
     /// When it was made, if tags are concerned; nothing else is compared with positions.
     pub fn position(&self) -> Position {
         match self {
-            Self::Set(entry) | Self::Fill(entry) => entry.position(),
+            Self::Set(entry) | Self::Again(entry, _) | Self::Fill(entry) => entry.position(),
             Self::Remove(_) | Self::Follow(_) => Position::NONE,
             Self::RemoveTagged(removal) => removal.position,
         }
@@ -295,7 +310,7 @@ impl Change {
     /// Bytes of key and value, or of the tags.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Set(entry) | Self::Fill(entry) => entry.bytes(),
+            Self::Set(entry) | Self::Again(entry, _) | Self::Fill(entry) => entry.bytes(),
             Self::Remove(key) => key.as_bytes().len() as u64,
             Self::RemoveTagged(removal) => removal.tags.tags().packed().len() as u64,
             Self::Follow(_) => 0,

@@ -211,6 +211,7 @@ mod tests {
     use std::path::Path;
 
     use tempfile::tempdir;
+    use tikv_jemalloc_ctl::{Access, AsName};
     use tokio::{
         io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
         net::{TcpListener, TcpStream},
@@ -234,6 +235,41 @@ mod tests {
         let mut line = String::new();
         client.read_line(&mut line).await.unwrap();
         line.trim_end().to_owned()
+    }
+
+    #[test]
+    fn every_setting_of_the_resp_port_reaches_it() {
+        let yaml = "cache: {name: shop, node: n-7}\n\
+                    listen: {resp: '127.0.0.1:7001', threads: 3}\n\
+                    limits: {connectionsMax: 11, valueBytesMax: 2Mi, requestTimeout: 3s, partialRequestTimeout: 4s, \
+                    trackedItemsMax: 5000}\n\
+                    freshness: {ttlJitterPercent: 6, negativeTtl: 7s}\n\
+                    slowLog: {threshold: 8ms, lengthMax: 9}";
+        let config = Config::from_yaml(yaml, &Environment::read()).unwrap();
+        let resp::Options { address, threads, limits, identity, slow_log, spans: _, clock: _, stop: _ } =
+            resp_options(&config, Clock::system(), CancellationToken::new());
+        assert_eq!((address, threads.get()), (([127, 0, 0, 1], 7001).into(), 3));
+        let expected = resp::Limits {
+            connections_max: 11,
+            value_bytes_max: 2 << 20,
+            request_timeout: Duration::from_secs(3),
+            partial_request_timeout: Duration::from_secs(4),
+            ttl_jitter_percent: 6,
+            negative_ttl: Duration::from_secs(7),
+            tracked_items_max: 5000,
+        };
+        assert_eq!(limits, expected);
+        assert_eq!(identity, Identity { cache: "shop".to_owned(), node: "n-7".to_owned(), port: 7001 });
+        assert_eq!(slow_log, SlowLogOptions { threshold: Duration::from_millis(8), length_max: 9 });
+    }
+
+    /// The settings of `.cargo/config.toml`, as the allocator of this build has them.
+    #[test]
+    fn the_allocator_soon_gives_back_what_it_does_not_use_and_keeps_no_spare_pages() {
+        let decay_ms = |name: &str| -> isize { name.name().read().unwrap() };
+        let spare_pages: bool = "opt.cache_oblivious\0".name().read().unwrap();
+        assert_eq!((decay_ms("opt.dirty_decay_ms\0"), decay_ms("opt.muzzy_decay_ms\0")), (250, 0));
+        assert!(!spare_pages);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,10 @@
 //! There are no lists of keys. A removal is one position in a table, so it takes the same time for one entry as for a
 //! million, nothing is lost when an entry is evicted, promoted or written by another node, and tagging costs an entry
 //! only the bytes of its tags. What is dead leaves memory with the next sweep and disk with the next compaction, both of
-//! which ask [`TagIndex::is_removed`]. Lists of keys, which the predecessor kept, grow with the entries and are wrong as
-//! soon as one is missing.
+//! which ask [`TagIndex::is_removed`].
 //!
 //! The table is bounded. A removal is forgotten once every copy that it could concern has ended its life; should there
-//! be too many even so, the older half becomes one *floor*: all tagged entries below it are gone, which is too many but
-//! never too few.
+//! be too many even so, the older half becomes one *floor*: all tagged entries below it are gone, never too few.
 
 use std::{
     collections::HashMap,
@@ -21,7 +19,7 @@ use ahash::RandomState;
 use async_trait::async_trait;
 
 use crate::{
-    clock::{Clock, UnixMillis},
+    clock::{CLOCKS_APART_MAX, Clock, UnixMillis},
     entry::{Position, Positions, TagSet, Tags},
     layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict},
     sync::{
@@ -111,9 +109,14 @@ impl TagIndex {
         self.positions.see(position);
     }
 
+    /// The newest place in the log that this node knows of; none if there is no log.
+    pub fn newest_in_log(&self) -> Option<Position> {
+        self.follows.load(Ordering::Acquire).then(|| self.positions.last())
+    }
+
     /// A position for an entry that is written now: it is newer than all removals so far that this node knows of.
     pub fn position(&self, now: UnixMillis) -> Position {
-        if self.follows.load(Ordering::Acquire) { self.positions.last().next() } else { self.positions.next(now) }
+        self.newest_in_log().map_or_else(|| self.positions.next(now), Position::next)
     }
 
     /// Removes all entries written so far that carry the tags. The answer is what the cold layers must be told, so that
@@ -160,17 +163,14 @@ impl TagIndex {
         let table = self.read();
         let any = table.any.iter().filter(|(tag, position)| known.any.get(*tag).is_none_or(|there| there < *position));
         let all = table.all.values().flatten().filter(|(tags, position)| !known.has_all(tags.tags(), *position));
-        let of_one = |(tag, position): (&[u8], &Position)| {
+        let removal = |tags, matching, position: &Position| TagRemoval { tags, matching, position: *position };
+        let of_one = |tag: &[u8], position: &Position| {
             let mut tags = TagSet::default();
             tags.add(tag).expect("it was a tag of a set before");
-            TagRemoval { tags, matching: Matching::Any, position: *position }
+            removal(tags, Matching::Any, position)
         };
-        let of_all = |(tags, position): &(TagSet, Position)| TagRemoval {
-            tags: tags.clone(),
-            matching: Matching::All,
-            position: *position,
-        };
-        any.map(|(tag, position)| of_one((tag, position))).chain(all.map(of_all)).collect()
+        let of_all = |(tags, position): &(TagSet, _)| removal(tags.clone(), Matching::All, position);
+        any.map(|(tag, position)| of_one(tag, position)).chain(all.map(of_all)).collect()
     }
 
     /// Whether an entry with these tags, as fresh as `position`, was removed.
@@ -192,8 +192,9 @@ impl TagIndex {
     /// Forgets removals that concern nobody any more, and observes health. To be called every few seconds.
     pub fn tick(&self) {
         let now = self.clock.now();
-        let life_ms = u64::try_from(self.options.life_max.as_millis()).unwrap_or(u64::MAX);
-        let ended = Position::from_parts(now.0.saturating_sub(life_ms), 0);
+        let kept = self.options.life_max + CLOCKS_APART_MAX;
+        let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+        let ended = Position::from_parts(now.0.saturating_sub(kept_ms), 0);
         let somebody_ended = self.read().positions().any(|position| position < ended);
         if somebody_ended {
             self.write().retain(|position| position >= ended);
@@ -458,11 +459,11 @@ mod tests {
     }
 
     #[test]
-    fn removal_is_forgotten_after_the_longest_life() {
+    fn removal_is_forgotten_after_the_longest_life_and_the_day_that_clocks_may_be_apart() {
         let (index, clock) = index(100);
         index.remove(START, set(&["a"]), Matching::Any);
         index.remove(START, set(&["a", "b"]), Matching::All);
-        clock.advance(Duration::from_secs(3600));
+        clock.advance(Duration::from_secs(3600) + CLOCKS_APART_MAX);
         index.tick();
         assert_eq!(index.stats().entries, Some(2));
         clock.advance(Duration::from_millis(1));

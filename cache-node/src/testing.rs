@@ -104,6 +104,8 @@ pub(crate) struct Scripted {
     pub(crate) write_gate: Semaphore,
     /// Fails all calls.
     pub(crate) failing: AtomicBool,
+    /// Answers all reads that there is no value, here or below.
+    pub(crate) stopping: AtomicBool,
     /// Keys looked up.
     pub(crate) reads: AtomicU64,
     /// Calls in which they were.
@@ -133,6 +135,7 @@ impl Scripted {
             read_gate: Semaphore::new(reads),
             write_gate: Semaphore::new(writes),
             failing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
             batches: Mutex::default(),
@@ -153,12 +156,15 @@ impl Scripted {
         may_switch();
         self.read_gate.acquire().await.expect("never closed").forget();
         self.outcome()?;
+        if self.stopping.load(Ordering::SeqCst) {
+            return Ok(LayerResult::StopWithoutValue);
+        }
         Ok(found.map_or(LayerResult::Miss, LayerResult::Hit))
     }
 
     fn outcome(&self) -> Result<(), LayerError> {
         if self.failing.load(Ordering::SeqCst) {
-            return Err(LayerError { layer: self.id, kind: ErrorKind::Refused, message: "scripted".to_owned() });
+            return Err(LayerError::new(self.id, ErrorKind::Refused, "scripted"));
         }
         Ok(())
     }
@@ -204,7 +210,7 @@ impl Layer for Scripted {
         let mut entries = self.entries.lock().unwrap();
         for change in changes {
             match change {
-                Change::Set(entry) => entries.insert(entry.key().to_vec(), entry.clone()),
+                Change::Set(entry) | Change::Again(entry, _) => entries.insert(entry.key().to_vec(), entry.clone()),
                 Change::Fill(entry) => {
                     Some(entries.entry(entry.key().to_vec()).or_insert_with(|| entry.clone()).clone())
                 }

@@ -51,7 +51,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use self::{
     account::{Counts, Used},
     flusher::Flusher,
-    foreign::OnPlaced,
+    foreign::{Known, OnPlaced},
     journal::{Journal, LeftBehind},
     lanes::{LANES_MAX, Lane},
     shard::Shard,
@@ -60,7 +60,7 @@ use self::{
 pub use self::{
     journal::JournalPlace,
     lanes::{LaneReport, Lanes},
-    receipt::Receipt,
+    receipt::{Hurry, Receipt},
     turn::{Pending, Ticket, Turn},
 };
 use crate::{
@@ -127,6 +127,7 @@ pub struct WriteQueue {
     room: Notify,
     on_drop: OnceLock<OnDrop>,
     on_placed: OnceLock<OnPlaced>,
+    known: OnceLock<Known>,
     clock: Clock,
     counts: Counts,
     observed: Observed,
@@ -213,6 +214,7 @@ impl WriteQueue {
             room: Notify::new(),
             on_drop: OnceLock::new(),
             on_placed: OnceLock::new(),
+            known: OnceLock::new(),
             counts: Counts::default(),
             observed: Observed::new(clock.clone()),
             clock,
@@ -324,8 +326,9 @@ impl WriteQueue {
         flushed.map_err(|_| Unflushed { left: receipt.left() })
     }
 
-    /// Hurries with everything that was accepted before; the receipt is settled once it is flushed.
-    pub fn hurry(&self) -> Arc<Receipt> {
+    /// Hurries with everything that was accepted before; the receipt is settled once it is flushed. It is noted at each
+    /// change that is queued: whoever can call this often has to see to it that few do at once.
+    pub fn hurry(&self) -> Hurry {
         let receipt = Receipt::new(1);
         {
             let mut clears = lock(&self.clears);
@@ -345,7 +348,7 @@ impl WriteQueue {
         }
         receipt.give_up();
         self.lanes.iter().for_each(|lane| lane.wake_all());
-        receipt
+        Hurry(receipt)
     }
 }
 

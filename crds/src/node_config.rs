@@ -117,8 +117,8 @@ pub struct Disk {
     pub max_ttl: HumanDuration,
     /// Memory of RocksDB: block cache and memtables together. Default 64Mi, at least 16Mi, at most 1Ti.
     pub memory: ByteSize,
-    /// Entries with less life left than this are not written: they would be dead before a restart could use them. One
-    /// second of tolerance, so that an entry stored with exactly this life is written. Default 60s, at most 24h.
+    /// Entries with less life left than this are not written: they would be dead before a restart could use them. A tenth
+    /// of it, and a second at least, of tolerance, so that an entry stored with exactly this life is written. Default 60s, at most 24h.
     pub min_ttl: HumanDuration,
     /// Which entries are written. Default `All`.
     pub admission: DiskAdmission,

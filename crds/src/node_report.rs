@@ -28,7 +28,7 @@ pub struct NodeReport {
     /// One verdict on the node: the worst of its parts, but `Degraded` at worst while the node serves, because memory
     /// does so whatever else is out; `Unavailable` only while it can not serve.
     pub health: HealthReport,
-    /// The sum over all parts: a read that memory misses and the disk answers is one miss and one hit.
+    /// The node as a whole: each read counts once, as a hit if it got a value from whatever part, else as a miss.
     pub stats: StatsReport,
     /// When the node was started, in milliseconds since 1970-01-01T00:00:00Z.
     pub started_unix_ms: u64,
@@ -109,7 +109,7 @@ pub struct StatsReport {
     pub hits: u64,
     /// Reads answered without one.
     pub misses: u64,
-    /// Misses that had a value past its expiry which may still be served.
+    /// Misses that had a value past its expiry which may still be served; of the node, hits that got such a value.
     pub stale_hits: u64,
     /// Reads, writes and removals in all.
     pub operations: u64,

@@ -55,7 +55,7 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     group = "tieredcache.io",
     version = "v1alpha1",
     kind = "TieredCache",
-    doc = "A fleet of layered cache servers: memory over a write queue over RocksDB on a persistent volume, spoken to by any Redis client.",
+    doc = "A fleet of layered cache servers: memory, and below it, fed by a write queue, Redis, which is optional, and RocksDB on a persistent volume; spoken to by any Redis client.",
     namespaced,
     status = "TieredCacheStatus",
     derive = "PartialEq",
@@ -112,6 +112,7 @@ pub const VERSION_DEFAULT: &str = env!("CARGO_PKG_VERSION");
     validation = rules::storage_class_is_fixed(),
     validation = rules::managed_storage_only_grows(),
     validation = rules::managed_storage_class_is_fixed(),
+    validation = rules::managed_replicas_are_fixed(),
     validation = rules::managed_log_fits_the_memory(),
     validation = rules::read_order_names_each_once()
 )]

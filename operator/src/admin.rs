@@ -33,7 +33,8 @@ pub(crate) struct Readiness(Arc<Mutex<Standing>>);
 #[derive(Debug)]
 struct Standing {
     answered: Option<Instant>,
-    waiting_for: Option<&'static str>,
+    /// Scopes in which some kind has not been listed yet.
+    unlisted: usize,
 }
 
 /// What the routes need.
@@ -51,7 +52,7 @@ pub(crate) struct Admin {
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Standing { answered: None, waiting_for: None })))
+        Self(Arc::new(Mutex::new(Standing { answered: None, unlisted: 0 })))
     }
 }
 
@@ -61,22 +62,28 @@ impl Readiness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).answered = Some(clock::monotonic());
     }
 
-    /// This replica can not do its part yet because of `what`; `None` when it can.
-    pub(crate) fn wait_for(&self, what: Option<&'static str>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = what;
+    /// This replica can not do its part before everything is listed in so many scopes.
+    pub(crate) fn wait_for_lists(&self, scopes: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unlisted = scopes;
+    }
+
+    /// Everything has been listed in one more of them.
+    pub(crate) fn listed(&self) {
+        let mut standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.unlisted = standing.unlisted.saturating_sub(1);
     }
 
     /// What is waited for, in words; `Ok` when this replica does its part.
     fn check(&self) -> Result<(), String> {
         let standing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let age = standing.answered.map(|at| clock::monotonic().duration_since(at));
-        match (age, standing.waiting_for) {
+        match (age, standing.unlisted) {
             (None, _) => Err("waiting for a first answer of the API server".to_owned()),
             (Some(age), _) if age > ANSWER_AGE_MAX => {
                 Err(format!("the API server has not answered for {} s", age.as_secs()))
             }
-            (Some(_), Some(what)) => Err(format!("waiting for {what}")),
-            (Some(_), None) => Ok(()),
+            (Some(_), 0) => Ok(()),
+            (Some(_), _) => Err("waiting for the first list of every watched kind".to_owned()),
         }
     }
 }
@@ -175,9 +182,12 @@ mod tests {
         assert_eq!(readiness.check(), Err("waiting for a first answer of the API server".to_owned()));
         readiness.answered();
         assert_eq!(readiness.check(), Ok(()));
-        readiness.wait_for(Some("the first list of objects"));
-        assert_eq!(readiness.check(), Err("waiting for the first list of objects".to_owned()));
-        readiness.wait_for(None);
+        // In two namespaces, of which the one has been listed before the other.
+        readiness.wait_for_lists(2);
+        readiness.listed();
+        assert_eq!(readiness.check(), Err("waiting for the first list of every watched kind".to_owned()));
+        readiness.listed();
+        assert_eq!(readiness.check(), Ok(()));
         tokio::time::advance(ANSWER_AGE_MAX + Duration::from_secs(1)).await;
         assert_eq!(readiness.check(), Err("the API server has not answered for 31 s".to_owned()));
     }

@@ -295,7 +295,43 @@ where
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt;
+    use tower::ServiceExt;
+    use tower_test::mock;
+
     use super::*;
+
+    type ToApiServer = mock::Mock<Request<Body>, Response<GuardedBody>>;
+    type ApiServer = mock::Handle<Request<Body>, Response<GuardedBody>>;
+
+    /// The guard around an API server that answers when the test says so.
+    fn guarded() -> (Guard<ToApiServer>, ApiServer) {
+        let (service, server) = mock::pair();
+        let metrics = Metrics::register().unwrap();
+        let around = GuardLayer { metrics, heartbeats: Heartbeats::default(), fence: Fence::default() };
+        (around.layer(service), server)
+    }
+
+    fn read(uri: &str) -> Request<Body> {
+        Request::get(uri).body(Body::empty()).unwrap()
+    }
+
+    /// A body of one frame, which comes after `delay`, and of nothing after it, not even an end.
+    fn silent_after_one_frame(delay: Duration) -> GuardedBody {
+        let frame = async move {
+            tokio::time::sleep(delay).await;
+            Ok(Frame::data(Bytes::from_static(b"{}")))
+        };
+        StreamBody::new(stream::once(frame).chain(stream::pending())).boxed_unsync()
+    }
+
+    /// The error that `ending` ends with, and after how many seconds. Whatever takes an hour is taken for endless.
+    async fn failure<T>(ending: impl Future<Output = Result<T, BoxError>>) -> (String, u64) {
+        let started = clock::monotonic();
+        let ended = timeout(Duration::from_secs(3600), ending).await.expect("it ends");
+        let error = ended.err().expect("it fails");
+        (error.to_string(), clock::monotonic().duration_since(started).as_secs())
+    }
 
     fn call(method: Method, uri: &str) -> (&'static str, &'static str) {
         let call = Call::of(&method, &uri.parse().unwrap());
@@ -339,5 +375,46 @@ mod tests {
         fence.open(clock::monotonic());
         fence.close();
         assert!(!fence.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_never_answered_ends_after_fifteen_seconds() {
+        let (guard, _server) = guarded();
+        let ended = failure(guard.oneshot(read("/api/v1/namespaces/default/pods/a"))).await;
+        assert_eq!(ended, ("no answer to get Pod within 15 s".to_owned(), 15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_stops_half_way_ends_fifteen_seconds_after_the_call() {
+        let (guard, mut server) = guarded();
+        let whole_answer = async {
+            let response = guard.oneshot(read("/api/v1/namespaces/default/pods/a")).await?;
+            response.into_body().collect().await
+        };
+        let answer = async {
+            let (_, reply) = server.next_request().await.expect("the call is sent");
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            reply.send_response(Response::new(silent_after_one_frame(Duration::from_secs(1))));
+        };
+        let (ended, ()) = tokio::join!(failure(whole_answer), answer);
+        assert_eq!(ended, ("no answer to get Pod within 15 s".to_owned(), 15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_a_hundred_seconds_after_its_last_sign_of_life() {
+        let (guard, mut server) = guarded();
+        let bookmark_after = Duration::from_secs(75);
+        let begin = guard.oneshot(read("/api/v1/pods?watch=true"));
+        let answer = async {
+            let (_, reply) = server.next_request().await.expect("the watch is sent");
+            reply.send_response(Response::new(silent_after_one_frame(bookmark_after)));
+        };
+        let (response, ()) = tokio::join!(begin, answer);
+        let mut body = response.unwrap().into_body();
+        let bookmark = body.frame().await.expect("the watch goes on").unwrap();
+        assert_eq!(bookmark.into_data().unwrap(), "{}");
+        let ended = failure(async { body.frame().await.expect("an error comes before the end") }).await;
+        assert_eq!(ended, ("the watch of Pod was silent for 100 s".to_owned(), 100));
+        assert!(body.frame().await.is_none(), "nothing comes after the error");
     }
 }

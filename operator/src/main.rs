@@ -15,6 +15,8 @@ mod admin;
 
 mod client;
 
+mod recorder;
+
 mod heartbeat;
 
 mod metrics;

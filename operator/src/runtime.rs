@@ -4,10 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use futures::future::join_all;
-use kube::{
-    Api,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::Api;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
@@ -21,6 +18,7 @@ use crate::{
     heartbeat::Heartbeats,
     lease::{Election, Signs},
     metrics::Metrics,
+    recorder::Recorder,
     tiered_cache::{self, Poller, Scope, Settings, Shared},
 };
 
@@ -59,7 +57,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     if leads {
         tracing::info!("leading");
         metrics.set_leader(true);
-        readiness.wait_for(Some("the first list of every watched kind"));
+        readiness.wait_for_lists(scopes(&args.watch_namespaces).len());
         let shared = shared(&args, client, metrics.clone());
         if !work(&args, shared, (&mut election, readiness), &stop).await {
             code = ExitCode::from(LEASE_LOST);
@@ -112,11 +110,10 @@ async fn work(args: &RunArgs, shared: Shared, around: (&mut Election, Readiness)
 }
 
 fn shared(args: &RunArgs, client: kube::Client, metrics: Metrics) -> Shared {
-    let reporter = Reporter { controller: "tieredcache-operator".to_owned(), instance: Some(args.pod_name.clone()) };
     Shared {
         settings: Settings { image_repository: args.node_image_repository.clone() },
         poller: Poller::new(metrics.clone()),
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: Recorder::new(client.clone(), args.pod_name.clone()),
         client,
         metrics,
     }

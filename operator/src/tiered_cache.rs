@@ -29,6 +29,8 @@ mod memory;
 
 mod diagnose;
 
+mod absent;
+
 mod compare;
 
 mod amount;
@@ -40,14 +42,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use crds::tiered_cache::{REPLICAS_MAX, TieredCache};
 use futures::FutureExt;
-use kube::{
-    Client, Resource, ResourceExt,
-    core::DeserializeGuard,
-    runtime::{controller::Action, events::Recorder, reflector::ObjectRef},
-};
+use kube::{Client, Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    diagnose::Trouble,
     events::Tale,
     fetch::Fetched,
     lineage::Lineage,
@@ -61,6 +60,7 @@ use self::{
 use crate::{
     clock,
     metrics::{Metrics, Outcome},
+    recorder::Recorder,
 };
 
 pub(crate) use self::{
@@ -152,7 +152,7 @@ async fn pass(
     let fetched = fetch::fetch(&cx.stores, identity); // what the watches know
     let valid = validate::validate(cache, &cx.shared.settings).map(|valid| settle(valid, cx, memory)); // pure
     let nodes = observe::observe(&cx.shared.poller, &fetched, memory, clock::now()).await; // asks the nodes
-    let backplane = valid.as_ref().ok().and_then(|valid| valid.backplane);
+    let (backplane, lineage) = valid.as_ref().map(|valid| (valid.backplane, valid.lineage.clone())).unwrap_or_default();
     let done = match valid {
         Ok(valid) => carry_out(cx, (&valid, &fetched), &nodes, memory).await, // asks and changes the API server
         Err(rejection) => Done::refused(&rejection),
@@ -160,9 +160,10 @@ async fn pass(
     let Done { verdict, tales, failure } = done;
     let outcome = verdict.outcome();
     if failure.is_none() || memory.failures + 1 >= FAILURES_TOLD {
-        let redis_trouble = fetched.redis_trouble(&identity.name, &memory.password, clock::now());
-        let (replicas, terms) = (replicas(cache, &nodes), Terms(backplane.as_ref()));
-        let view = View { identity, replicas, nodes: &nodes, redis_trouble, terms, verdict };
+        let (absent, redis_trouble) = missing(cx, (identity, &fetched), memory);
+        let terms = Terms { backplane: backplane.as_ref(), lineage: &lineage };
+        let replicas = replicas(cache, &nodes);
+        let view = View { identity, replicas, nodes: &nodes, absent: &absent, redis_trouble, terms, verdict };
         report::report(cx, cache, &view, tales, memory).await?; // changes the API server
     }
     match failure {
@@ -173,16 +174,18 @@ async fn pass(
 
 /// The cache with the lineage of its data in Redis.
 fn settle(valid: ValidCache, cx: &Context, memory: &mut Memory) -> ValidCache {
-    let key = ObjectRef::new(&valid.identity.name).within(&valid.identity.namespace);
-    let live = cx.stores.stateful_sets.get(&key);
-    let written = || Lineage::written_on(live.as_deref()?, &valid.identity);
-    let used = memory.lineage.take().or_else(written);
-    let lineage = Lineage::of(&valid, used.as_ref(), clock::now());
-    memory.lineage = Some(lineage.clone());
+    let identity = &valid.identity;
+    let live = fetch::stateful_set(&cx.stores, identity, &identity.name);
+    let written = || Lineage::written_on(live.as_deref()?, identity);
+    memory.lineage = memory.lineage.take().or_else(written);
+    let lineage = Lineage::of(&valid, memory.lineage.as_ref(), memory.planned.as_ref(), clock::now());
+    // It counts as used once the nodes' StatefulSet is asked to have it, and not before: a change that never gets there
+    // can be taken back without a new beginning.
+    memory.planned = Some(lineage.clone());
     ValidCache { lineage, ..valid }
 }
 
-/// Makes the objects, asks for larger volumes, then replaces at most one node.
+/// Makes the objects, asks for larger volumes, then replaces the nodes whose turn it is.
 async fn carry_out(
     cx: &Context,
     (valid, fetched): (&ValidCache, &Fetched),
@@ -200,19 +203,46 @@ async fn carry_out(
         Ok(growth) => growth,
         Err(error) => return Done::failed(error, tales),
     };
-    let mut step = match &applied.stateful_set {
-        Some(stateful_set) => rollout::decide(nodes, stateful_set, &desired.revisions),
-        None => Step::Settled,
+    let step = match (&applied.stateful_set, applied.block) {
+        (Some(stateful_set), _) => rollout::decide(nodes, stateful_set, &desired.revisions),
+        (None, Some(block)) => Step::Blocked(block),
+        (None, None) => Step::Settled,
     };
-    if let Step::Replace(pod) = &step {
-        match apply::replace(cx, &valid.identity, pod).await {
-            Ok(true) => tales.push(events::of_replacement(pod)),
-            Ok(false) => step = Step::budget_refuses(pod),
-            Err(error) => return Done::failed(error, tales),
-        }
-    }
+    let step = match roll_out(cx, &valid.identity, step, &mut tales).await {
+        Ok(step) => step,
+        Err(error) => return Done::failed(error, tales),
+    };
     let verdict = Verdict::Applied { revisions: desired.revisions, conflicts: applied.conflicts, step, growth };
     Done { verdict, tales, failure: None }
+}
+
+/// Replaces the nodes whose turn it is. Returns the step as it has turned out.
+async fn roll_out(cx: &Context, identity: &Identity, step: Step, tales: &mut Vec<Tale>) -> Result<Step, apply::Error> {
+    match &step {
+        Step::Replace(pod) if apply::replace(cx, identity, pod).await? => tales.push(events::of_replacement(pod)),
+        Step::Replace(pod) => return Ok(Step::budget_refuses(pod)),
+        Step::Switch(pods) => {
+            apply::stop(cx, identity, pods).await?;
+            tales.push(events::of_switch(pods));
+        }
+        Step::Settled | Step::Blocked(_) => {}
+    }
+    Ok(step)
+}
+
+/// The nodes that are missing for too long, and what keeps the cache's own Redis from running.
+fn missing(
+    cx: &Context,
+    (identity, fetched): (&Identity, &Fetched),
+    memory: &mut Memory,
+) -> (Vec<(String, Trouble)>, Option<Trouble>) {
+    let now = clock::monotonic();
+    let stateful_set = |name: &str| fetch::stateful_set(&cx.stores, identity, name);
+    let (nodes, redis) = (stateful_set(&identity.name), stateful_set(&build::managed_redis::name(&identity.name)));
+    let absent = memory.absences.look(nodes.as_deref(), &fetched.pods, &diagnose::OF_NODES, now);
+    let absent_redis = memory.redis_absences.look(redis.as_deref(), &fetched.redis, &diagnose::OF_REDIS, now);
+    let trouble = fetched.redis_trouble(&memory.password, clock::now());
+    (absent, trouble.or_else(|| absent_redis.into_iter().next().map(|(_, trouble)| trouble)))
 }
 
 /// How many nodes are asked for; of an object that can not be read, as many as there are.

@@ -4,14 +4,15 @@ mod kind;
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use ::tests::{ports::free_port, program::http};
+use anyhow::{Context, bail, ensure};
 use rustix::{
     process::{Pid, Signal, kill_process},
     thread::{CpuSet, sched_setaffinity},
@@ -30,6 +31,8 @@ pub(crate) const SERVER_CORE: usize = 0;
 pub(crate) const CLIENT_CORE: usize = 1;
 /// A server must answer PING within this time.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// The layers below memory must have all that is stored within this time.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Reads that find nothing, more than it takes a node to give a dead Redis up.
 const VAIN_READS: usize = 20;
 
@@ -73,20 +76,24 @@ impl Server {
         let folder = tempfile::tempdir()?;
         let redis = kind.has_redis().then(|| Self::start_redis(folder.path())).transpose()?;
         let (redis, redis_at) = redis.unzip();
-        let port = free_port()?;
-        let place = Place { folder: folder.path(), port, redis: redis_at };
+        let (port, admin) = (free_port(), free_port());
+        let place = Place { folder: folder.path(), port, admin, redis: redis_at };
         let process = Process::start(kind.command(programs, &place)?)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server = Self { kind, process, address, redis, _folder: folder };
-        server.process.wait_ready(address)?;
+        server.process.wait_answer(address)?;
+        if kind.has_redis() {
+            // What it takes before it has caught up it may not keep.
+            wait_ready(SocketAddr::from((Ipv4Addr::LOCALHOST, admin)))?;
+        }
         Ok(server)
     }
 
     fn start_redis(folder: &Path) -> anyhow::Result<(Process, SocketAddr)> {
-        let place = Place { folder, port: free_port()?, redis: None };
+        let place = Place { folder, port: free_port(), admin: free_port(), redis: None };
         let mut process = Process::start(kind::redis(&place))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, place.port));
-        process.wait_ready(address)?;
+        process.wait_answer(address)?;
         Ok((process, address))
     }
 
@@ -97,7 +104,11 @@ impl Server {
     pub(crate) fn settle(&self) -> anyhow::Result<()> {
         let mut client = Blocking::open(self.address)?;
         if self.kind.is_layered_below() {
-            client.ask(&[b"TC.FLUSH"]).context("TC.FLUSH")?;
+            let clock = Clock::start();
+            // Each waits for as long as a request may take.
+            while let Err(error) = client.ask(&[b"TC.FLUSH"]) {
+                ensure!(!clock.passed(SETTLE_TIMEOUT), "the layers do not take what is stored: {error}");
+            }
         }
         if let Some(redis) = self.redis.as_ref().filter(|_| self.kind.loses_redis()) {
             kill_process(redis.pid()?, Signal::STOP)?;
@@ -132,6 +143,19 @@ impl Server {
     }
 }
 
+/// Waits until a node says that it may be given clients.
+fn wait_ready(admin: SocketAddr) -> anyhow::Result<()> {
+    let clock = Clock::start();
+    loop {
+        let answer = http(admin, "GET", "/readyz");
+        if answer.status == 200 {
+            return Ok(());
+        }
+        ensure!(!clock.passed(START_TIMEOUT), "the node is not ready: {}", answer.body);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 // === impl Process ===
 
 impl Process {
@@ -144,7 +168,7 @@ impl Process {
         Ok(Self(child.with_context(|| format!("start {}", command.get_program().display()))?))
     }
 
-    fn wait_ready(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+    fn wait_answer(&mut self, address: SocketAddr) -> anyhow::Result<()> {
         let clock = Clock::start();
         loop {
             if let Some(status) = self.0.try_wait()? {
@@ -239,11 +263,6 @@ pub(crate) fn pin(core: usize) -> io::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     Ok(sched_setaffinity(None, &cores)?)
-}
-
-/// A port nobody listens on now.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 #[cfg(test)]

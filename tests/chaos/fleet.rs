@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use ::tests::{program::Node, redis_server::free_port, volume::Volume};
+use ::tests::{ports::free_port, program::Node, volume::Volume};
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -124,7 +124,9 @@ impl Fleet {
         if let Some(library) = &self.clock_library {
             command.env("LD_PRELOAD", library).env("CLOCK_STEP_FILE", &member.clock_file);
         }
-        self.starts.push(Start { node: node as NodeId, spawned: self.clock.nanos() });
+        // The process before it is waited for when it is killed.
+        let spawned = self.clock.nanos();
+        self.starts.push(Start { node: node as NodeId, spawned, alone: spawned });
         member.process = Some(Node::start_by(&mut command));
     }
 

@@ -1,5 +1,7 @@
 //! What clients saw: every operation with the moments it was sent and answered, as small as it can be.
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Nanos;
 
 /// Place of a key in the run's list of keys.
@@ -17,7 +19,8 @@ pub(crate) const NEVER: Nanos = Nanos::MAX;
 pub(crate) const FOREIGN: WriteId = WriteId::MAX;
 
 /// What a client was told of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) enum Outcome {
     /// It is done.
     Ok,
@@ -28,7 +31,8 @@ pub(crate) enum Outcome {
 }
 
 /// One value stored under one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Write {
     pub(crate) id: WriteId,
     pub(crate) key: KeyId,
@@ -38,11 +42,13 @@ pub(crate) struct Write {
     /// The life it was given; 0 for none.
     pub(crate) life: Nanos,
     pub(crate) invoked: Nanos,
+    #[serde(default = "never", skip_serializing_if = "is_never")]
     pub(crate) returned: Nanos,
 }
 
 /// What a removal concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) enum Target {
     Key(KeyId),
     Tag(TagId),
@@ -50,20 +56,24 @@ pub(crate) enum Target {
 }
 
 /// One removal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Removal {
     pub(crate) target: Target,
     pub(crate) node: NodeId,
     pub(crate) outcome: Outcome,
     pub(crate) invoked: Nanos,
+    #[serde(default = "never", skip_serializing_if = "is_never")]
     pub(crate) returned: Nanos,
 }
 
 /// One read that found a value. Reads that find none are never wrong, so they are only counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Read {
     pub(crate) key: KeyId,
     /// Whose value it was, or [`FOREIGN`].
+    #[serde(default = "foreign", skip_serializing_if = "is_foreign")]
     pub(crate) write: WriteId,
     pub(crate) node: NodeId,
     pub(crate) invoked: Nanos,
@@ -71,23 +81,32 @@ pub(crate) struct Read {
 }
 
 /// One life of a node's process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Start {
     pub(crate) node: NodeId,
     /// Right before the process was made.
     pub(crate) spawned: Nanos,
+    /// From when on no process before it answers: not earlier than `spawned`, and later where a new process is made
+    /// while the one before it still ends.
+    pub(crate) alone: Nanos,
 }
 
 /// A moment at which a node had brought everything accepted before to where the other nodes find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Flush {
     pub(crate) node: NodeId,
     pub(crate) invoked: Nanos,
     pub(crate) returned: Nanos,
+    /// Whether it was a receipt that says that all nodes have carried it out.
+    #[serde(default)]
+    pub(crate) everywhere: bool,
 }
 
 /// Something done to the fleet, for whoever reads a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Note {
     pub(crate) at: Nanos,
     pub(crate) text: String,
@@ -110,6 +129,22 @@ pub(crate) struct History {
     pub(crate) errors: u64,
     /// The first of these errors.
     pub(crate) error: Option<String>,
+}
+
+fn never() -> Nanos {
+    NEVER
+}
+
+fn is_never(moment: &Nanos) -> bool {
+    *moment == NEVER
+}
+
+fn foreign() -> WriteId {
+    FOREIGN
+}
+
+fn is_foreign(write: &WriteId) -> bool {
+    *write == FOREIGN
 }
 
 // === impl Target ===

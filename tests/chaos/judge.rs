@@ -39,6 +39,8 @@ pub(crate) enum Rule {
     Fleet,
     /// P5: another node had acknowledged it before this node's process began.
     Ready,
+    /// A receipt had said that every node has carried it out.
+    Told,
     /// P6: one of the above, and what was acknowledged is a removal by tag.
     Tag,
 }
@@ -92,6 +94,8 @@ struct Line {
     own: Vec<Mark>,
     /// From when on the bound of the others counts.
     fleet: Vec<Mark>,
+    /// From when on a receipt says that all others know.
+    told: Vec<Mark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,10 +110,12 @@ struct Judge<'a> {
     law: Law,
     lines: HashMap<(Concern, NodeId), Line>,
     nodes: NodeId,
-    /// When each node's processes were made, in order.
-    spawned: Vec<Vec<Nanos>>,
+    /// For each node from when on each of its processes answered alone, in order, and when it was made.
+    spawned: Vec<Vec<(Nanos, Nanos)>>,
     /// For each node the flushes, by when they were sent, with the earliest answer of each and all later ones.
     flushed: Vec<Vec<(Nanos, Nanos)>>,
+    /// The same of those among them that are receipts.
+    told: Vec<Vec<(Nanos, Nanos)>>,
 }
 
 /// Judges every read. Takes n log n for n operations.
@@ -134,6 +140,7 @@ impl<'a> Judge<'a> {
             nodes,
             spawned: vec![Vec::new(); usize::from(nodes)],
             flushed: vec![Vec::new(); usize::from(nodes)],
+            told: vec![Vec::new(); usize::from(nodes)],
         };
         judge.place_nodes();
         judge.place_changes();
@@ -142,13 +149,17 @@ impl<'a> Judge<'a> {
 
     fn place_nodes(&mut self) {
         for start in self.history.starts.iter().filter(|start| start.node < self.nodes) {
-            self.spawned[usize::from(start.node)].push(start.spawned);
+            self.spawned[usize::from(start.node)].push((start.alone, start.spawned));
         }
         self.spawned.iter_mut().for_each(|moments| moments.sort_unstable());
         for flush in self.history.flushes.iter().filter(|flush| flush.node < self.nodes) {
-            self.flushed[usize::from(flush.node)].push((flush.invoked, flush.returned));
+            let of = usize::from(flush.node);
+            self.flushed[of].push((flush.invoked, flush.returned));
+            if flush.everywhere {
+                self.told[of].push((flush.invoked, flush.returned));
+            }
         }
-        for flushes in &mut self.flushed {
+        for flushes in self.flushed.iter_mut().chain(&mut self.told) {
             flushes.sort_unstable();
             let mut earliest = NEVER;
             for flush in flushes.iter_mut().rev() {
@@ -165,13 +176,15 @@ impl<'a> Judge<'a> {
             }
             let fleet = if removal.outcome == Outcome::Ok { removal.returned } else { NEVER };
             let source = Source::Removal(index as u32);
+            let told = next(&self.told[usize::from(removal.node)], removal.returned);
             let line = self.lines.entry((concern(removal.target), removal.node)).or_default();
-            line.add(removal.invoked, removal.returned, fleet, source);
+            line.add(removal.invoked, [removal.returned, fleet, told], source);
         }
         for write in self.history.writes.iter().filter(|write| write.outcome == Outcome::Ok) {
             let fleet = self.ordered(write);
+            let told = next(&self.told[usize::from(write.node)], write.returned);
             let line = self.lines.entry((Concern::Key(write.key), write.node)).or_default();
-            line.add(write.invoked, write.returned, fleet, Source::Write(write.id));
+            line.add(write.invoked, [write.returned, fleet, told], Source::Write(write.id));
         }
         self.lines.values_mut().for_each(Line::sort);
     }
@@ -181,9 +194,7 @@ impl<'a> Judge<'a> {
         if self.law.write_through || write.outcome != Outcome::Ok {
             return write.returned;
         }
-        let flushes = &self.flushed[usize::from(write.node)];
-        let next = flushes.partition_point(|(invoked, _)| *invoked < write.returned);
-        flushes.get(next).map_or(NEVER, |(_, returned)| *returned)
+        next(&self.flushed[usize::from(write.node)], write.returned)
     }
 
     /// The promise that the read breaks, if any.
@@ -226,6 +237,9 @@ impl<'a> Judge<'a> {
         if node == read.node {
             return Some((Rule::SameNode, later(before(&line.own, read.invoked))?));
         }
+        if let Some(source) = later(before(&line.told, read.invoked)) {
+            return Some((Rule::Told, source));
+        }
         let spawned = self.spawned(read);
         if let Some(source) = later(before(&line.fleet, spawned)) {
             return Some((Rule::Ready, source));
@@ -234,11 +248,11 @@ impl<'a> Judge<'a> {
         Some((Rule::Fleet, source))
     }
 
-    /// When the process that answered the read was made.
+    /// When the process that answered the read was made, at the earliest.
     fn spawned(&self, read: &Read) -> Nanos {
         let moments = &self.spawned[usize::from(read.node)];
-        let count = moments.partition_point(|moment| *moment <= read.invoked);
-        count.checked_sub(1).map_or(0, |last| moments[last])
+        let count = moments.partition_point(|(alone, _)| *alone <= read.invoked);
+        count.checked_sub(1).map_or(0, |last| moments[last].1)
     }
 
     fn change(&self, source: Source) -> Change {
@@ -247,6 +261,12 @@ impl<'a> Judge<'a> {
             Source::Write(id) => Change::Overwrite(self.history.writes[id as usize]),
         }
     }
+}
+
+/// When the first of these was answered that were sent after the moment.
+fn next(flushes: &[(Nanos, Nanos)], moment: Nanos) -> Nanos {
+    let next = flushes.partition_point(|(invoked, _)| *invoked < moment);
+    flushes.get(next).map_or(NEVER, |(_, returned)| *returned)
 }
 
 fn concern(target: Target) -> Concern {
@@ -266,15 +286,18 @@ fn before(marks: &[Mark], moment: Nanos) -> Option<&Mark> {
 // === impl Line ===
 
 impl Line {
-    fn add(&mut self, sent: Nanos, own: Nanos, fleet: Nanos, source: Source) {
-        self.own.push(Mark { effect: own, sent, source });
-        if fleet != NEVER {
-            self.fleet.push(Mark { effect: fleet, sent, source });
+    /// `effects` are when the node itself must know, from when on the bound of the others counts, and from when on they
+    /// must know at once.
+    fn add(&mut self, sent: Nanos, effects: [Nanos; 3], source: Source) {
+        for (marks, effect) in [&mut self.own, &mut self.fleet, &mut self.told].into_iter().zip(effects) {
+            if effect != NEVER {
+                marks.push(Mark { effect, sent, source });
+            }
         }
     }
 
     fn sort(&mut self) {
-        for marks in [&mut self.own, &mut self.fleet] {
+        for marks in [&mut self.own, &mut self.fleet, &mut self.told] {
             marks.sort_unstable_by_key(|mark| mark.effect);
             for index in 1..marks.len() {
                 let previous = marks[index - 1];
@@ -298,6 +321,7 @@ impl Rule {
             Self::SameNode => "P2: what a node has acknowledged as gone, it never serves again",
             Self::Fleet => "P3: what one node has acknowledged as gone, no other serves after the bound",
             Self::Ready => "P5: a node that serves has caught up with what was acknowledged before it started",
+            Self::Told => "a receipt that says that all have carried it out is true at once",
             Self::Tag => "P6: a removal by tag concerns every entry that carries the tag",
         }
     }

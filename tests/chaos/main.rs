@@ -6,6 +6,10 @@
 
 mod propagation;
 
+mod files;
+
+mod stock;
+
 mod run;
 
 mod story;
@@ -19,6 +23,12 @@ mod proxy;
 mod plain;
 
 mod workload;
+
+mod records;
+
+mod diary;
+
+mod plan;
 
 mod wire;
 
@@ -34,9 +44,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::Rng;
 
 use crate::{
+    files::Files,
     fleet::Program,
     nemesis::Fault,
-    run::{Ended, Setting},
+    run::{Ended, Setting, Writes},
+    stock::StockClient,
 };
 
 /// Of one run at most so many violations are told.
@@ -60,6 +72,10 @@ enum Verb {
         #[command(flatten)]
         fleet: FleetArguments,
     },
+    /// Judges histories that clients of another fleet wrote to files.
+    Judge(Files),
+    /// Works on a node of a fleet that somebody else runs, until its standard input ends, and writes down what it saw.
+    Client(StockClient),
     /// Serves the plain pattern (local cache, Redis, pub/sub), for comparison.
     #[command(hide = true)]
     Plain {
@@ -97,14 +113,6 @@ struct Run {
     fleet: FleetArguments,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Writes {
-    /// Once they have their place in the log.
-    Through,
-    /// Once they are queued.
-    Behind,
-}
-
 #[derive(Args)]
 struct FleetArguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -133,6 +141,14 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("{}", measured.text());
             Ok(if measured.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Verb::Judge(files) => {
+            let good = report("judged", &files.judge()?);
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Verb::Client(client) => {
+            client.run()?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::Plain { listen, redis } => {
             plain::serve(listen, redis)?;
             Ok(ExitCode::SUCCESS)
@@ -153,7 +169,8 @@ impl Run {
                 match run::run(&setting) {
                     Ok(ended) => {
                         checked += ended.verdict.checked;
-                        let good = if self.control { control(&setting, &ended) } else { report(&setting, &ended) };
+                        let good =
+                            if self.control { control(&setting, &ended) } else { report(&setting.name(), &ended) };
                         passed += u32::from(good);
                         failed += u32::from(!good);
                     }
@@ -204,9 +221,9 @@ fn control(setting: &Setting, ended: &Ended) -> bool {
 }
 
 /// Prints what came of a run; whether all was well.
-fn report(setting: &Setting, ended: &Ended) -> bool {
+fn report(name: &str, ended: &Ended) -> bool {
     let verdict = if ended.is_good() { "ok    " } else { "FAILED" };
-    println!("{verdict} {:<12} {}", setting.name(), ended.figures());
+    println!("{verdict} {name:<12} {}", ended.figures());
     ended.complaints.iter().for_each(|complaint| println!("       {complaint}"));
     let violations = &ended.verdict.violations;
     if !violations.is_empty() {

@@ -42,6 +42,7 @@ pub(crate) fn measure(program: Program, nodes: usize, removals: u64) -> anyhow::
     let clock = Clock::start();
     let shape = Shape { nodes, program, write_through: true, disk_first: false, small_disk: false, clocks: false };
     let fleet = Fleet::start(&shape, clock)?;
+    fleet.members.iter().try_for_each(|member| await_redis(&mut Connection::open(member.resp)?, clock))?;
     let mut writer = Connection::open(fleet.members[0].resp)?;
     let watchers: Vec<Watcher> = fleet.members[1..].iter().map(|member| Watcher::start(member.resp, clock)).collect();
     let mut latency = Histogram::new_with_max(60_000_000, 3)?;
@@ -64,6 +65,22 @@ pub(crate) fn measure(program: Program, nodes: usize, removals: u64) -> anyhow::
         done += BATCH as u64;
     }
     Ok(Measured { latency })
+}
+
+/// Waits until the node tells Redis of what it removes.
+fn await_redis(connection: &mut Connection, clock: Clock) -> anyhow::Result<()> {
+    let begun = clock.nanos();
+    let mut command = Vec::new();
+    wire::command(&mut command, &[b"TC.DEL", b"nothing"]);
+    loop {
+        connection.send(&command)?;
+        let reply = connection.reply()?;
+        if reply == Reply::Simple(b"OK") {
+            return Ok(());
+        }
+        ensure!(clock.nanos() - begun < crate::clock::nanos(PATIENCE), "Redis is not told: {reply:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn store(writer: &mut Connection, keys: &[String]) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use clap::ValueEnum;
 use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 use crate::{
@@ -18,14 +19,15 @@ use crate::{
     history::{History, NEVER, NodeId},
     judge::{Law, Verdict, judge},
     nemesis::Fault,
-    workload::{Client, Plan, Shared},
+    plan::Plan,
+    workload::{Client, Shared},
 };
 
 /// How long after an acknowledgement another node may serve what was there before: the lease of a node (3 s), and as
 /// long as an answer may take on its way.
 pub(crate) const BOUND: Duration = Duration::from_millis(3500);
 /// How much later than its expiry a value may be served: as coarse as a node's clock is.
-const LATE: Duration = Duration::from_millis(20);
+pub(crate) const LATE: Duration = Duration::from_millis(20);
 /// A fault lasts longer than the bound, so that a read of what changed at its beginning is judged before its end.
 const FAULT: Duration = Duration::from_millis(4800);
 /// After a fault it is quiet for longer than the bound.
@@ -37,7 +39,16 @@ const CHANGES_PER_SECOND: u32 = 400;
 /// Changes of each kind without which a run shows nothing.
 const ACKNOWLEDGED_MIN: usize = 100;
 /// Reads with a value that every node must have answered after the last fault.
-const FOUND_MIN: u64 = 200;
+pub(crate) const FOUND_MIN: u64 = 200;
+
+/// When a node acknowledges a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Writes {
+    /// Once it has its place in the log.
+    Through,
+    /// Once it is queued.
+    Behind,
+}
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -148,7 +159,7 @@ fn wait_for_service(shared: &Shared) -> Vec<usize> {
 }
 
 /// What a history shows that no single read does.
-fn complaints(history: &History) -> Vec<String> {
+pub(crate) fn complaints(history: &History) -> Vec<String> {
     let mut complaints = Vec::new();
     if let Some(error) = &history.error {
         complaints.push(format!("P8: {} reads were answered with an error, such as {error}", history.errors));
@@ -179,7 +190,12 @@ impl Setting {
 
     fn plan(&self, shape: &Shape) -> Plan {
         let own_commands = matches!(self.program, Program::CacheNode(_));
-        Plan { changes_per_second: CHANGES_PER_SECOND, own_commands, flushes: own_commands && !shape.write_through }
+        Plan {
+            changes_per_second: CHANGES_PER_SECOND,
+            own_commands,
+            flushes: own_commands && !shape.write_through,
+            receipts: own_commands,
+        }
     }
 
     fn law(&self, shape: &Shape) -> Law {

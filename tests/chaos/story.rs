@@ -6,7 +6,7 @@ use crate::{
     clock::Nanos,
     history::{FOREIGN, History, NEVER, Outcome, Target, Write},
     judge::{Change, Violation},
-    workload::{key, tag},
+    plan::{key, tag},
 };
 
 /// Longest story; from the middle of longer ones lines are left out.

@@ -14,25 +14,17 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
-    clock::{Clock, Nanos, nanos},
-    history::{FOREIGN, Flush, History, KeyId, NEVER, NodeId, Outcome, Read, Removal, TagId, Target, Write, WriteId},
+    clock::{Clock, Nanos},
+    diary::Diary,
+    history::{History, KeyId, NodeId, Outcome, WriteId},
+    plan::{Asked, KEYS, MULTI, Plan},
     wire::{self, Connection, Reply},
 };
 
-/// Keys in all. Each is changed every few seconds, so that there are values to be wrong about.
-pub(crate) const KEYS: KeyId = 4096;
-/// The first of them are changed all the time.
-const BUSY_KEYS: KeyId = 64;
-/// Tags in all; a key's tag is its number modulo this.
-const TAGS: TagId = 32;
-/// Every so manyth value is long enough to be stored apart by the disk layer.
-const LONG_ONE_IN: WriteId = 37;
 /// Commands sent at once, at most.
 const BATCH_MAX: usize = 24;
 /// First values stored at once, at most.
 const FIRST_MAX: usize = 100;
-/// Keys of one MGET.
-const MULTI: usize = 24;
 /// A client that finds no server tries again after this.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -47,17 +39,6 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
 }
 
-/// What kinds of operations there are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    /// Changes a second of each client that makes changes.
-    pub(crate) changes_per_second: u32,
-    /// Whether there are tags, clears and flushes: what a plain cache does not have.
-    pub(crate) own_commands: bool,
-    /// Whether clients flush, so that the judge knows where queued writes stand.
-    pub(crate) flushes: bool,
-}
-
 /// One client: a thread, a connection, a history.
 pub(crate) struct Client {
     shared: Arc<Shared>,
@@ -66,43 +47,17 @@ pub(crate) struct Client {
     random: SmallRng,
     /// Whether it makes changes, or only reads.
     changes: bool,
-    history: History,
+    diary: Diary,
     batch: Vec<u8>,
     asked: Vec<Asked>,
 }
 
-/// What a client waits for.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    Read(KeyId),
-    Reads([KeyId; MULTI]),
-    Write(WriteId, KeyId, Option<TagId>, Nanos),
-    Removal(Target),
-    Flush,
-}
+// === impl Shared ===
 
-/// The name of a key.
-pub(crate) fn key(id: KeyId) -> String {
-    format!("k{id}")
-}
-
-/// The name of a tag.
-pub(crate) fn tag(id: TagId) -> String {
-    format!("t{id}")
-}
-
-/// What this write stores: it names itself and its key, and its end shows that nothing is missing.
-fn value(id: WriteId, key: KeyId) -> String {
-    let length = if id.is_multiple_of(LONG_ONE_IN) { 6000 } else { 90 };
-    format!("{id}:{key}:{:x<length$}.", "")
-}
-
-/// Which write stored this under the key.
-fn written_by(key: KeyId, bytes: &[u8]) -> WriteId {
-    let text = std::str::from_utf8(bytes).unwrap_or_default();
-    let id = text.split(':').next().and_then(|digits| digits.parse().ok()).unwrap_or(FOREIGN);
-    // All of it must be as stored: a value that is torn or mixed was written by nobody.
-    if value(id, key) == text { id } else { FOREIGN }
+impl Shared {
+    fn next_write(&self) -> WriteId {
+        self.writes.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 // === impl Client ===
@@ -110,8 +65,8 @@ fn written_by(key: KeyId, bytes: &[u8]) -> WriteId {
 impl Client {
     pub(crate) fn new(shared: Arc<Shared>, (node, address): (NodeId, SocketAddr), seed: u64, changes: bool) -> Self {
         let random = SmallRng::seed_from_u64(seed);
-        let history = History::default();
-        Self { shared, node, address, random, changes, history, batch: Vec::new(), asked: Vec::new() }
+        let diary = Diary::of(node);
+        Self { shared, node, address, random, changes, diary, batch: Vec::new(), asked: Vec::new() }
     }
 
     /// Works until told to stop; what it saw.
@@ -127,14 +82,15 @@ impl Client {
             while !self.stopped() {
                 self.plan_batch(started, &mut changes);
                 for key in fresh.drain(fresh.len().saturating_sub(FIRST_MAX)..) {
-                    self.plan_write(key);
+                    let write = self.shared.plan.write(&mut self.random, key, self.shared.next_write());
+                    self.ask(write);
                 }
                 if self.exchange(&mut connection).is_err() {
                     break;
                 }
             }
         }
-        self.history
+        self.diary.history
     }
 
     fn stopped(&self) -> bool {
@@ -152,91 +108,33 @@ impl Client {
         self.batch.clear();
         self.asked.clear();
         for _ in 0..self.random.random_range(1..=BATCH_MAX / 2) {
-            self.plan_read();
+            let read = self.shared.plan.read(&mut self.random);
+            self.ask(read);
         }
         if !self.changes {
             return;
         }
         let elapsed = self.shared.clock.nanos() - started;
-        let due = elapsed / (1_000_000_000 / u64::from(self.shared.plan.changes_per_second));
+        let due = self.shared.plan.due(elapsed);
         // What a hung node kept it from doing is not made up for.
         *changes = (*changes).max(due.saturating_sub(BATCH_MAX as u64 / 2));
         while *changes < due {
             *changes += 1;
-            self.plan_change();
+            let shared = &self.shared;
+            let change = shared.plan.change(&mut self.random, || shared.next_write());
+            self.ask(change);
         }
         // A client that only waits for its next change leaves the machine to the others.
-        if self.asked.iter().all(|asked| matches!(asked, Asked::Read(_) | Asked::Reads(_))) {
+        if self.asked.iter().all(Asked::is_read) {
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn plan_read(&mut self) {
-        if self.random.random_ratio(1, 2) {
-            let key_id = self.any_key();
-            wire::command(&mut self.batch, &[b"GET", key(key_id).as_bytes()]);
-            self.asked.push(Asked::Read(key_id));
-            return;
-        }
-        let mut keys = [0; MULTI];
-        keys.iter_mut().for_each(|key| *key = self.any_key());
-        let names: Vec<String> = keys.iter().map(|id| key(*id)).collect();
-        let words: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(names.iter().map(|name| name.as_bytes())).collect();
+    fn ask(&mut self, asked: Asked) {
+        let words = self.shared.plan.words(&asked);
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
         wire::command(&mut self.batch, &words);
-        self.asked.push(Asked::Reads(keys));
-    }
-
-    fn plan_change(&mut self) {
-        let own = self.shared.plan.own_commands;
-        match self.random.random_range(0..40_000) {
-            0..28_000 => {
-                let key = self.any_key();
-                self.plan_write(key);
-            }
-            28_000..28_050 if own => {
-                let id = self.random.random_range(0..TAGS);
-                wire::command(&mut self.batch, &[b"TC.INVALIDATE", tag(id).as_bytes()]);
-                self.asked.push(Asked::Removal(Target::Tag(id)));
-            }
-            28_050..28_054 if own => {
-                wire::command(&mut self.batch, &[b"FLUSHALL"]);
-                self.asked.push(Asked::Removal(Target::All));
-            }
-            28_060..28_100 if self.shared.plan.flushes => {
-                wire::command(&mut self.batch, &[b"TC.FLUSH"]);
-                self.asked.push(Asked::Flush);
-            }
-            _ => {
-                let id = self.any_key();
-                // Which tells whether all nodes hear of it.
-                let verb: &[u8] = if self.shared.plan.own_commands { b"TC.DEL" } else { b"DEL" };
-                wire::command(&mut self.batch, &[verb, key(id).as_bytes()]);
-                self.asked.push(Asked::Removal(Target::Key(id)));
-            }
-        }
-    }
-
-    fn plan_write(&mut self, key_id: KeyId) {
-        let id = self.shared.writes.fetch_add(1, Ordering::Relaxed);
-        let tag_id = (self.shared.plan.own_commands && self.random.random_ratio(1, 2)).then_some(key_id % TAGS);
-        let life_ms = if self.random.random_ratio(1, 4) { self.random.random_range(500..8000) } else { 0 };
-        let (name, value, millis) = (key(key_id), value(id, key_id), life_ms.to_string());
-        let tag_name = tag_id.map(tag);
-        let mut words: Vec<&[u8]> = vec![b"SET", name.as_bytes(), value.as_bytes()];
-        if let Some(tag) = &tag_name {
-            words[0] = b"TC.SET";
-            words.extend_from_slice(&[b"TAGS", b"1", tag.as_bytes()]);
-        }
-        if life_ms > 0 {
-            words.extend_from_slice(&[b"PX", millis.as_bytes()]);
-        }
-        wire::command(&mut self.batch, &words);
-        self.asked.push(Asked::Write(id, key_id, tag_id, nanos(Duration::from_millis(life_ms))));
-    }
-
-    fn any_key(&mut self) -> KeyId {
-        let busy = self.random.random_ratio(1, 16);
-        self.random.random_range(0..if busy { BUSY_KEYS } else { KEYS })
+        self.asked.push(asked);
     }
 
     /// Sends the batch, and writes down every answer with the moment it came.
@@ -247,10 +145,10 @@ impl Client {
         let mut broken = sent.err();
         for asked in &asked {
             if broken.is_none() {
-                broken = self.note_answer(*asked, invoked, connection).err();
+                broken = self.note_answer(asked, invoked, connection).err();
             }
             if broken.is_some() {
-                self.note_silence(*asked, invoked);
+                self.diary.silence(asked, invoked);
             }
         }
         self.asked = asked;
@@ -259,90 +157,69 @@ impl Client {
 
     /// # Errors
     /// If the connection broke; nothing is written down then.
-    fn note_answer(&mut self, asked: Asked, invoked: Nanos, connection: &mut Connection) -> io::Result<()> {
+    fn note_answer(&mut self, asked: &Asked, invoked: Nanos, connection: &mut Connection) -> io::Result<()> {
         match asked {
-            Asked::Read(key) => self.note_value(key, invoked, connection),
+            Asked::Read(key) => self.note_value(*key, invoked, connection),
             Asked::Reads(keys) => {
                 match connection.reply()? {
                     Reply::Array(MULTI) => {}
                     Reply::Error(text) => {
-                        let error = String::from_utf8_lossy(text).into_owned();
-                        self.note_error(error, MULTI);
+                        self.diary.error(String::from_utf8_lossy(text).into_owned(), MULTI);
                         return Ok(());
                     }
                     other => return Err(io::Error::other(format!("{other:?} to MGET"))),
                 }
-                keys.into_iter().try_for_each(|key| self.note_value(key, invoked, connection))
+                keys.iter().try_for_each(|key| self.note_value(*key, invoked, connection))
             }
-            Asked::Write(id, key, tag, life) => {
-                let outcome = outcome(&connection.reply()?);
-                self.note_write((id, key, tag, life), outcome, (invoked, self.shared.clock.nanos()));
+            Asked::Write(..) | Asked::Removal(_) | Asked::Flush | Asked::Receipt => {
+                let outcome = match asked {
+                    Asked::Receipt => receipt(connection)?,
+                    _ => outcome(&connection.reply()?),
+                };
+                self.diary.change(asked, outcome, (invoked, self.shared.clock.nanos()));
                 Ok(())
             }
-            Asked::Removal(target) => {
-                let outcome = outcome(&connection.reply()?);
-                self.note_removal(target, outcome, (invoked, self.shared.clock.nanos()));
-                Ok(())
-            }
-            Asked::Flush => {
-                if outcome(&connection.reply()?) == Outcome::Ok {
-                    let (node, returned) = (self.node, self.shared.clock.nanos());
-                    self.history.flushes.push(Flush { node, invoked, returned });
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// The connection broke before the answer.
-    fn note_silence(&mut self, asked: Asked, invoked: Nanos) {
-        match asked {
-            Asked::Read(_) => self.history.unanswered += 1,
-            Asked::Reads(keys) => self.history.unanswered += keys.len() as u64,
-            Asked::Write(id, key, tag, life) => {
-                self.note_write((id, key, tag, life), Outcome::Unknown, (invoked, NEVER));
-            }
-            Asked::Removal(target) => self.note_removal(target, Outcome::Unknown, (invoked, NEVER)),
-            Asked::Flush => {}
         }
     }
 
     fn note_value(&mut self, key: KeyId, invoked: Nanos, connection: &mut Connection) -> io::Result<()> {
-        match connection.reply()? {
-            Reply::Bulk(bytes) => {
-                let write = written_by(key, bytes);
-                let returned = self.shared.clock.nanos();
-                self.history.reads.push(Read { key, write, node: self.node, invoked, returned });
-                self.shared.found[usize::from(self.node)].fetch_add(1, Ordering::Relaxed);
-            }
-            Reply::Null => self.history.absent += 1,
+        let found = match connection.reply()? {
+            Reply::Bulk(bytes) => Some(bytes),
+            Reply::Null => None,
             Reply::Error(text) => {
-                let error = String::from_utf8_lossy(text).into_owned();
-                self.note_error(error, 1);
+                self.diary.error(String::from_utf8_lossy(text).into_owned(), 1);
+                return Ok(());
             }
             other => return Err(io::Error::other(format!("{other:?} to a read"))),
+        };
+        self.diary.value(key, found, (invoked, self.shared.clock.nanos()));
+        if found.is_some() {
+            self.shared.found[usize::from(self.node)].fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
+}
 
-    fn note_error(&mut self, error: String, reads: usize) {
-        self.history.errors += reads as u64;
-        self.history.error.get_or_insert(error);
+/// Reads a receipt; whether all nodes have carried out what was accepted before.
+fn receipt(connection: &mut Connection) -> io::Result<Outcome> {
+    match connection.reply()? {
+        Reply::Array(10) => {}
+        other => return Ok(outcome(&other)),
     }
-
-    fn note_write(
-        &mut self,
-        (id, key, tag, life): (WriteId, KeyId, Option<TagId>, Nanos),
-        outcome: Outcome,
-        (invoked, returned): (Nanos, Nanos),
-    ) {
-        let returned = if outcome == Outcome::Ok { returned } else { NEVER };
-        self.history.writes.push(Write { id, key, tag, node: self.node, outcome, life, invoked, returned });
+    let mut numbers = Vec::new();
+    for _ in 0..10 {
+        match connection.reply()? {
+            Reply::Integer(number) => numbers.push(number),
+            Reply::Array(names) => {
+                for _ in 0..names {
+                    connection.reply()?;
+                }
+            }
+            _ => {}
+        }
     }
-
-    fn note_removal(&mut self, target: Target, outcome: Outcome, (invoked, returned): (Nanos, Nanos)) {
-        self.history.removals.push(Removal { target, node: self.node, outcome, invoked, returned });
-    }
+    let [applied, nodes] = numbers[..] else { return Err(io::Error::other("a receipt has two numbers")) };
+    Ok(if applied == nodes { Outcome::Ok } else { Outcome::Unknown })
 }
 
 fn outcome(reply: &Reply<'_>) -> Outcome {
@@ -356,22 +233,6 @@ fn outcome(reply: &Reply<'_>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn value_names_its_write_and_its_key() {
-        for id in [1, LONG_ONE_IN, 4_000_000_000] {
-            assert_eq!(written_by(7, value(id, 7).as_bytes()), id);
-        }
-    }
-
-    #[test]
-    fn value_that_is_torn_or_under_the_wrong_key_is_foreign() {
-        let whole = value(5, 7);
-        for wrong in [&whole[..whole.len() - 1], "", "5", "5:7:x.", "x:7:."] {
-            assert_eq!(written_by(7, wrong.as_bytes()), FOREIGN, "{wrong}");
-        }
-        assert_eq!(written_by(8, whole.as_bytes()), FOREIGN);
-    }
 
     #[test]
     fn answers_that_promise_nothing_are_unknown() {

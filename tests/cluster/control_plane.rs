@@ -1,11 +1,12 @@
 //! The control plane: its certificates, its files and its command lines.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::audit;
 use super::certificates::{Authority, Certificates, Subject, address, dns, kubeconfig, write_secret};
 use super::error::{AtPath, Result};
 use super::layout::Layout;
@@ -13,6 +14,7 @@ use super::network::{API_SERVICE, CONTROL_PLANE, PODS, SERVICES, Wire, inside};
 use super::programs::{COREDNS, CSI_DRIVER, CSI_PROVISIONER, CSI_RESIZER, KUBERNETES};
 use super::storage::{DRIVER, volumes};
 use super::supervisor::Part;
+use crate::ports::free_port;
 
 /// Where the control plane's programs listen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,29 +43,6 @@ const USERS: [(&str, &str, Option<&str>); 4] = [
     ("kube-proxy", "system:kube-proxy", None),
 ];
 
-/// What the API server writes to its audit log: every write to the objects that tests count, by whom and with which
-/// result, but no contents.
-const AUDIT_POLICY: &str = r#"apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-  - level: None
-    verbs: [get, list, watch]
-  - level: None
-    resources: [{group: "", resources: [events]}, {group: events.k8s.io}]
-  - level: Metadata
-    resources:
-      - {group: tieredcache.io}
-      - {group: apps}
-      - {group: policy}
-      - {group: coordination.k8s.io}
-      - {group: ""}
-      - {group: networking.k8s.io}
-      - {group: autoscaling}
-      - {group: rbac.authorization.k8s.io}
-  - level: None
-"#;
-
 // === impl Endpoints ===
 
 impl Endpoints {
@@ -74,16 +53,9 @@ impl Endpoints {
     }
 
     /// On the host's loopback: ports that are free now.
-    pub(crate) fn loopback() -> Result<Self> {
-        // Held together until all are chosen, so that they differ.
-        let held: Vec<TcpListener> = (0..3)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-            .collect::<std::io::Result<_>>()
-            .at("finding a free port on", Path::new("127.0.0.1"))?;
-        let port = |index: usize| held[index].local_addr().map(|address| address.port());
-        let ports = [port(0), port(1), port(2)].map(|port| port.expect("a bound socket has an address"));
-        let [api_port, etcd_port, etcd_peer_port] = ports;
-        Ok(Self { api: Ipv4Addr::LOCALHOST, api_port, etcd_port, etcd_peer_port, wire: None })
+    pub(crate) fn loopback() -> Self {
+        let [api_port, etcd_port, etcd_peer_port] = std::array::from_fn(|_| free_port());
+        Self { api: Ipv4Addr::LOCALHOST, api_port, etcd_port, etcd_peer_port, wire: None }
     }
 
     /// The API server's address, for clients on the host and in the control plane.
@@ -145,7 +117,7 @@ impl<'a> ControlPlane<'a> {
              {{\n    kubeconfig {}\n    pods insecure\n    ttl 1\n  }}\n  cache 1\n  reload\n}}\n",
             self.kubeconfig("admin").display()
         );
-        for (name, text) in [("audit-policy.yaml", AUDIT_POLICY), ("Corefile", &corefile)] {
+        for (name, text) in [("audit-policy.yaml", &audit::policy()), ("Corefile", &corefile)] {
             let path = config.join(name);
             fs::write(&path, text).at("writing", &path)?;
         }
@@ -202,9 +174,9 @@ impl<'a> ControlPlane<'a> {
             "--profiling=false".to_owned(),
             "--shutdown-delay-duration=0s".to_owned(),
             format!("--audit-policy-file={}", self.layout.config().join("audit-policy.yaml").display()),
-            format!("--audit-log-path={}", self.layout.logs().join("audit.log").display()),
-            "--audit-log-maxsize=100".to_owned(),
-            "--audit-log-maxbackup=2".to_owned(),
+            format!("--audit-log-path={}", self.layout.logs().join(audit::LOG).display()),
+            format!("--audit-log-maxsize={}", audit::LOG_MEBIBYTES_MAX),
+            format!("--audit-log-maxbackup={}", audit::LOGS_KEPT),
         ];
         args.extend(match self.endpoints.wire {
             Some(_) => vec![format!("--advertise-address={CONTROL_PLANE}")],

@@ -100,7 +100,12 @@ pub(crate) fn companions() -> Result<Vec<Archive>> {
                         CMD [\"redis-server\", \"--protected-mode\", \"no\", \"--dir\", \"/data\"]\n"
             .to_owned(),
         // One program, which acts by the name it is started by.
-        files: vec![("/usr/bin/redis-check-rdb".into(), "usr/bin/redis-server"), cli()],
+        // And a shell, by which Sentinels are started.
+        files: vec![
+            ("/usr/bin/redis-check-rdb".into(), "usr/bin/redis-server"),
+            cli(),
+            ("/bin/busybox".into(), "usr/bin/sh"),
+        ],
         salt: "2".to_owned(),
         on_base: true,
     };

@@ -13,9 +13,10 @@ use rustix::fs::{FlockOperation, flock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clock::now;
-use super::command::{exists, mortal};
+use super::command::mortal;
 use super::error::{AtPath, ClusterError, Result};
 use super::layout::cache;
+use super::requirements::{GoVersion, check_go};
 
 /// How often a long build says that it goes on.
 const PROGRESS_EVERY: Duration = Duration::from_secs(20);
@@ -134,7 +135,7 @@ pub(crate) const ALL: [&Module; 8] =
 /// Builds what is missing of `modules`, telling `say` about it.
 ///
 /// # Errors
-/// `Missing` without Go, `Command` when a build fails, `Io`.
+/// `Missing` without a Go that is new enough, `Command` when a build fails, `Io`.
 pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
     if modules.iter().all(|module| module.is_built()) {
         return Ok(());
@@ -148,6 +149,11 @@ pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
         flock(&lock, FlockOperation::LockExclusive).at("locking", &path)?;
     }
     let scratch = Scratch::open(&folder)?;
+    // Asked of the most demanding module and before the first build: Go fetches itself only in the version that the
+    // module it is in needs, and a build takes minutes.
+    if let Some((needed, module)) = most_demanding(modules) {
+        check_go(scratch.go().current_dir(module.source()), needed)?;
+    }
     for (index, module) in modules.iter().enumerate().filter(|(_, module)| !module.is_built()) {
         say(&format!("building {} ({} of {}), about {}", module.name, index + 1, modules.len(), module.takes));
         module.build(&scratch, say)?;
@@ -159,6 +165,12 @@ pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
 pub(crate) fn list() -> Vec<String> {
     let state = |module: &Module| if module.is_built() { "built  " } else { "missing" };
     ALL.iter().map(|module| format!("{} {}", state(module), module.built().display())).collect()
+}
+
+/// The module that needs the newest Go, and which that is.
+fn most_demanding<'a>(modules: &[&'a Module]) -> Option<(GoVersion, &'a Module)> {
+    let needs = modules.iter().filter_map(|module| Some((module.go_needed()?, *module)));
+    needs.max_by_key(|(needed, _)| *needed)
 }
 
 // === impl Module ===
@@ -180,6 +192,10 @@ impl Module {
 
     fn source(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/go").join(self.name)
+    }
+
+    fn go_needed(&self) -> Option<GoVersion> {
+        GoVersion::of_module(&fs::read_to_string(self.source().join("go.mod")).ok()?)
     }
 
     /// Changes with every source file and flag.
@@ -237,10 +253,6 @@ struct Scratch {
 impl Scratch {
     /// Opens an empty scratch folder in `parent`; whatever an interrupted build left there goes first.
     fn open(parent: &Path) -> Result<Self> {
-        if !exists("go") {
-            let remedy = "install Go 1.26 or newer and put `go` on the PATH".to_owned();
-            return Err(ClusterError::Missing { what: "Go".to_owned(), remedy });
-        }
         let folder = parent.join("scratch");
         if folder.exists() {
             fs::remove_dir_all(&folder).at("removing", &folder)?;
@@ -296,4 +308,17 @@ fn run_with_progress(command: &mut Command, log: &Path, report: &dyn Fn(Duration
     let from = output.ceil_char_boundary(output.len().saturating_sub(4_000));
     let command = format!("go build in {}", command.get_current_dir().unwrap_or(Path::new(".")).display());
     Err(ClusterError::Command { command, status: status.to_string(), output: output[from..].to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ALL, most_demanding};
+
+    #[test]
+    fn the_newest_go_that_any_module_needs_is_asked_for() {
+        assert!(ALL.iter().all(|module| module.go_needed().is_some()));
+        let newest = ALL.iter().filter_map(|module| module.go_needed()).max();
+        let (needed, module) = most_demanding(&ALL).unwrap();
+        assert_eq!((Some(needed), Some(needed)), (newest, module.go_needed()));
+    }
 }

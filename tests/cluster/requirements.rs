@@ -1,10 +1,19 @@
 //! What this machine must have, checked before anything is changed.
 
+use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
 use super::command::{exists, output_of, run};
 use super::error::{ClusterError, Result};
+
+/// A version of Go. A release candidate has no patch and so comes before the first release of its series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GoVersion {
+    major: u32,
+    minor: u32,
+    patch: Option<u32>,
+}
 
 /// Programs that nodes need and that come from Debian's packages, and from which.
 const FOR_NODES: [(&str, &str); 8] = [
@@ -74,6 +83,35 @@ pub(crate) fn check_images(say: &dyn Fn(&str)) -> Result<()> {
     if packages.is_empty() { Ok(()) } else { install(&packages, say) }
 }
 
+/// Checks that `go`, a command in the folder of a module, is `needed` or newer. There Go fetches that version by itself,
+/// if it knows how to and may.
+///
+/// # Errors
+/// `Missing` with what was found, what is needed and how to get it.
+pub(crate) fn check_go(go: &mut Command, needed: GoVersion) -> Result<()> {
+    if !exists("go") {
+        return Err(go_missing("there is no `go` on the PATH", needed));
+    }
+    suffices(output_of(go.args(["env", "GOVERSION"])), needed)
+}
+
+/// Whether what Go answered to the question for its version is enough.
+fn suffices(answer: Result<String>, needed: GoVersion) -> Result<()> {
+    match answer {
+        Ok(version) if GoVersion::parse(&version) >= Some(needed) => Ok(()),
+        Ok(version) => Err(go_missing(&format!("the `go` on the PATH is {}", version.trim()), needed)),
+        Err(ClusterError::Command { output, .. }) => {
+            Err(go_missing(&format!("the `go` on the PATH says {output:?}"), needed))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn go_missing(found: &str, needed: GoVersion) -> ClusterError {
+    let remedy = format!("{found}; get it from https://go.dev/dl and put its `bin` folder first on the PATH");
+    missing(&format!("Go {needed} or newer"), &remedy)
+}
+
 /// Packages of the programs and files that are not there.
 fn lacking(programs: &[(&str, &'static str)], files: &[(&str, &'static str)]) -> Vec<&'static str> {
     let programs = programs.iter().filter(|(program, _)| !is_installed(program));
@@ -108,4 +146,79 @@ fn install(packages: &[&str], say: &dyn Fn(&str)) -> Result<()> {
 
 fn missing(what: &str, remedy: &str) -> ClusterError {
     ClusterError::Missing { what: what.to_owned(), remedy: remedy.to_owned() }
+}
+
+// === impl GoVersion ===
+
+impl GoVersion {
+    /// The version in the `go` line of a `go.mod`.
+    pub(crate) fn of_module(go_mod: &str) -> Option<Self> {
+        go_mod.lines().find_map(|line| line.strip_prefix("go ")).and_then(Self::parse)
+    }
+
+    /// Reads what follows `go` in a `go.mod`, or what `go env GOVERSION` prints: `go1.26.6`, `go1.27rc1`, or
+    /// `devel go1.27-0ab3f8` and a date.
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().trim_start_matches("devel ").trim_start_matches("go");
+        let end = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
+        let mut numbers = text[..end].split('.').map(|number| number.parse().ok());
+        Some(Self { major: numbers.next()??, minor: numbers.next()??, patch: numbers.next().flatten() })
+    }
+}
+
+impl fmt::Display for GoVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)?;
+        self.patch.map_or(Ok(()), |patch| write!(f, ".{patch}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> GoVersion {
+        GoVersion::parse(text).unwrap()
+    }
+
+    #[test]
+    fn versions_of_go_are_in_the_order_of_their_numbers() {
+        let ascending =
+            ["go1.9.7", "go1.19.8", "go1.26rc1", "go1.26.0", "go1.26.6", "go1.26.10", "go1.27rc1", "go2.0.0"];
+        assert!(ascending.map(version).is_sorted_by(|older, newer| older < newer));
+        assert_eq!(version("go1.26.6 X:nodwarf5\n"), version("1.26.6"));
+        assert_eq!(version("devel go1.27-0ab3f8 Tue Feb 3 10:00:00 2026"), version("1.27"));
+        assert_eq!(["", "go", "go1", "gccgo", "6 months"].map(GoVersion::parse), [None; 5]);
+    }
+
+    #[test]
+    fn a_module_needs_the_version_of_its_go_line() {
+        let go_mod = "module example.com/go\n\nrequire example.com/go 1.99.0\n\ngo 1.26.6\n";
+        assert_eq!(GoVersion::of_module(go_mod), Some(version("1.26.6")));
+        assert_eq!(GoVersion::of_module("module example.com/go\n"), None);
+    }
+
+    #[test]
+    fn a_go_that_is_new_enough_suffices() {
+        for found in ["go1.26.6\n", "go1.26.10\n", "go1.27rc1\n"] {
+            suffices(Ok(found.to_owned()), version("1.26.6")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_go_that_is_too_old_is_named_with_what_is_needed_and_where_it_is() {
+        for found in ["go1.26.5", "go1.19.8", "go1.9.7"] {
+            let error = suffices(Ok(format!("{found}\n")), version("1.26.6")).unwrap_err().to_string();
+            assert!(error.starts_with("this machine lacks Go 1.26.6 or newer: "), "{error}");
+            assert!(error.contains(&format!("is {found};")) && error.contains("https://go.dev/dl"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_go_that_can_not_fetch_a_newer_one_is_repeated() {
+        let output = "go: download go1.26.6 for linux/amd64: toolchain not available".to_owned();
+        let answer = Err(ClusterError::Command { command: "go".to_owned(), status: "1".to_owned(), output });
+        let error = suffices(answer, version("1.26.6")).unwrap_err().to_string();
+        assert!(error.contains("lacks Go 1.26.6") && error.contains("toolchain not available"), "{error}");
+    }
 }

@@ -9,7 +9,8 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually, process_of};
+use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually, object, process_of};
+use crate::turn::alone;
 
 /// How often the leader is killed.
 const KILLS: u32 = 30;
@@ -41,9 +42,10 @@ fn step(fleet: &Fleet, number: u32) {
 }
 
 /// The pod that leads and its identity, which no other process has, once it is another than `last`.
-fn leader_after(last: &str) -> (String, String) {
+pub(crate) fn leader_after(last: &str) -> (String, String) {
     eventually("a replica leads", LEADS_WITHIN, || {
-        let holder = system(&["get", "lease/tieredcache-operator", "-o", "jsonpath={.spec.holderIdentity}"])?;
+        let lease = object(OPERATOR_NAMESPACE, "lease/tieredcache-operator")?;
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
         if holder.is_empty() || holder == last {
             return Err(format!("held by {holder:?}"));
         }
@@ -55,8 +57,8 @@ fn leader_after(last: &str) -> (String, String) {
 /// Ends the process of a replica without warning, and makes room for a new pod: the kubelet would keep one that died
 /// often waiting. The Lease goes too, or the next one would stand by until it ran out.
 fn kill(pod: &str) -> Result<(), String> {
-    let uid = system(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"])?;
-    let process = process_of(&uid, "operator")?;
+    let uid = object(OPERATOR_NAMESPACE, &format!("pod/{pod}"))?["metadata"]["uid"].clone();
+    let process = process_of(uid.as_str().unwrap_or_default(), "operator")?;
     let killed = Command::new("kill").args(["-9", &process.to_string()]).status().map_err(|error| error.to_string())?;
     equal(killed.success(), true)?;
     system(&["delete", "pod", pod, "--wait=false"])?;
@@ -72,23 +74,15 @@ fn system(args: &[&str]) -> Result<String, String> {
 fn await_end(fleet: &Fleet) {
     fleet.await_ready("kept", 2, SETTLES_WITHIN);
     eventually("nothing of the deleted cache is left", SETTLES_WITHIN, || {
-        let left = fleet.try_kubectl(&[
-            "get",
-            "tc,pvc,pods,sts,svc,cm,pdb,sa",
-            "-l",
-            "app.kubernetes.io/instance=gone",
-            "-o",
-            "name",
-        ])?;
-        equal(left.as_str(), "")?;
+        let kinds = ["tc", "pvc", "pods", "sts", "svc", "cm", "pdb", "sa"];
+        equal(fleet.names(&kinds, "app.kubernetes.io/instance=gone")?, Vec::new())?;
         // The node that scaling down took away goes in its own time.
         equal(claims(fleet)?, 2)
     });
 }
 
 fn claims(fleet: &Fleet) -> Result<usize, String> {
-    Ok(fleet.try_kubectl(&["get", "pvc,pods", "-l", "app.kubernetes.io/instance=kept", "-o", "name"])?.lines().count()
-        / 2)
+    Ok(fleet.names(&["pvc", "pods"], "app.kubernetes.io/instance=kept")?.len() / 2)
 }
 
 /// Everything that belongs to caches of the fleet, without what Kubernetes makes up anew each time.
@@ -148,13 +142,15 @@ fn writes(fleet: &Fleet) -> Vec<String> {
     let ours = entries.filter(|entry| {
         entry["userAgent"].as_str().is_some_and(|agent| agent.starts_with("tieredcache-operator/"))
             && entry["objectRef"]["namespace"] == fleet.namespace.as_str()
+            && !["get", "list", "watch"].iter().any(|verb| entry["verb"] == *verb)
     });
     ours.map(|entry| format!("{} {}", entry["verb"], entry["objectRef"])).collect()
 }
 
 #[test]
 fn killed_thirty_times_at_random_in_its_pods_it_comes_to_the_same_end_and_then_rests() {
-    let (calm, stormy) = (Fleet::new("chaos-calm"), Fleet::new("chaos-storm"));
+    let turn = alone();
+    let (calm, stormy) = (Fleet::new(&turn, "chaos-calm"), Fleet::new(&turn, "chaos-storm"));
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     println!("SEED={seed}");
     let mut random = SmallRng::seed_from_u64(seed);

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
+use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually, object, said};
+use crate::turn::{alone, beside};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
 const IMAGES: &str =
@@ -24,8 +25,7 @@ impl Drop for Restored {
 fn helm(args: &[&str]) -> Result<(), String> {
     let mut command = cluster().helm_command().map_err(|error| error.to_string())?;
     let output = command.args(args).args(["--namespace", OPERATOR_NAMESPACE]).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    said(output.map_err(|error| error.to_string())?).map(drop)
 }
 
 fn try_install(values: &str) -> Result<(), String> {
@@ -42,7 +42,10 @@ fn install(values: &str) {
 fn uninstall() {
     let started = Instant::now();
     helm(&["uninstall", "tieredcache", "--wait", "--timeout", "60s"]).expect("the chart uninstalls");
-    eventually("no operator is left", WITHIN, || equal(operator(&["get", "pods", "-o", "name"]).as_str(), ""));
+    eventually("no operator is left", WITHIN, || {
+        let pods = object(OPERATOR_NAMESPACE, "pods")?;
+        equal(pods["items"].as_array().map_or(0, Vec::len), 0)
+    });
     println!("uninstalled in {:.1} s", started.elapsed().as_secs_f64());
 }
 
@@ -52,7 +55,8 @@ fn operator(args: &[&str]) -> String {
 
 #[test]
 fn the_operator_runs_twice_on_two_machines_and_tells_its_metrics() {
-    let fleet = Fleet::new("chart-runs");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "chart-runs");
     let pods = operator(&["get", "pods", "-l", "app.kubernetes.io/name=tieredcache-operator", "-o", "name"]);
     assert_eq!(pods.lines().count(), 2, "{pods}");
     let mut machines: Vec<String> =
@@ -79,7 +83,8 @@ fn the_operator_runs_twice_on_two_machines_and_tells_its_metrics() {
 
 #[test]
 fn caches_serve_while_the_operator_is_upgraded_removed_and_installed_again() {
-    let fleet = Fleet::new("chart-life");
+    let turn = alone();
+    let fleet = Fleet::new(&turn, "chart-life");
     fleet.apply("kept", SMALL);
     fleet.await_ready("kept", 1, WITHIN);
     let _restored = Restored;
@@ -101,8 +106,9 @@ fn caches_serve_while_the_operator_is_upgraded_removed_and_installed_again() {
 
 #[test]
 fn an_operator_of_one_namespace_needs_and_touches_no_other() {
-    let inside = Fleet::new("chart-inside");
-    let outside = Fleet::new("chart-outside");
+    let turn = alone();
+    let inside = Fleet::new(&turn, "chart-inside");
+    let outside = Fleet::new(&turn, "chart-outside");
     let _restored = Restored;
     uninstall();
     install(",watchNamespaces={chart-inside},rbac.aggregateToUserRoles=false");
@@ -127,11 +133,6 @@ fn an_operator_of_one_namespace_needs_and_touches_no_other() {
     install("");
     outside.await_ready("other", 1, WITHIN);
     eventually("the roles of one namespace are gone", WITHIN, || {
-        equal(
-            inside
-                .try_kubectl(&["get", "roles", "-l", "app.kubernetes.io/instance=tieredcache", "-o", "name"])?
-                .as_str(),
-            "",
-        )
+        equal(inside.names(&["roles"], "app.kubernetes.io/instance=tieredcache")?, Vec::new())
     });
 }

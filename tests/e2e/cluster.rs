@@ -2,13 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that can not go on says where")]
 
 mod footprint;
-mod life;
+pub(crate) mod life;
 
 use std::ffi::OsString;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use tests::cluster::{Cluster, TOOLS_IMAGE, shared};
+
+use crate::turn::{alone, beside};
 
 /// An `up` that finds everything in its place takes a second; the rest is for a busy machine.
 const UP_AGAIN_WITHIN: Duration = Duration::from_secs(15);
@@ -136,19 +138,23 @@ fn succeed(cluster: &Cluster, args: &[&str]) -> String {
 
 #[test]
 fn everything_runs_and_a_second_up_changes_nothing() {
+    let _turn = alone();
     let cluster = shared();
-    let before = cluster.processes().len();
+    // Pods of tests before this one may still be ending.
+    let parts = || life::running(cluster, &life::LASTING_PARTS);
+    let before = parts();
     let started = Instant::now();
     cluster.up(u8::try_from(cluster.status().nodes.len()).unwrap()).unwrap();
     println!("a second up took {:.1} s", started.elapsed().as_secs_f64());
     assert!(started.elapsed() < UP_AGAIN_WITHIN, "{:?}", started.elapsed());
     let status = cluster.status();
     assert!(status.is_healthy(), "{status}");
-    assert_eq!(cluster.processes().len(), before);
+    assert_eq!(parts(), before);
 }
 
 #[test]
 fn a_pod_finds_a_service_by_name_on_every_node() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "dns");
     space.start(&Pod { name: "server", node: Some(1), claim: None });
     space.kubectl(&["expose", "pod", "server", "--port=8080"]).unwrap();
@@ -167,6 +173,7 @@ fn a_pod_finds_a_service_by_name_on_every_node() {
 
 #[test]
 fn a_service_address_leads_to_its_pod_from_every_node() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "service");
     space.start(&Pod { name: "server", node: Some(1), claim: None });
     space
@@ -187,6 +194,7 @@ fn a_service_address_leads_to_its_pod_from_every_node() {
 
 #[test]
 fn a_claim_binds_where_its_pod_runs() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "bind");
     space.claim("data", "300Mi");
     assert_eq!(space.value("pvc/data", ".status.phase"), "Pending");
@@ -201,6 +209,7 @@ fn a_claim_binds_where_its_pod_runs() {
 
 #[test]
 fn a_volume_is_full_at_its_size_and_grows_while_in_use() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "grow");
     space.claim("data", "300Mi");
     space.start(&Pod { name: "user", node: None, claim: Some("data") });
@@ -220,6 +229,7 @@ fn a_volume_is_full_at_its_size_and_grows_while_in_use() {
 
 #[test]
 fn a_class_without_expansion_refuses_to_grow() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "fixed");
     space.apply(
         r#"{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec":
@@ -233,6 +243,7 @@ fn a_class_without_expansion_refuses_to_grow() {
 
 #[test]
 fn a_volume_survives_its_pod_and_goes_with_its_claim() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "survive");
     space.claim("data", "300Mi");
     space.start(&Pod { name: "first", node: None, claim: Some("data") });
@@ -251,6 +262,7 @@ fn a_volume_survives_its_pod_and_goes_with_its_claim() {
 
 #[test]
 fn pod_security_is_enforced() {
+    let _turn = beside();
     let space = Namespace::new(shared(), "strict");
     space.kubectl(&["label", "namespace", "strict", "pod-security.kubernetes.io/enforce=restricted"]).unwrap();
     space.start(&Pod { name: "modest", node: None, claim: None });
@@ -261,6 +273,7 @@ fn pod_security_is_enforced() {
 
 #[test]
 fn a_cut_node_is_not_ready_until_it_is_healed() {
+    let _turn = alone();
     let cluster = shared();
     let space = Namespace::new(cluster, "cut");
     space.start(&Pod { name: "server", node: Some(2), claim: None });
@@ -279,6 +292,7 @@ fn a_cut_node_is_not_ready_until_it_is_healed() {
 
 #[test]
 fn a_crashed_node_comes_back_with_what_was_synced() {
+    let _turn = alone();
     let cluster = shared();
     let space = Namespace::new(cluster, "crash");
     space.claim("data", "300Mi");
@@ -304,6 +318,7 @@ fn a_crashed_node_comes_back_with_what_was_synced() {
 
 #[test]
 fn a_killed_part_is_started_again() {
+    let _turn = alone();
     let cluster = shared();
     let has = |program: &str| {
         cluster.processes().into_iter().find(|pid| {

@@ -1,16 +1,18 @@
-//! What the tests of fleets share: the cluster with the operator installed, a namespace of its own for each test, a
-//! client pod, and waiting for a condition with a limit.
+//! What the tests of fleets share: the cluster with the operator installed, a namespace of its own for each test,
+//! a stock client, and waiting for a condition with a limit.
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use tests::cluster::{Cluster, TOOLS_IMAGE, shared};
+use tests::cluster::{Cluster, REDIS_IMAGE, Rest, shared};
+
+use crate::turn::Turn;
 
 /// How often a condition is looked at while waiting for it.
 const POLL_EVERY: Duration = Duration::from_millis(250);
@@ -18,7 +20,41 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 /// Where the operator is installed.
 pub(crate) const OPERATOR_NAMESPACE: &str = "tieredcache-system";
 
-/// A namespace with a client pod and whatever caches a test makes there; removed when dropped.
+/// Where the API has each kind of object of a namespace, by the names that kubectl knows them by.
+const COLLECTIONS: [(&[&str], &str, &str); 11] = [
+    (&["tc"], "apis/tieredcache.io/v1alpha1", "tieredcaches"),
+    (&["sts"], "apis/apps/v1", "statefulsets"),
+    (&["pod", "pods"], "api/v1", "pods"),
+    (&["pvc"], "api/v1", "persistentvolumeclaims"),
+    (&["svc"], "api/v1", "services"),
+    (&["cm", "configmap"], "api/v1", "configmaps"),
+    (&["sa"], "api/v1", "serviceaccounts"),
+    (&["pdb"], "apis/policy/v1", "poddisruptionbudgets"),
+    (&["endpointslices"], "apis/discovery.k8s.io/v1", "endpointslices"),
+    (&["lease"], "apis/coordination.k8s.io/v1", "leases"),
+    (&["roles"], "apis/rbac.authorization.k8s.io/v1", "roles"),
+];
+
+/// A Redis of the cluster, without persistence, behind a Service.
+const REDIS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: redis, namespace: NAMESPACE}
+spec: {selector: {app: redis}, ports: [{port: 6379}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: redis, namespace: NAMESPACE, labels: {app: redis}}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: redis
+      image: IMAGE
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+";
+
+/// A namespace with whatever caches a test makes there; removed when dropped.
 pub(crate) struct Fleet {
     pub(crate) cluster: &'static Cluster,
     pub(crate) namespace: String,
@@ -47,6 +83,31 @@ fn install_operator(cluster: &Cluster) {
     assert!(output.status.success(), "the chart installs: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The API server of the shared cluster, for whoever looks at something again and again.
+pub(crate) fn rest() -> &'static Rest {
+    static REST: OnceLock<Rest> = OnceLock::new();
+    REST.get_or_init(|| shared().rest().expect("the cluster is up"))
+}
+
+/// An object of this namespace as kubectl would name it, such as `pod/client`, or a list, such as `pods`.
+pub(crate) fn object(namespace: &str, object: &str) -> Result<Value, String> {
+    listed(namespace, object, "")
+}
+
+fn listed(namespace: &str, object: &str, selector: &str) -> Result<Value, String> {
+    let kind = object.split('/').next().unwrap_or_default();
+    let (_, group, collection) = COLLECTIONS
+        .iter()
+        .find(|(kinds, ..)| kinds.contains(&kind))
+        .unwrap_or_else(|| panic!("add {kind} to the collections"));
+    let name = &object[kind.len()..];
+    let path = format!("/{group}/namespaces/{namespace}/{collection}{name}{selector}");
+    match rest().call("GET", &path, None) {
+        (200, found) => Ok(found),
+        (code, answer) => Err(format!("GET {path}: {code} {answer}")),
+    }
+}
+
 /// Waits until `look` gives a value, and says what was last seen if it does not within `limit`.
 pub(crate) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let started = Instant::now();
@@ -67,8 +128,8 @@ pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(seen: T, wanted: T) -> Resul
 // === impl Fleet ===
 
 impl Fleet {
-    /// A namespace of this name, which enforces the restricted Pod Security Standard, with a client pod.
-    pub(crate) fn new(namespace: &str) -> Self {
+    /// A namespace of this name, which enforces the restricted Pod Security Standard.
+    pub(crate) fn new(_turn: &Turn, namespace: &str) -> Self {
         let fleet = Self { cluster: cluster(), namespace: namespace.to_owned() };
         fleet
             .cluster
@@ -82,22 +143,9 @@ kind: Namespace
 metadata:
   name: {namespace}
   labels: {{pod-security.kubernetes.io/enforce: restricted}}
----
-apiVersion: v1
-kind: Pod
-metadata: {{name: client, namespace: {namespace}}}
-spec:
-  terminationGracePeriodSeconds: 0
-  securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: RuntimeDefault}}}}
-  containers:
-    - name: client
-      image: {TOOLS_IMAGE}
-      command: [sleep, '86400']
-      securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
             ))
-            .expect("namespace and client pod are made");
-        fleet.kubectl(&["wait", "pod/client", "--for=condition=Ready", "--timeout=60s"]);
+            .expect("the namespace is made");
         fleet
     }
 
@@ -121,22 +169,37 @@ spec:
         self.cluster.apply(&manifest).expect("the cache is accepted");
     }
 
+    /// Starts a Redis that is no cache's own, at `redis:6379`; again, if its pod is gone.
+    pub(crate) fn start_redis(&self) {
+        let manifest = REDIS.replace("NAMESPACE", &self.namespace).replace("IMAGE", REDIS_IMAGE);
+        self.cluster.apply(&manifest).expect("Redis is made");
+        self.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=60s"]);
+    }
+
     /// The object as JSON.
     pub(crate) fn get(&self, object: &str) -> Result<Value, String> {
-        let text = self.try_kubectl(&["get", object, "-o", "json"])?;
-        serde_json::from_str(&text).map_err(|error| error.to_string())
+        self::object(&self.namespace, object)
+    }
+
+    /// The names of all objects of these kinds with these labels, as in `pods/client`.
+    pub(crate) fn names(&self, kinds: &[&str], labels: &str) -> Result<Vec<String>, String> {
+        let mut names = Vec::new();
+        for kind in kinds {
+            let list = listed(&self.namespace, kind, &format!("?labelSelector={}", labels.replace('/', "%2F")))?;
+            let items = list["items"].as_array().into_iter().flatten();
+            names.extend(items.map(|item| format!("{kind}/{}", item["metadata"]["name"].as_str().unwrap_or_default())));
+        }
+        Ok(names)
+    }
+
+    /// What a node says on its admin port.
+    pub(crate) fn admin(&self, pod: &str, path: &str) -> Result<String, String> {
+        rest().text(&format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy{path}", self.namespace))
     }
 
     /// Status, reason and message of a condition of a cache.
     pub(crate) fn condition(&self, cache: &str, kind: &str) -> Result<(String, String, String), String> {
-        let object = self.get(&format!("tc/{cache}"))?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions
-            .iter()
-            .find(|condition| condition["type"] == kind)
-            .ok_or_else(|| format!("no condition {kind}"))?;
-        let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
-        Ok((text("status"), text("reason"), text("message")))
+        condition_of(&self.get(&format!("tc/{cache}"))?, kind)
     }
 
     /// Waits until the cache is ready with so many nodes of its current generation.
@@ -145,40 +208,47 @@ spec:
             let object = self.get(&format!("tc/{cache}"))?;
             equal(object["status"]["observedGeneration"].clone(), object["metadata"]["generation"].clone())?;
             equal(object["status"]["readyReplicas"].as_u64().unwrap_or(0), replicas)?;
-            let (status, reason, message) = self.condition(cache, "Ready")?;
+            let (status, reason, message) = condition_of(&object, "Ready")?;
             equal(status, "True".to_owned()).map_err(|_| format!("Ready is not True: {reason}: {message}"))
         });
     }
 
-    /// redis-cli in the client pod; its answer without the line end.
+    /// What a stock client is answered by a Service (`cache`) or by one pod (`cache-0.cache-nodes`), without the line end.
     pub(crate) fn redis(&self, host: &str, arguments: &[&str]) -> String {
-        let all = [&["exec", "client", "--", "redis-cli", "-h", host], arguments].concat();
-        self.kubectl(&all)
+        self.try_redis(host, arguments).unwrap_or_else(|message| panic!("{host} {}: {message}", arguments.join(" ")))
     }
 
-    /// Feeds commands, one a line, to redis-cli in the client pod; returns the answers, one a line.
+    /// The same; an error if nobody answers within 3 s.
+    pub(crate) fn try_redis(&self, host: &str, arguments: &[&str]) -> Result<String, String> {
+        let answered = self.redis_cli(host, "3")?.args(arguments).output().map_err(|error| error.to_string())?;
+        said(answered).map(|answer| answer.trim_end().to_owned())
+    }
+
+    /// Feeds commands, one a line, to a stock client; returns the answers, one a line.
     pub(crate) fn redis_script(&self, host: &str, commands: &str) -> Result<String, String> {
-        let mut child = self
-            .cluster
-            .kubectl_command()
-            .map_err(|error| error.to_string())?
-            .args(["-n", &self.namespace, "exec", "-i", "client", "--", "redis-cli", "-h", host])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
+        let mut command = self.redis_cli(host, "60")?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
         let mut input = child.stdin.take().expect("stdin is piped");
         let commands = commands.to_owned();
         // Writing from a thread: the answers would fill the pipe before all commands are written.
         let writer = thread::spawn(move || std::io::Write::write_all(&mut input, commands.as_bytes()));
-        let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        let answered = child.wait_with_output().map_err(|error| error.to_string())?;
         drop(writer.join());
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
+        said(answered)
+    }
+
+    /// `redis-cli` on the first machine of the cluster, which reaches all pods and Services. By address, because only pods
+    /// know the names.
+    fn redis_cli(&self, host: &str, seconds: &str) -> Result<Command, String> {
+        let address = match host.split_once('.') {
+            Some((pod, _)) => self.get(&format!("pod/{pod}"))?["status"]["podIP"].clone(),
+            None => self.get(&format!("svc/{host}"))?["spec"]["clusterIP"].clone(),
+        };
+        let address = address.as_str().ok_or_else(|| format!("{host} has no address"))?;
+        let mut command = self.cluster.inside_node(1, "timeout").map_err(|error| error.to_string())?;
+        command.args([seconds, "redis-cli", "-h", address]);
+        Ok(command)
     }
 
     /// Waits until the pod is another one than `uid` and ready.
@@ -214,16 +284,41 @@ impl Drop for Fleet {
     }
 }
 
+/// Status, reason and message of a condition of this cache.
+pub(crate) fn condition_of(cache: &Value, kind: &str) -> Result<(String, String, String), String> {
+    let mut conditions = cache["status"]["conditions"].as_array().into_iter().flatten();
+    let found = conditions.find(|condition| condition["type"] == kind).ok_or_else(|| format!("no condition {kind}"))?;
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("status"), text("reason"), text("message")))
+}
+
+/// What a program has printed; its complaint if it failed.
+pub(crate) fn said(output: Output) -> Result<String, String> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
+}
+
 /// The process that runs this program in the pod of this UID, as the machine's process id.
 pub(crate) fn process_of(uid: &str, program: &str) -> Result<u32, String> {
+    processes_of(uid, program)?.first().copied().ok_or_else(|| format!("no process {program} of pod {uid}"))
+}
+
+/// All processes of this program in the pod.
+pub(crate) fn processes_of(uid: &str, program: &str) -> Result<Vec<u32>, String> {
     let found = Command::new("pgrep").args(["-x", program]).output().map_err(|error| error.to_string())?;
-    String::from_utf8_lossy(&found.stdout)
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .find(|pid: &u32| {
-            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(uid))
-        })
-        .ok_or_else(|| format!("no process {program} of pod {uid}"))
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let is_of_pod =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroup| cgroup.contains(uid));
+    Ok(found.lines().filter_map(|line| line.parse().ok()).filter(is_of_pod).collect())
+}
+
+/// How long the process has used a processor.
+pub(crate) fn processor_time(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("the process runs");
+    // After the name, which may contain anything: the 12th and 13th field, in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number of ticks");
+    Duration::from_millis(10 * (ticks(11) + ticks(12)))
 }
 
 /// `Ok` if the pod's condition `Ready` is true.

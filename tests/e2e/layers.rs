@@ -5,9 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::cluster::REDIS_IMAGE;
-
 use crate::fleet::{Fleet, equal, eventually};
+use crate::turn::beside;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Until the status says that a volume is full, and that it is not any more: the node's own patience of 2 s and 10 s,
@@ -39,7 +38,8 @@ fn fill(fleet: &Fleet, name: &str) -> String {
 
 #[test]
 fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
-    let fleet = Fleet::new("layer-disk");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "layer-disk");
     fleet.apply("cache", WHOLE_DISK);
     fleet.await_ready("cache", 1, READY_WITHIN);
     await_layer(&fleet, "DiskHealthy", "True", READY_WITHIN);
@@ -71,35 +71,11 @@ fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
     assert_eq!(fleet.redis(host, &["get", "meanwhile"]), "value");
 }
 
-/// A Redis of the cluster, without persistence, behind a Service.
-const REDIS: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: redis, namespace: NAMESPACE}
-spec: {selector: {app: redis}, ports: [{port: 6379}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: redis, namespace: NAMESPACE, labels: {app: redis}}
-spec:
-  terminationGracePeriodSeconds: 0
-  securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
-  containers:
-    - name: redis
-      image: IMAGE
-      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-";
 const SHARING: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}, redis: \
                        {mode: External, external: {endpoints: ['redis:6379']}}}";
 /// From the death of Redis to the status that says so, and from its return to the status that says that.
 const ILL_WITHIN: Duration = Duration::from_secs(15);
 const WELL_WITHIN: Duration = Duration::from_secs(30);
-
-fn start_redis(fleet: &Fleet) {
-    let manifest = REDIS.replace("NAMESPACE", &fleet.namespace).replace("IMAGE", REDIS_IMAGE);
-    fleet.cluster.apply(&manifest).expect("Redis is made");
-    fleet.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=60s"]);
-}
 
 /// Since when the status has the Redis layer as it is, and how it is.
 fn redis_layer(fleet: &Fleet) -> (String, String) {
@@ -112,8 +88,9 @@ fn redis_layer(fleet: &Fleet) -> (String, String) {
 
 #[test]
 fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_back() {
-    let fleet = Fleet::new("layer-redis");
-    start_redis(&fleet);
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "layer-redis");
+    fleet.start_redis();
     fleet.apply("cache", SHARING);
     fleet.await_ready("cache", 2, READY_WITHIN);
     await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
@@ -138,7 +115,7 @@ fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_bac
         assert_eq!(fleet.redis(node, &["set", "meanwhile", "value"]), "OK");
     }
 
-    start_redis(&fleet);
+    fleet.start_redis();
     let back = Instant::now();
     await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
     println!("well after {:.1} s", back.elapsed().as_secs_f64());

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::fleet::{Fleet, equal, eventually};
+use crate::fleet::{Fleet, equal, eventually, rest};
+use crate::turn::{alone, beside};
 
 const SPEC: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 /// How long nothing may be written.
@@ -17,8 +18,8 @@ const WRITTEN: [&str; 7] =
     ["tieredcaches", "configmaps", "services", "serviceaccounts", "statefulsets", "poddisruptionbudgets", "events"];
 
 /// Writes so far to the kinds of object that the operator writes, by the API server's own counters.
-fn writes(fleet: &Fleet) -> Result<f64, String> {
-    let metrics = fleet.try_kubectl(&["get", "--raw", "/metrics"])?;
+fn writes() -> Result<f64, String> {
+    let metrics = rest().text("/metrics")?;
     Ok(metrics
         .lines()
         .filter(|line| line.starts_with("apiserver_request_total{"))
@@ -32,14 +33,15 @@ fn writes(fleet: &Fleet) -> Result<f64, String> {
 
 #[test]
 fn a_steady_fleet_causes_no_writes_for_60_s() {
-    let fleet = Fleet::new("steady");
+    let turn = alone();
+    let fleet = Fleet::new(&turn, "steady");
     fleet.apply("cache", SPEC);
     fleet.await_ready("cache", 2, Duration::from_secs(60));
     // What still settles (endpoints, late events of the kubelet) ends soon; after that nothing may be written.
     let mut since = Instant::now();
-    let mut last = writes(&fleet).expect("the API server has counters");
+    let mut last = writes().expect("the API server has counters");
     eventually("60 s without a write", SILENCE * 2, || {
-        let now = writes(&fleet)?;
+        let now = writes()?;
         if (now - last).abs() > 0.5 {
             since = Instant::now();
             last = now;
@@ -68,7 +70,8 @@ fn changes_by_hand(config_map: &str) -> [(&str, &'static str, &'static str); 6] 
 
 #[test]
 fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
-    let fleet = Fleet::new("drift");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "drift");
     fleet.apply("cache", SPEC);
     fleet.await_ready("cache", 2, Duration::from_secs(60));
     let config_map = fleet.kubectl(&["get", "cm", "-l", "app.kubernetes.io/instance=cache", "-o", "name"]);
@@ -100,7 +103,8 @@ fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
 
 #[test]
 fn a_foreign_object_of_the_same_name_is_left_alone_and_named() {
-    let fleet = Fleet::new("foreign");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "foreign");
     fleet.kubectl(&["create", "service", "clusterip", "cache", "--tcp=80:80"]);
     let before = fleet.get("svc/cache").expect("the foreign object exists");
     fleet.apply("cache", SPEC);

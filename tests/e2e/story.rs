@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::{Fleet, equal, eventually};
+use crate::fleet::{Fleet, condition_of, equal, eventually};
+use crate::turn::{alone, beside};
 
 /// A small cache of three nodes.
 const THREE: &str =
@@ -20,7 +21,8 @@ const RESTART_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn three_nodes_are_ready_within_20_s_of_apply() {
-    let fleet = Fleet::new("story-ready");
+    let turn = alone();
+    let fleet = Fleet::new(&turn, "story-ready");
     let started = Instant::now();
     fleet.apply("demo", THREE);
     fleet.await_ready("demo", 3, READY_WITHIN);
@@ -42,12 +44,17 @@ fn three_nodes_are_ready_within_20_s_of_apply() {
 
 #[test]
 fn a_value_survives_its_pod_with_the_life_it_had_left() {
-    let fleet = Fleet::new("story-warm");
-    // Short lives go to disk, too.
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "story-warm");
+    // Short lives go to disk, too; in the other cache those that the settings of everybody allow.
     fleet.apply("warm", &ONE.replace("size: 1Gi", "size: 1Gi, minTtl: 0s"));
-    fleet.await_ready("warm", 1, RESTART_WITHIN);
-    let host = "warm-0.warm-nodes";
+    fleet.apply("plain", ONE);
+    for cache in ["warm", "plain"] {
+        fleet.await_ready(cache, 1, RESTART_WITHIN);
+    }
+    let (host, plain) = ("warm-0.warm-nodes", "plain-0.plain-nodes");
     let stored = Instant::now();
+    assert_eq!(fleet.redis(plain, &["set", "kept", "v", "EX", "60"]), "OK");
     let answers = fleet
         .redis_script(
             host,
@@ -55,21 +62,27 @@ fn a_value_survives_its_pod_with_the_life_it_had_left() {
         )
         .expect("commands are answered");
     assert_eq!(answers.lines().filter(|line| line.trim() == "OK").count(), 7, "{answers}");
-    eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, "warm-0"));
-    let not_written =
-        number(&fleet, "warm-0", "tieredcache_disk_not_written_total{layer=\"disk\",reason=\"short_lived\"}");
-    assert_eq!(not_written, Ok(0.0), "all of them are on disk");
+    let pods = ["warm-0", "plain-0"];
+    for pod in pods {
+        eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, pod));
+        let not_written =
+            number(&fleet, pod, "tieredcache_disk_not_written_total{layer=\"disk\",reason=\"short_lived\"}");
+        assert_eq!(not_written, Ok(0.0), "all of {pod} are on disk");
+    }
 
-    let uid = fleet.pod_uid("warm-0");
-    fleet.kubectl(&["delete", "pod", "warm-0"]);
-    fleet.await_new_pod("warm-0", &uid, RESTART_WITHIN);
+    let uids = pods.map(|pod| fleet.pod_uid(pod));
+    fleet.kubectl(&["delete", "pod", pods[0], pods[1]]);
+    pods.iter().zip(&uids).for_each(|(pod, uid)| fleet.await_new_pod(pod, uid, RESTART_WITHIN));
 
-    let asked = stored.elapsed();
-    let left_ms: u64 = fleet.redis(host, &["pttl", "kept"]).parse().expect("a number of milliseconds");
-    let (most, least) = (60_000 - asked.as_millis(), 60_000 - stored.elapsed().as_millis());
-    println!("restart took {:.1} s; {left_ms} ms left, expected {least} to {most}", asked.as_secs_f64());
-    assert!(u128::from(left_ms) <= most + 1_000 && u128::from(left_ms) + 1_000 >= least, "{left_ms} ms left");
-    assert_eq!(fleet.redis(host, &["get", "kept"]), "v");
+    for host in [host, plain] {
+        let asked = stored.elapsed();
+        let left_ms: u64 = fleet.redis(host, &["pttl", "kept"]).parse().expect("a number of milliseconds");
+        // It was stored within the first second, and the answer came at some moment of the call.
+        let (most, least) = (60_000 - asked.as_millis(), 60_000 - stored.elapsed().as_millis());
+        println!("{host}: asked after {:.1} s; {left_ms} ms left, expected {least} to {most}", asked.as_secs_f64());
+        assert!(u128::from(left_ms) <= most + 1_000 && u128::from(left_ms) + 1_000 >= least, "{left_ms} ms left");
+        assert_eq!(fleet.redis(host, &["get", "kept"]), "v");
+    }
     assert!(stored.elapsed() > Duration::from_millis(2500));
     assert_eq!(fleet.redis(host, &["exists", "shorter"]), "0", "a value that expired on disk meanwhile is absent");
     assert_eq!(fleet.redis(host, &["get", "changed"]), "new", "an overwritten value does not come back");
@@ -86,8 +99,9 @@ const ROUNDS: usize = 8;
 
 #[test]
 fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
+    let turn = beside();
     const KEYS: usize = 10_000;
-    let fleet = Fleet::new("story-kill");
+    let fleet = Fleet::new(&turn, "story-kill");
     fleet.apply("kill", ONE);
     fleet.await_ready("kill", 1, RESTART_WITHIN);
     let host = "kill-0.kill-nodes";
@@ -138,15 +152,15 @@ fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
 
 /// The value of one metric of a node.
 fn number(fleet: &Fleet, pod: &str, metric: &str) -> Result<f64, String> {
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy/metrics", fleet.namespace);
-    let metrics = fleet.try_kubectl(&["get", "--raw", &path])?;
+    let metrics = fleet.admin(pod, "/metrics")?;
     let line = metrics.lines().find(|line| line.starts_with(metric)).ok_or("no such metric")?;
     line.rsplit(' ').next().and_then(|number| number.parse().ok()).ok_or_else(|| line.to_owned())
 }
 
 #[test]
 fn scaling_keeps_or_deletes_claims_as_the_retention_says() {
-    let fleet = Fleet::new("story-scale");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "story-scale");
     fleet.apply("deletes", THREE);
     fleet.apply("retains", &THREE.replace("whenScaled: Delete", "whenScaled: Retain"));
     for cache in ["deletes", "retains"] {
@@ -157,29 +171,23 @@ fn scaling_keeps_or_deletes_claims_as_the_retention_says() {
         fleet.await_ready(cache, 2, RESTART_WITHIN);
     }
     for (cache, claims) in [("deletes", 2), ("retains", 5)] {
-        eventually(&format!("claims of {cache}"), RESTART_WITHIN, || equal(claims_of(&fleet, cache), claims));
+        eventually(&format!("claims of {cache}"), RESTART_WITHIN, || equal(claims_of(&fleet, cache)?, claims));
     }
     fleet.kubectl(&["delete", "tc", "deletes", "retains"]);
     eventually("deletion leaves nothing that the policy does not retain", RESTART_WITHIN, || {
-        let left = fleet.try_kubectl(&[
-            "get",
-            "pvc,pods,sts,svc,cm,pdb,sa",
-            "-l",
-            "app.kubernetes.io/managed-by=tieredcache-operator",
-            "-o",
-            "name",
-        ])?;
-        equal(left.as_str(), "")
+        let kinds = ["pvc", "pods", "sts", "svc", "cm", "pdb", "sa"];
+        equal(fleet.names(&kinds, "app.kubernetes.io/managed-by=tieredcache-operator")?, Vec::new())
     });
 }
 
-fn claims_of(fleet: &Fleet, cache: &str) -> usize {
-    fleet.kubectl(&["get", "pvc", "-l", &format!("app.kubernetes.io/instance={cache}"), "-o", "name"]).lines().count()
+fn claims_of(fleet: &Fleet, cache: &str) -> Result<usize, String> {
+    Ok(fleet.names(&["pvc"], &format!("app.kubernetes.io/instance={cache}"))?.len())
 }
 
 #[test]
 fn a_changed_configuration_rolls_one_node_at_a_time() {
-    let fleet = Fleet::new("story-roll");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "story-roll");
     fleet.apply("roll", THREE);
     fleet.await_ready("roll", 3, RESTART_WITHIN);
     let before: Vec<String> = (0..3).map(|ordinal| fleet.pod_uid(&format!("roll-{ordinal}"))).collect();
@@ -196,7 +204,7 @@ fn a_changed_configuration_rolls_one_node_at_a_time() {
         fewest_ready = fewest_ready.min(ready);
         let object = fleet.get("tc/roll")?;
         equal(object["status"]["observedGeneration"].clone(), object["metadata"]["generation"].clone())?;
-        equal(fleet.condition("roll", "Ready")?.0, "True".to_owned())
+        equal(condition_of(&object, "Ready")?.0, "True".to_owned())
     });
     assert!(fewest_ready >= 2, "only {fewest_ready} nodes were ready at some moment");
     for (ordinal, uid) in before.iter().enumerate() {

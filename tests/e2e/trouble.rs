@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::fleet::{Fleet, cluster, equal, eventually};
+use crate::chaos::leader_after;
+use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
+use crate::turn::{alone, beside};
 
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -22,7 +24,8 @@ fn await_explanation(fleet: &Fleet, cache: &str, text: &str) {
 
 #[test]
 fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
-    let fleet = Fleet::new("trouble-image");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "trouble-image");
     fleet.apply("cache", TWO);
     fleet.await_ready("cache", 2, READY_WITHIN);
     let bad = TWO.replace("replicas: 2", "replicas: 2, image: 'localhost/no-such-image:1', imagePullPolicy: Never");
@@ -37,7 +40,8 @@ fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
 
 #[test]
 fn kubectl_describe_shows_what_is_wrong_with_a_configuration() {
-    let fleet = Fleet::new("trouble-config");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "trouble-config");
     fleet.apply("cache", "{replicas: 1, memory: {capacity: 64Mi}, disk: {mode: Disabled}}");
     fleet.await_ready("cache", 1, READY_WITHIN);
     // A pod as the operator makes them, with another file.
@@ -60,29 +64,42 @@ fn kubectl_describe_shows_what_is_wrong_with_a_configuration() {
 
 #[test]
 fn a_storage_class_that_does_not_exist_is_named() {
-    let fleet = Fleet::new("trouble-class");
+    let turn = beside();
+    let fleet = Fleet::new(&turn, "trouble-class");
     fleet.apply("cache", &TWO.replace("size: 1Gi", "size: 1Gi, storageClassName: no-such-class"));
     await_explanation(&fleet, "cache", "no-such-class");
 }
 
+/// Cuts a machine off and heals it; the status must say so both times.
+fn cut_and_heal(fleet: &Fleet, machine: u8) {
+    let told = |ready: &str, replicas: u64| {
+        eventually(&format!("Ready is {ready} with {replicas} nodes"), TRUTH_WITHIN, || {
+            equal(fleet.condition("cache", "Ready")?.0.as_str(), ready)?;
+            equal(fleet.get("tc/cache")?["status"]["readyReplicas"].as_u64(), Some(replicas))
+        });
+    };
+    cluster().cut(machine).expect("the machine is cut off");
+    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| told("False", 2)));
+    cluster().heal(machine).expect("the machine is connected again");
+    seen.expect("the truth while the machine was cut off");
+    told("True", 3);
+}
+
+/// The number of the machine that a pod runs on.
+fn machine_of(namespace: &str, pod: &str) -> u8 {
+    let path = "jsonpath={.spec.nodeName}";
+    let name = cluster().kubectl(["-n", namespace, "get", "pod", pod, "-o", path]).expect("kubectl answers");
+    name.trim().trim_start_matches(|c: char| !c.is_ascii_digit()).parse().expect("machines are numbered")
+}
+
 #[test]
-fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return() {
-    let fleet = Fleet::new("trouble-cut");
+fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return_also_if_the_operator_led_there() {
+    let turn = alone();
+    let fleet = Fleet::new(&turn, "trouble-cut");
     fleet.apply("cache", &TWO.replace("replicas: 2", "replicas: 3"));
     fleet.await_ready("cache", 3, READY_WITHIN);
-    let machine = fleet.kubectl(&["get", "pod", "cache-0", "-o", "jsonpath={.spec.nodeName}"]);
-    let number: u8 = machine.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().expect("machines are numbered");
-    cluster().cut(number).expect("the machine is cut off");
-    let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        eventually("the status says that a node is missing", TRUTH_WITHIN, || {
-            equal(fleet.condition("cache", "Ready")?.0, "False".to_owned())?;
-            equal(fleet.get("tc/cache")?["status"]["readyReplicas"].as_u64(), Some(2))
-        });
-    }));
-    cluster().heal(number).expect("the machine is connected again");
-    seen.expect("the truth while the machine was cut off");
-    eventually("the status says that the node is back", TRUTH_WITHIN, || {
-        equal(fleet.condition("cache", "Ready")?.0, "True".to_owned())?;
-        equal(fleet.get("tc/cache")?["status"]["readyReplicas"].as_u64(), Some(3))
-    });
+    let led_from = machine_of(OPERATOR_NAMESPACE, &leader_after("").0);
+    let other = (1..=3).find(|machine| *machine != led_from).expect("there are three");
+    cut_and_heal(&fleet, other);
+    cut_and_heal(&fleet, led_from);
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, Rest};
 
 /// An API server and the process that takes it down.
 pub(crate) struct Api {
@@ -37,6 +37,12 @@ pub(crate) fn api() -> &'static Api {
         api.cluster.kubectl(established).expect("the CRD is established");
         api
     })
+}
+
+/// The API server over HTTP.
+pub(crate) fn rest() -> &'static Rest {
+    static REST: OnceLock<Rest> = OnceLock::new();
+    REST.get_or_init(|| api().cluster.rest().expect("the API is up"))
 }
 
 /// A namespace of one test's own.

@@ -1,10 +1,12 @@
 //! Three nodes with one Redis: what one of them changes, the others no longer serve, whatever happens to Redis.
 
+mod catch_up;
 mod fence;
 mod gaps;
 mod lease;
 mod near;
 mod outbox;
+mod receipts;
 mod speed;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
 use tests::{
-    program::{Node, PATIENCE, config_of_disk},
+    program::{Node, PATIENCE, config_of_disk, eventually},
     redis_server::Server,
 };
 
@@ -106,15 +108,6 @@ impl Fleet {
             let mut client = self.client(number);
             eventually("the value is read", || client.call(&format!("GET {key}")) == Reply::bulk(value));
         }
-    }
-}
-
-/// Polls until the condition holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
-        sleep(Duration::from_millis(10));
     }
 }
 

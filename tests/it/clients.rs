@@ -1,57 +1,22 @@
 //! Stock Redis clients with their default settings against a real node.
-//!
-//! Clients that are no program of the system are installed once, at a fixed version, under the cache folder
-//! (`TIEREDCACHE_CACHE`, else `~/.cache/tieredcache`).
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use tempfile::tempdir;
+use tests::stock_clients::{REDIS_PY, installed, pip_install, redis_py, succeed};
 
 use crate::program::{Node, config};
 
-const REDIS_PY: &str = "8.1.0";
 /// Of the Node.js that is fetched where the system has none. Debian's npm would bring three hundred packages along.
 const NODE_JS: &str = "24.19.0";
 
 /// Where the scripts lie.
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("it/clients")
-}
-
-/// The folder `name` of installed clients, made by `install` if it is not there. What is half made never gets the name.
-pub(crate) fn installed(name: &str, install: impl FnOnce(&Path)) -> PathBuf {
-    let home = || PathBuf::from(env::var_os("HOME").expect("there is a home folder")).join(".cache/tieredcache");
-    let clients = env::var_os("TIEREDCACHE_CACHE").map_or_else(home, PathBuf::from).join("clients");
-    let folder = clients.join(name);
-    if !folder.exists() {
-        fs::create_dir_all(&clients).unwrap();
-        let half_made = tempfile::tempdir_in(&clients).unwrap();
-        install(half_made.path());
-        // Another run of the tests may have been quicker; then its folder serves as well.
-        let _ = fs::rename(half_made.path(), &folder);
-    }
-    assert!(folder.exists(), "{} was made", folder.display());
-    folder
-}
-
-/// Runs a command that has to succeed, and returns what it printed.
-pub(crate) fn succeed(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-    assert!(status.success(), "{command:?} ended with {status}\n{out}\n{err}");
-    out.into_owned()
-}
-
-/// Installs a package for Python into the folder.
-fn pip_install(package: &str, folder: &Path) {
-    let venv = tempdir().unwrap();
-    succeed(Command::new("python3").args(["-m", "venv"]).arg(venv.path()));
-    let install = ["-m", "pip", "install", "--quiet", "--no-deps", package, "--target"];
-    succeed(Command::new(venv.path().join("bin/python")).args(install).arg(folder));
 }
 
 /// Runs `node` or `npm`: the system's, or one of our own where there is none, which Python's registry has.
@@ -111,8 +76,7 @@ fn redis_benchmark_works() {
 #[test]
 fn redis_py_works() {
     let (_folder, _node, port) = node();
-    let package = format!("redis=={REDIS_PY}");
-    let folder = installed(&format!("redis-py-{REDIS_PY}"), |folder| pip_install(&package, folder));
+    let folder = redis_py();
     let script = sources().join("redis_py.py");
     let out = succeed(Command::new("python3").arg(script).arg(&port).env("PYTHONPATH", &folder));
     assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));

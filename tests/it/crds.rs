@@ -1,23 +1,55 @@
 //! The schema of `TieredCache` against a real API server: every rule with what it accepts and what it refuses, and what
 //! `kubectl` shows of it all.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::api::{Answer, kubectl, namespace};
+use crate::api::{Answer, kubectl, namespace, rest};
 
 mod changes;
 mod fields;
 mod redis;
+mod rules;
 mod shown;
 mod sums;
 
 /// Asks the API server what it would do with a new cache of this name and spec (YAML in flow style).
 fn create(name: &str, spec: &str) -> Answer {
-    // Refused names are given as they are, so they are quoted.
-    let manifest = format!(
-        "{{apiVersion: tieredcache.io/v1alpha1, kind: TieredCache, metadata: {{name: {name:?}}}, spec: {spec}}}"
-    );
-    kubectl(&["create", "--dry-run=server", "-o", "json", "-f", "-"], &manifest)
+    let kind = json!({"apiVersion": "tieredcache.io/v1alpha1", "kind": "TieredCache"});
+    send("POST", &format!("{}?{DRY_RUN}", caches("default")), "application/json", &object(kind, name, spec))
+}
+
+/// As kubectl asks for it: misspelt fields are refused.
+const DRY_RUN: &str = "dryRun=All&fieldValidation=Strict";
+
+/// An object of this kind with this name and spec (YAML in flow style).
+fn object(kind: Value, name: &str, spec: &str) -> Value {
+    let mut object = kind;
+    object["metadata"] = json!({"name": name});
+    object["spec"] = yaml(spec);
+    object
+}
+
+fn yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn caches(namespace: &str) -> String {
+    format!("/apis/tieredcache.io/v1alpha1/namespaces/{namespace}/tieredcaches")
+}
+
+/// Sends an object or a patch, which takes a tenth of the time of a run of kubectl; answers what became of it, or the
+/// message that kubectl would show.
+fn send(method: &str, path: &str, kind: &str, body: &Value) -> Answer {
+    let (code, answer) = rest().call(method, path, Some((kind, body)));
+    let ok = matches!(code, 200 | 201);
+    let text = if ok { answer.to_string() } else { answer["message"].as_str().unwrap_or_default().to_owned() };
+    Answer { ok, text }
+}
+
+/// What would become of the object at this path with this spec merged into its own.
+fn patch(path: &str, spec: &str) -> Answer {
+    let patch = json!({"spec": yaml(spec)});
+    send("PATCH", &format!("{path}?{DRY_RUN}"), "application/merge-patch+json", &patch)
 }
 
 fn assert_accepted(specs: &[&str]) {
@@ -67,8 +99,7 @@ impl Stored {
     }
 
     fn patch(&self, spec: &str) -> Answer {
-        let patch = format!("{{\"spec\": {spec}}}");
-        self.kubectl(&["patch", "tc", "cache", "--type=merge", "--dry-run=server", "-p", &patch])
+        patch(&format!("{}/cache", caches(&self.namespace)), spec)
     }
 
     fn assert_patch_accepted(&self, spec: &str) {

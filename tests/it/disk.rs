@@ -33,7 +33,7 @@ fn full_volume_brakes_writes_while_reads_go_on_and_heals_when_there_is_room() {
     let mut node = Node::start(&config);
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);
-    flushed(&node);
+    node.flushed();
     // All but what is kept for removals; again, because RocksDB gives some room back when it has flushed its log.
     wait_for("DiskFull", || {
         volume.fill_but(VOLUME_BYTES / 20);
@@ -61,7 +61,7 @@ fn full_volume_brakes_writes_while_reads_go_on_and_heals_when_there_is_room() {
     wait_for("Healthy", || disk_health(&node));
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 3);
-    flushed(&node);
+    node.flushed();
     assert_eq!(values(&mut client), (0..KEYS).map(|key| Some(value(key, 3))).collect::<Vec<_>>(), "on disk again");
 }
 
@@ -72,7 +72,7 @@ fn device_that_fails_and_comes_back_gives_misses_and_never_a_removed_value() {
     let mut node = Node::start(&config);
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);
-    flushed(&node);
+    node.flushed();
     volume.sync();
     for key in 0..20 {
         assert_eq!(client.call(&format!("DEL k{key}")), Reply::Integer(1));
@@ -95,7 +95,7 @@ fn device_that_fails_and_comes_back_gives_misses_and_never_a_removed_value() {
     volume.mount();
     wait_for("StartedCold", || disk_health(&node));
     store(&mut client, 450..KEYS, 3);
-    flushed(&node);
+    node.flushed();
     node.signal(Signal::TERM);
     node.wait();
     let node = Node::start(&config);
@@ -117,7 +117,7 @@ fn lost_blocks_are_misses_that_are_counted_and_the_node_stays_up() {
     let mut node = Node::start(&config);
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);
-    flushed(&node);
+    node.flushed();
     node.signal(Signal::TERM);
     node.wait();
     let node = Node::start(&config);
@@ -212,15 +212,6 @@ fn wait_for(words: &str, text: impl Fn() -> String) {
         }
         assert!(Instant::now() < until, "none of {words:?}: {text}");
         thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Waits until all writes are on disk.
-fn flushed(node: &Node) {
-    let until = Instant::now() + PATIENCE;
-    while node.metric("tieredcache_layer_entries{layer=\"writeQueue\"}") != Some(0.0) {
-        assert!(Instant::now() < until, "the queue does not drain");
-        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::program::{Node, PATIENCE, config, config_of_disk};
+use crate::program::{Node, config, config_of_disk, eventually};
 
 const KEYS: usize = 10_000;
 const ROUNDS: usize = 200;
@@ -60,7 +60,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill() {
             })
             .collect();
         client.set(&changes);
-        flushed(&node);
+        node.flushed();
         for (key, value) in changes {
             allowed[key] = BTreeSet::from([Some(value)]);
         }
@@ -122,7 +122,7 @@ fn value_read_from_disk_after_a_restart_has_its_remaining_life() {
         let stored = Instant::now();
         assert_eq!(client.call(&["SET", "long", "v", "PX", "60000"]), "+OK");
         assert_eq!(client.call(&["SET", "short", "v", "PX", "6000"]), "+OK");
-        flushed(&node);
+        node.flushed();
         node.signal(signal);
         node.wait();
         let node = Node::start(&config);
@@ -130,11 +130,7 @@ fn value_read_from_disk_after_a_restart_has_its_remaining_life() {
         let left: u64 = client.call(&["PTTL", "long"])[1..].parse().unwrap();
         let expected = 60_000 - u64::try_from(stored.elapsed().as_millis()).unwrap();
         assert!(left.abs_diff(expected) <= 1000, "{left} ms left, expected about {expected}");
-        let until = Instant::now() + PATIENCE;
-        while client.call(&["EXISTS", "short"]) != ":0" {
-            assert!(Instant::now() < until, "still there");
-            thread::sleep(Duration::from_millis(50));
-        }
+        eventually("it is gone", || client.call(&["EXISTS", "short"]) == ":0");
         assert!(stored.elapsed() >= Duration::from_millis(6000), "expired early");
         assert_eq!(client.call(&["PTTL", "short"]), ":-2");
     }
@@ -168,17 +164,13 @@ fn volume_of_another_cache_or_node_starts_cold_and_says_so() {
         let mut client = Client::connect(&node);
         assert_eq!(client.values(KEYS)[0], value, "{identity}");
         client.set(&[(0, identity.to_owned())]);
-        flushed(&node);
+        node.flushed();
         node.signal(Signal::TERM);
         node.wait();
     }
     let config = config(&folder, "cache: {uid: a, node: n-0}");
     let node = Node::start(&config);
-    let until = Instant::now() + PATIENCE;
-    while disk_health(&node)["reason"] != "StartedCold" {
-        assert!(Instant::now() < until, "{}", disk_health(&node));
-        thread::sleep(Duration::from_millis(20));
-    }
+    eventually("the disk layer starts cold", || disk_health(&node)["reason"] == "StartedCold");
     let health = disk_health(&node);
     assert!(health["message"].as_str().unwrap().contains("belongs to"), "{health}");
 }
@@ -187,15 +179,6 @@ fn disk_health(node: &Node) -> Value {
     let report = node.report();
     let layers = report["layers"].as_array().expect("a list");
     layers.iter().find(|layer| layer["name"] == "Disk").expect("a disk layer")["health"].clone()
-}
-
-/// Waits until all writes are on disk.
-fn flushed(node: &Node) {
-    let until = Instant::now() + PATIENCE;
-    while node.metric("tieredcache_layer_entries{layer=\"writeQueue\"}") != Some(0.0) {
-        assert!(Instant::now() < until, "the queue does not drain");
-        thread::sleep(Duration::from_millis(2));
-    }
 }
 
 fn some_keys(random: &mut StdRng, of: usize, count: usize) -> Vec<usize> {

@@ -1,6 +1,6 @@
 //! The node's program from outside: command line, exit codes, last words, admin port, signals.
 
-use std::{fs, io::Write, net::TcpListener, process::Command};
+use std::{fs, io::Write, net::TcpListener, process::Command, thread};
 
 use rustix::process::Signal;
 use tempfile::tempdir;
@@ -99,6 +99,34 @@ fn without_arguments_it_is_a_useful_node_on_loopback() {
     assert_eq!(node.wait().code(), Some(0));
 }
 
+#[test]
+fn every_core_has_an_event_loop_unless_their_number_is_given() {
+    let cores = thread::available_parallelism().unwrap().get().min(64);
+    // One of the numbers given is not that of the cores.
+    for (threads, event_loops) in [("", cores), ("threads: 0", cores), ("threads: 1", 1), ("threads: 3", 3)] {
+        let folder = tempdir().unwrap();
+        let file = folder.path().join("threads.yaml");
+        let listen = format!("resp: '127.0.0.1:0', admin: '127.0.0.1:0', {threads}");
+        fs::write(&file, format!("listen: {{{listen}}}\ndisk: {{mode: Disabled}}")).unwrap();
+        let node = Node::start(&file);
+        // A thread names itself when it first runs: one more client than loops has seen a loop too many as well.
+        let _clients: Vec<_> = (0..=event_loops)
+            .map(|_| {
+                let mut client = node.connect();
+                client.get_mut().write_all(b"PING\r\n").unwrap();
+                assert_eq!(line(&mut client), "+PONG");
+                client
+            })
+            .collect();
+        let names: Vec<String> = fs::read_dir(format!("/proc/{}/task", node.child.id()))
+            .unwrap()
+            .map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).unwrap().trim_end().to_owned())
+            .filter(|name| name.strip_prefix("resp-").is_some_and(|number| number.parse::<u16>().is_ok()))
+            .collect();
+        assert_eq!(names.len(), event_loops, "of {{{threads}}}: {names:?}");
+    }
+}
+
 // === admin port ===
 
 #[test]
@@ -129,7 +157,7 @@ fn the_report_names_node_revision_and_every_layer() {
     }
     assert_eq!(report["layers"][0]["stats"]["hits"], 1);
     assert_eq!(report["health"]["state"], "Healthy", "of the node as a whole");
-    assert_eq!(report["stats"]["hits"], 1, "the sum");
+    assert_eq!((&report["stats"]["hits"], &report["stats"]["misses"]), (&1.into(), &0.into()), "one read");
     let get = &report["layers"][0]["stats"]["latency"]["get"];
     assert!(get["count"].as_u64().unwrap() > 0 && get["p99Ns"].as_u64().unwrap() > 0, "{report}");
 }

@@ -6,7 +6,6 @@ mod life;
 mod managed_redis;
 mod process;
 mod real_nodes;
-mod rest;
 mod trouble;
 mod unreadable;
 mod volumes;
@@ -18,12 +17,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use self::{
-    kubelet::Kubelet,
-    process::Start,
-    rest::{create, get},
-};
-use crate::api::{api, namespace};
+use self::{kubelet::Kubelet, process::Start};
+use crate::api::{api, namespace, rest};
 
 /// A namespace with its stand-in for kubelets.
 struct Lab {
@@ -59,7 +54,7 @@ fn within<T>(seconds: u64, what: &str, mut look: impl FnMut() -> Option<T>) -> T
 
 /// The cache as the API server has it.
 fn cache(namespace: &str, name: &str) -> Option<Value> {
-    get(&format!("/apis/tieredcache.io/v1alpha1/namespaces/{namespace}/tieredcaches/{name}"))
+    rest().get(&format!("/apis/tieredcache.io/v1alpha1/namespaces/{namespace}/tieredcaches/{name}"))
 }
 
 /// A condition of a cache, as in `True AllNodesReady`.
@@ -98,17 +93,17 @@ impl Lab {
         let mut object = kind;
         object["metadata"] = json!({"name": name});
         object["spec"] = spec;
-        create(&path, &object);
+        rest().create(&path, &object);
     }
 
     /// Changes the spec of a cache.
     fn edit(&self, name: &str, spec: &Value) {
-        assert!(rest::merge(&format!("{}/{name}", self.caches()), &json!({"spec": spec})), "{name} is there");
+        assert!(rest().merge(&format!("{}/{name}", self.caches()), &json!({"spec": spec})), "{name} is there");
     }
 
     /// Deletes a cache.
     fn delete(&self, name: &str) {
-        assert!(rest::delete(&format!("{}/{name}", self.caches())), "{name} was there");
+        assert!(rest().delete(&format!("{}/{name}", self.caches())), "{name} was there");
     }
 
     fn caches(&self) -> String {
@@ -145,7 +140,7 @@ impl Lab {
     fn state(&self) -> Vec<Value> {
         let lists = CHILDREN.iter().flat_map(|(group, collection)| {
             let selector = "labelSelector=app.kubernetes.io/managed-by%3Dtieredcache-operator";
-            rest::list(&format!("{}?{selector}", self.path(group, collection)))
+            rest().list(&format!("{}?{selector}", self.path(group, collection)))
         });
         let mut objects: Vec<Value> = lists.map(canonical).collect();
         objects.sort_by_key(Value::to_string);

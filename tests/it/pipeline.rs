@@ -4,29 +4,27 @@ mod away;
 mod batch;
 pub(crate) mod network;
 mod order;
-pub(crate) mod redis_server;
 mod secrets;
 mod slow;
 mod trails;
 
 use std::{
     fs,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
+use tests::redis_server::Server;
 
-use self::redis_server::RedisServer;
 use crate::{
-    program::{Node, PATIENCE, config_of_disk},
+    program::{Node, PATIENCE, config_of_disk, eventually},
     resp::client::{Client, Reply},
 };
 
 struct Pipeline {
     folder: TempDir,
-    redis: RedisServer,
+    redis: Server,
     node: Node,
 }
 
@@ -34,16 +32,16 @@ struct Pipeline {
 
 impl Pipeline {
     fn start(more: &str) -> Self {
-        Self::start_with(RedisServer::start(), more)
+        Self::start_with(Server::start(&[]), more)
     }
 
-    fn start_with(redis: RedisServer, more: &str) -> Self {
+    fn start_with(redis: Server, more: &str) -> Self {
         let folder = tempdir().unwrap();
         let node = start(&folder, &redis, more);
         Self { folder, redis, node }
     }
 
-    fn start_without_disk(redis: RedisServer, more: &str) -> Self {
+    fn start_without_disk(redis: Server, more: &str) -> Self {
         let folder = tempdir().unwrap();
         let node = start_without_disk(&folder, &redis, more);
         Self { folder, redis, node }
@@ -87,24 +85,16 @@ impl Pipeline {
     }
 }
 
-fn start(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
-    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address);
+fn start(folder: &TempDir, redis: &Server, more: &str) -> Node {
+    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address());
     // What does not reach a Redis that is away is not to be waited for.
     let stop = "shutdown: {drainTimeout: 2s}";
     Node::start(&config_of_disk(folder, "minTtl: 1s", &format!("{redis}\n{stop}")))
 }
 
-fn start_without_disk(folder: &TempDir, redis: &RedisServer, more: &str) -> Node {
-    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address);
+fn start_without_disk(folder: &TempDir, redis: &Server, more: &str) -> Node {
+    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms{more}}}", redis.address());
     Node::start(&config_of_disk(folder, "mode: Disabled", &format!("{redis}\nshutdown: {{drainTimeout: 2s}}")))
-}
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -121,6 +111,8 @@ fn a_write_reaches_both_cold_layers_and_a_restart_with_an_empty_volume_reads_it_
     assert_eq!(hits(&pipeline.outcomes("k")), ["memory", "redis", "disk"]);
     pipeline.restart(true, "");
     pipeline.redis_is_used();
+    // Until then it does not know whether what has tags was removed.
+    pipeline.is_ready();
     assert_eq!(hits(&pipeline.outcomes("k")), ["redis"]);
     let mut client = pipeline.client();
     assert_eq!(client.call("GET k"), Reply::bulk("v"));
@@ -132,6 +124,7 @@ fn a_write_reaches_both_cold_layers_and_a_restart_with_an_empty_volume_reads_it_
     assert_eq!(client.call("TC.INVALIDATE red"), Reply::ok());
     pipeline.restart(true, "");
     pipeline.redis_is_used();
+    pipeline.is_ready();
     let mut client = pipeline.client();
     assert_eq!(client.call("GET k"), Reply::Null, "Redis remembers the removal by tag");
     assert_eq!(client.call("GET forever"), Reply::bulk("x"));
@@ -145,7 +138,7 @@ fn a_removal_is_gone_from_every_layer() {
     client.call("SET k v");
     client.call("TC.FLUSH");
     assert_eq!(client.call("DEL k"), Reply::Integer(1));
-    let mut redis = pipeline.redis.client();
+    let mut redis = Client::connect(pipeline.redis.address());
     assert_eq!(redis.call("KEYS *:e:*"), Reply::Array(vec![]), "acknowledged only once Redis has it");
     client.call("SET a 1");
     client.call("TC.FLUSH");
@@ -181,7 +174,7 @@ fn a_dead_redis_is_a_miss_that_costs_nothing_and_it_is_used_again_when_it_is_bac
     }
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(client.call("DEL k1"), Reply::Integer(1), "a removal does not wait for what is away");
-    pipeline.redis.start_again();
+    pipeline.redis.restart();
     pipeline.redis_is_used();
     eventually("Redis has all writes", || client.call("TC.FLUSH") == Reply::ok());
     assert_eq!((client.call("GET k1"), client.call("GET n1")), (Reply::Null, Reply::bulk("v")));
@@ -199,13 +192,13 @@ fn a_frozen_redis_never_brings_an_overwritten_or_removed_value_back() {
         client.call(&format!("SET k{number} old"));
     }
     client.call("TC.FLUSH");
-    pipeline.redis.signal(Signal::STOP);
+    pipeline.redis.freeze();
     for number in 0..100 {
         let change = if number % 2 == 0 { format!("SET k{number} new") } else { format!("DEL k{number}") };
         let reply = client.call(&change);
         assert!(!matches!(reply, Reply::Error(_)), "{change}: {reply:?}");
     }
-    pipeline.redis.signal(Signal::CONT);
+    pipeline.redis.thaw();
     pipeline.redis_is_used();
     client.call("TC.FLUSH");
     for number in 0..100 {
@@ -214,7 +207,7 @@ fn a_frozen_redis_never_brings_an_overwritten_or_removed_value_back() {
     }
     eventually(
         "the removed are gone from Redis, too",
-        || matches!(pipeline.redis.client().call("KEYS *:e:*"), Reply::Array(keys) if keys.len() == 50),
+        || matches!(Client::connect(pipeline.redis.address()).call("KEYS *:e:*"), Reply::Array(keys) if keys.len() == 50),
     );
 }
 
@@ -226,7 +219,7 @@ fn what_redis_has_evicted_is_filled_again_by_promotion() {
     pipeline.is_ready();
     client.call("SET k v");
     client.call("TC.FLUSH");
-    pipeline.redis.client().call("DEL {tc:local}:e:k");
+    Client::connect(pipeline.redis.address()).call("DEL {tc:local}:e:k");
     pipeline.restart(false, "");
     pipeline.redis_is_used();
     pipeline.is_ready();
@@ -242,7 +235,7 @@ fn a_write_through_is_in_redis_when_it_is_acknowledged() {
     let pipeline = Pipeline::start(", writeMode: WriteThrough");
     pipeline.redis_is_used();
     let mut client = pipeline.client();
-    let mut redis = pipeline.redis.client();
+    let mut redis = Client::connect(pipeline.redis.address());
     let mut entries = || match redis.call("KEYS *:e:*") {
         Reply::Array(keys) => keys.len(),
         other => panic!("keys: {other:?}"),

@@ -28,6 +28,14 @@ const RETRY: Duration = Duration::from_millis(100);
 const BEAT_EVERY: Duration = Duration::from_millis(500);
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long before a look a node may have spoken last for the look to renew its trust: whoever counts the nodes that have
+/// carried something out must know of every node that trusts itself.
+const SAID_WITHIN: Duration = Duration::from_millis(1500);
+
+/// Records of one millisecond, of which a position can tell twice as many apart: only of a server whose clock was set back
+/// are there so many.
+const MILLISECOND_FULL: u64 = 1 << 19;
+
 /// How long the other nodes have to say that they find all their records under a new history, and how often it is looked.
 const VOUCH_WITHIN: Duration = Duration::from_secs(5);
 const VOUCH_POLL: Duration = Duration::from_millis(50);
@@ -47,6 +55,10 @@ pub(crate) struct Follower {
     gap: Option<Gap>,
     /// A new history of the server, under which it is not known yet whether the log goes on.
     vouching: Option<Vouching>,
+    /// When the node last spoke, before it began to.
+    said: Option<Instant>,
+    /// Whether the process before this one has left word of what it had written last.
+    knows_own: bool,
     beat_due: Instant,
     note_due: Instant,
 }
@@ -64,7 +76,9 @@ struct Vouching {
 impl Follower {
     pub(crate) fn new(backplane: Arc<Backplane>, log: Box<dyn Log>, effects: Arc<dyn Effects>) -> Self {
         let now = backplane.clock.monotonic();
-        Self { backplane, log, effects, cursor: None, gap: None, vouching: None, beat_due: now, note_due: now }
+        let (cursor, gap, vouching, said) = (None, None, None, None);
+        let (knows_own, beat_due, note_due) = (false, now, now);
+        Self { backplane, log, effects, cursor, gap, vouching, said, knows_own, beat_due, note_due }
     }
 
     /// Follows until it shall stop.
@@ -86,7 +100,9 @@ impl Follower {
     pub(crate) async fn recall(&mut self) {
         self.cursor = self.effects.cursor().await;
         let Some(cursor) = &mut self.cursor else { return };
-        self.log.know(&cursor.origins);
+        let newest = cursor.newest.take();
+        self.knows_own = newest.is_some();
+        self.log.know(&cursor.origins, newest.unwrap_or(Position::NONE));
         cursor.add_origin(self.log.origin());
         // Before this process writes to the log: should it be killed then, the next must know its records.
         self.effects.note(cursor).await;
@@ -104,7 +120,10 @@ impl Follower {
         // Before the look, which confirms what was known when it was asked for.
         let uptime = if asked >= self.note_due { self.backplane.clock.uptime() } else { None };
         let look = self.log.look(cursor.position).await?;
-        only_master(look.state.is_master)?;
+        self.only_master(look.state.is_master)?;
+        if look.state.last.sequence() >= MILLISECOND_FULL {
+            self.log.turn(look.state.last).await?;
+        }
         let next = match judge(&cursor, &look) {
             Ok(next) => next,
             Err(gap) => {
@@ -124,50 +143,89 @@ impl Follower {
         self.backplane.advance(&next, look.records.len(), own, behind);
         self.cursor = Some(next.clone());
         let is_awaited = look.records.iter().any(|record| record.what == Recorded::Awaited);
-        if !look.is_all || !self.goes_on(&cursor, look.state.history).await? {
+        if !look.is_all {
+            // It is being followed: whoever waits is to hear how much is left, and the node not to be taken for alone.
+            self.backplane.known().trouble = None;
+            return Ok(());
+        }
+        if !self.goes_on(&cursor, look.state.history).await? {
             return Ok(());
         }
         // Who is ready has told: what others write from then on is not taken by an old removal that comes late.
         if !self.backplane.is_caught_up() && !self.effects.tell().await {
             return Err(refused("redis has not been told yet of removals of before"));
         }
-        self.backplane.confirm(asked);
-        if let (Some(uptime), Some(cursor)) = (uptime, &mut self.cursor) {
+        let is_known = self.said.is_some_and(|said| said <= asked && asked - said <= SAID_WITHIN);
+        if is_known {
+            self.backplane.confirm(asked);
+        }
+        if let (Some(uptime), true, Some(cursor)) = (uptime, is_known, &mut self.cursor) {
             cursor.confirmed = Some(uptime);
             cursor.origins = vec![self.log.origin().to_owned()];
             self.note_due = asked + NOTE_EVERY;
             self.effects.note(cursor).await;
         }
-        if is_awaited || asked >= self.beat_due {
+        if is_awaited || !is_known || asked >= self.beat_due {
             self.beat_due = asked + BEAT_EVERY;
             let history = self.cursor.as_ref().map(|cursor| cursor.history.clone()).unwrap_or_default();
-            self.log.beat(&history, next.position).await?;
+            self.beat(&history, next.position).await?;
         }
         self.backplane.known().trouble = None;
-        self.log.wait(next.position).await
+        if is_known { self.log.wait(next.position).await } else { Ok(()) }
+    }
+
+    /// Says how far this node has come.
+    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError> {
+        let now = self.backplane.clock.monotonic();
+        let trusts_for = self.backplane.options().map_or(Duration::ZERO, |options| options.max_staleness);
+        let outcome = self.log.beat(history, position, trusts_for).await;
+        // Where nobody can write, nobody can speak, and nothing changes either.
+        if matches!(&outcome, Ok(()) | Err(LayerError { kind: ErrorKind::Refused | ErrorKind::Full, .. })) {
+            self.said = Some(now);
+        }
+        outcome
+    }
+
+    /// A replica may be behind its master for any time, and so may what is stored beside the log.
+    fn only_master(&mut self, is_master: bool) -> Result<(), LayerError> {
+        if is_master {
+            return Ok(());
+        }
+        self.log.trust(None);
+        Err(refused("the server is a replica, or a master without any, which may lack records"))
     }
 
     /// Whether the log is known to go on whole under the server's present history. `before` is the cursor before the look
     /// that found this history.
     async fn goes_on(&mut self, before: &Cursor, history: String) -> Result<bool, LayerError> {
         let now = self.backplane.clock.monotonic();
-        let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.history != history) else {
+        let Some(cursor) = self.cursor.clone().filter(|cursor| cursor.history != history) else {
             self.vouching = None;
             self.log.trust(Some(&history));
             return Ok(true);
         };
         let begun = self.vouching.take().filter(|vouching| vouching.history == history);
         let vouching = begun.unwrap_or(Vouching { history, since: now, seen_ms: before.position.millis() });
-        self.log.beat(&vouching.history, cursor.position).await?;
+        let may_vouch = self.backplane.is_caught_up() || self.knows_own;
+        if may_vouch {
+            self.beat(&vouching.history, cursor.position).await?;
+        }
         let census = self.log.census(&vouching.history).await?;
         let silent = if census.is_settled { Vec::new() } else { vouching.silent(&census) };
+        if !census.is_settled && !may_vouch {
+            // What the process before this one had written last nobody knows.
+            self.give_up(Gap::HistoryChanged);
+            return Ok(false);
+        }
         if silent.is_empty() {
             tracing::info!("redis was restarted, or a replica took over; every node finds all its records there");
             self.log.go_on(&cursor.history, &vouching.history).await?;
             self.log.trust(Some(&vouching.history));
-            cursor.history = vouching.history;
-            self.effects.note(cursor).await;
-            return Ok(true);
+            let cursor = Cursor { history: vouching.history, ..cursor };
+            self.effects.note(&cursor).await;
+            self.cursor = Some(cursor);
+            // What was settled since the look may be in a record that it did not see.
+            return Ok(false);
         }
         if now.saturating_duration_since(vouching.since) >= VOUCH_WITHIN {
             self.give_up(Gap::HistoryChanged);
@@ -196,14 +254,14 @@ impl Follower {
     /// Gives up everything, and begins at the head of the log.
     async fn start_over(&mut self) -> Result<(), LayerError> {
         let state = self.log.look(Position::LAST).await?.state;
-        only_master(state.is_master)?;
+        self.only_master(state.is_master)?;
         // Of a trimmed log nothing is lost but for this node; else the others must know.
         let is_certain = self.gap.is_some_and(Gap::is_certain);
         if self.gap.is_none_or(Gap::concerns_all) {
             self.log.begin(&state.history, self.backplane.position(), is_certain).await?;
         }
         let state = self.log.look(Position::LAST).await?.state;
-        only_master(state.is_master)?;
+        self.only_master(state.is_master)?;
         if state.epoch.is_none() {
             return Err(refused("the log was removed as soon as it was made"));
         }
@@ -211,6 +269,7 @@ impl Follower {
         self.log.trust(Some(&state.history));
         let cursor = Cursor { origins: vec![self.log.origin().to_owned()], ..Cursor::at_head(&state) };
         self.effects.start_over(&cursor).await;
+        self.beat(&cursor.history, cursor.position).await?;
         self.backplane.advance(&cursor, 0, 0, 0);
         self.cursor = Some(cursor);
         self.gap = None;
@@ -232,14 +291,8 @@ impl Vouching {
     }
 }
 
-/// A replica may be behind its master for any time.
-fn only_master(is_master: bool) -> Result<(), LayerError> {
-    let message = "the server is a replica, or a master without any, which may lack records";
-    if is_master { Ok(()) } else { Err(refused(message)) }
-}
-
 fn refused(message: &str) -> LayerError {
-    LayerError { layer: LayerId::Redis, kind: ErrorKind::Refused, message: message.to_owned() }
+    LayerError::new(LayerId::Redis, ErrorKind::Refused, message)
 }
 
 // === impl Backplane ===

@@ -76,7 +76,8 @@ pub(super) fn judge(cursor: &Cursor, look: &Look) -> Result<Cursor, Gap> {
     }
     // The record after the cursor, were it there, must not be among those that were trimmed.
     if state.added - state.length > cursor.added && state.added > cursor.added {
-        return Err(Gap::Trimmed);
+        // Under another history the store may lack more than this node missed.
+        return Err(if state.history == cursor.history { Gap::Trimmed } else { Gap::HistoryChanged });
     }
     if state.history != cursor.history && !is_anchored {
         return Err(Gap::HistoryChanged);
@@ -171,6 +172,8 @@ mod tests {
         assert!(judge(&cursor(), &all_read).is_ok(), "nothing after the cursor was there to be missed");
         missed.is_all = false;
         assert_eq!(judge(&cursor(), &missed), Err(Gap::Trimmed), "also in the middle of catching up");
+        missed.state.history = "h2".to_owned();
+        assert_eq!(judge(&cursor(), &missed), Err(Gap::HistoryChanged), "the store may lack more than this node");
     }
 
     #[test]

@@ -18,11 +18,15 @@ struct Told {
     state: LogState,
     records: Vec<Record>,
     is_away: bool,
+    /// Why nobody can say anything.
+    is_silenced: Option<ErrorKind>,
     is_anchored: bool,
     begun: u64,
     /// Histories that were settled.
     settled: Vec<String>,
     members: Vec<Member>,
+    /// Milliseconds that were used up.
+    turned: Vec<Position>,
     /// Under which history what is stored beside the log counts.
     trusted: Option<String>,
 }
@@ -40,7 +44,7 @@ impl Log for Paper {
         self.0.lock().unwrap().trusted = history.map(str::to_owned);
     }
 
-    fn know(&mut self, _before: &[String]) {}
+    fn know(&mut self, _before: &[String], _newest: Position) {}
 
     async fn wait(&mut self, _after: Position) -> Result<(), LayerError> {
         Ok(())
@@ -50,7 +54,7 @@ impl Log for Paper {
         let told = self.0.lock().unwrap();
         if told.is_away {
             let message = "away".to_owned();
-            return Err(LayerError { layer: LayerId::Redis, kind: ErrorKind::Unreachable, message });
+            return Err(LayerError::new(LayerId::Redis, ErrorKind::Unreachable, message));
         }
         let records = told.records.iter().filter(|record| record.position > after).cloned().collect();
         let (state, is_anchored) = (told.state.clone(), told.is_anchored);
@@ -65,20 +69,30 @@ impl Log for Paper {
         Ok(())
     }
 
+    async fn turn(&mut self, used_up: Position) -> Result<(), LayerError> {
+        self.0.lock().unwrap().turned.push(used_up);
+        Ok(())
+    }
+
     async fn go_on(&mut self, _earlier: &str, history: &str) -> Result<(), LayerError> {
         self.0.lock().unwrap().settled.push(history.to_owned());
         Ok(())
     }
 
-    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError> {
-        self.0.lock().unwrap().say("this", history, position);
+    async fn beat(&mut self, history: &str, position: Position, _trusts_for: Duration) -> Result<(), LayerError> {
+        let mut told = self.0.lock().unwrap();
+        if let Some(kind) = told.is_silenced {
+            return Err(LayerError::new(LayerId::Redis, kind, "silenced"));
+        }
+        told.say("this", history, position);
         Ok(())
     }
 
     async fn census(&mut self, history: &str) -> Result<Census, LayerError> {
         let told = self.0.lock().unwrap();
         let is_settled = told.settled.iter().any(|settled| settled == history);
-        Ok(Census { now_ms: told.state.last.millis(), is_settled, members: told.members.clone() })
+        let now_ms = told.state.last.millis();
+        Ok(Census { now_ms, is_settled, whole_since_ms: Some(0), members: told.members.clone() })
     }
 }
 
@@ -87,7 +101,8 @@ impl Told {
     fn say(&mut self, name: &str, history: &str, position: Position) {
         self.members.retain(|member| member.name != name);
         let (name, seen_ms, history) = (name.to_owned(), self.state.last.millis(), history.to_owned());
-        self.members.push(Member { name, seen_ms, history, position });
+        let trusts_for = OPTIONS.max_staleness;
+        self.members.push(Member { name, seen_ms, history, position, trusts_for });
     }
 }
 
@@ -197,7 +212,7 @@ async fn trust_begins_with_the_first_look_that_finds_the_end_and_ends_by_itself(
         assert_eq!(f.trust(), trust);
     }
     f.paper.0.lock().unwrap().is_away = false;
-    f.steps(1).await;
+    f.steps(2).await;
     assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing happened meanwhile");
 }
 
@@ -244,7 +259,49 @@ async fn a_replica_confirms_nothing() {
     f.paper.0.lock().unwrap().state.is_master = false;
     f.clock.advance(Duration::from_secs(3));
     f.steps(1).await;
-    assert_eq!(f.trust(), Trust::Stale);
+    assert_eq!((f.trust(), f.paper.0.lock().unwrap().trusted.clone()), (Trust::Stale, None));
+    f.paper.0.lock().unwrap().state.is_master = true;
+    f.steps(2).await;
+    assert_eq!(f.paper.0.lock().unwrap().trusted.as_deref(), Some("h1"));
+}
+
+#[tokio::test]
+async fn a_node_does_not_trust_itself_before_it_has_said_that_it_is_there() {
+    let mut f = Fixture::open();
+    f.steps(1).await;
+    f.clock.advance(Duration::from_secs(2));
+    f.paper.0.lock().unwrap().is_silenced = Some(ErrorKind::Timeout);
+    f.steps(2).await;
+    assert_eq!(f.trust(), Trust::None, "it spoke too long ago");
+    f.paper.0.lock().unwrap().is_silenced = None;
+    f.steps(1).await;
+    assert_eq!(f.trust(), Trust::None, "it has spoken after the look");
+    f.steps(1).await;
+    assert_eq!(f.trust(), Trust::Full);
+}
+
+#[tokio::test]
+async fn where_nobody_can_write_a_node_goes_on_without_a_word() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.paper.0.lock().unwrap().is_silenced = Some(ErrorKind::Refused);
+    for _ in 0..20 {
+        f.clock.advance(Duration::from_millis(500));
+        f.steps(1).await;
+        assert_eq!(f.trust(), Trust::Full);
+    }
+}
+
+#[tokio::test]
+async fn a_millisecond_that_is_used_up_is_left() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.record(Recorded::Cleared);
+    f.steps(1).await;
+    assert_eq!(f.paper.0.lock().unwrap().turned, []);
+    f.paper.0.lock().unwrap().state.last = Position::from_parts(START.0, 1 << 19);
+    f.steps(1).await;
+    assert_eq!(f.paper.0.lock().unwrap().turned, [Position::from_parts(START.0, 1 << 19)]);
 }
 
 #[tokio::test]
@@ -280,9 +337,10 @@ async fn after_a_restart_the_log_goes_on_once_every_node_has_found_its_records()
     assert!(f.backplane.known().trouble.clone().is_some_and(|why| why.contains("other")));
     f.says("other", "h2");
     f.steps(1).await;
-    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing is given up");
+    assert_eq!(f.trust(), Trust::Stale, "what was settled since the look may be in a record that it did not see");
     assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");
     f.steps(1).await;
+    assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0), "nothing is given up");
     assert_eq!(f.paper.0.lock().unwrap().trusted.as_deref(), Some("h2"));
 }
 
@@ -290,7 +348,7 @@ async fn after_a_restart_the_log_goes_on_once_every_node_has_found_its_records()
 async fn after_a_restart_what_another_node_has_settled_is_settled() {
     let mut f = restarted().await;
     f.paper.0.lock().unwrap().settled.push("h2".to_owned());
-    f.steps(1).await;
+    f.steps(2).await;
     assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0));
 }
 
@@ -311,7 +369,7 @@ async fn after_a_restart_nobody_waits_for_a_node_that_had_gone_long_before() {
     let mut f = restarted().await;
     f.paper.0.lock().unwrap().members.retain(|member| member.name == "other");
     f.paper.0.lock().unwrap().members[0].seen_ms -= 61_000;
-    f.steps(1).await;
+    f.steps(2).await;
     assert_eq!((f.trust(), f.done().len()), (Trust::Full, 0));
 }
 
@@ -321,6 +379,40 @@ async fn after_a_restart_without_the_last_record_seen_nobody_is_asked() {
     f.paper.0.lock().unwrap().is_anchored = false;
     f.steps(1).await;
     assert_eq!((f.trust(), f.backplane.gaps(Gap::HistoryChanged)), (Trust::None, 1));
+}
+
+/// A process of the node that goes on where the one before it has ended, whose last word was this.
+async fn started_again(f: &Fixture, newest: Option<Position>) -> Follower {
+    let cursor = f.node.kept.lock().unwrap().clone().unwrap();
+    *f.node.kept.lock().unwrap() = Some(Cursor { newest, ..cursor });
+    let backplane = Arc::new(Backplane::following(OPTIONS, f.clock.clone()));
+    let effects = Arc::clone(&f.node) as Arc<dyn Effects>;
+    let mut follower = Follower::new(backplane, Box::new(f.paper.clone()), effects);
+    follower.recall().await;
+    follower
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_process_that_was_killed_can_not_be_vouched_for_by_the_next() {
+    let mut f = restarted().await;
+    f.paper.0.lock().unwrap().members.clear();
+    f.follower = started_again(&f, None).await;
+    let _ = f.follower.step().await;
+    assert!(f.paper.0.lock().unwrap().members.is_empty(), "it has said nothing");
+    f.steps(1).await;
+    assert_eq!(f.done(), ["applied 1", "started over"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_process_that_has_left_word_is_vouched_for_by_the_next() {
+    let mut f = restarted().await;
+    f.paper.0.lock().unwrap().members.clear();
+    f.follower = started_again(&f, Some(Position::from_parts(START.0, 1))).await;
+    f.steps(2).await;
+    assert_eq!(f.done(), ["applied 1"], "nothing is given up");
+    assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");
+    let kept = f.node.kept.lock().unwrap().clone().unwrap();
+    assert_eq!(kept.newest, None, "from now on that is not the last word");
 }
 
 #[tokio::test]

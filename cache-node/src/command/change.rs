@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     context::{OperationContext, Trail},
-    coordinator::{TryUpdate, Update},
+    coordinator::{Confirmed, TryUpdate, Update},
     entry::{Entry, EntryMeta, Key},
     protocol::{Replies, parse_i64},
 };
@@ -175,8 +175,9 @@ impl Commands {
         change: &Change,
         out: &mut Replies,
     ) {
-        match self.coordinator.update((cx, trail), key, |old| change.apply(cx, key.as_bytes(), old)).await {
-            Ok(changed) => changed.reply(out),
+        match self.coordinator.update_told((cx, trail), key, |old| change.apply(cx, key.as_bytes(), old)).await {
+            Ok((Changed::Ok, Confirmed::Queued)) => out.simple("QUEUED"),
+            Ok((changed, _)) => changed.reply(out),
             Err(error) => error::write(out, &error),
         }
     }

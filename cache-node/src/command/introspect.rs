@@ -6,7 +6,7 @@ use crds::{node_config::limits, quantity::ByteSize};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Answer, Call, Commands, REDIS_VERSION, ServerFacts, Step, error,
+    Call, Commands, REDIS_VERSION, ServerFacts, Step, error,
     later::Later,
     table::{Keys, SPECS, Spec, Verb},
 };
@@ -299,8 +299,8 @@ impl Commands {
                 ("total_net_input_bytes", facts.bytes_in.to_string()),
                 ("total_net_output_bytes", facts.bytes_out.to_string()),
                 ("total_error_replies", facts.errors.to_string()),
-                ("keyspace_hits", self.keyspace_hits().to_string()),
-                ("keyspace_misses", self.keyspace_misses().to_string()),
+                ("keyspace_hits", self.answers.hits().to_string()),
+                ("keyspace_misses", self.answers.misses().to_string()),
                 ("slowlog_recorded", self.settings.slow_log.recorded().to_string()),
             ],
             "replication" => vec![("role", "master".to_owned()), ("connected_slaves", "0".to_owned())],
@@ -320,14 +320,6 @@ impl Commands {
         let node = ("node", format!("state={},reason={reason}", state.label()));
         let parts = self.coordinator.parts();
         std::iter::once(node).chain(parts.iter().map(|part| (part.name(), in_one_line(part)))).collect()
-    }
-
-    fn keyspace_hits(&self) -> u64 {
-        self.answers.count(Answer::Hit) + self.answers.count(Answer::Stale)
-    }
-
-    fn keyspace_misses(&self) -> u64 {
-        self.answers.count(Answer::Miss) + self.answers.count(Answer::Failed)
     }
 
     fn server_fields(&self) -> Vec<(&'static str, String)> {

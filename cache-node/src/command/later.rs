@@ -41,6 +41,7 @@ enum Work {
     Many(ManyReads),
     Lease(Key, Duration),
     Explain(Key),
+    Wait(Duration),
     Capacity(u64),
     Write(Write),
 }
@@ -174,6 +175,10 @@ impl Later {
         Self::new(Work::Explain(key))
     }
 
+    pub(super) fn wait(limit: Duration) -> Self {
+        Self::new(Work::Wait(limit))
+    }
+
     pub(super) fn flush() -> Self {
         Self::new(Work::Write(Write::Flush))
     }
@@ -233,6 +238,7 @@ impl Commands {
             }
             Work::Lease(key, life) => ran.trail = self.lease_later(cx, (&key, life), near.is_some(), out).await,
             Work::Explain(key) => self.explain_later(cx, &key, out).await,
+            Work::Wait(limit) => self.wait_later((cx, &mut ran.trail), limit, out).await,
             Work::Capacity(bytes) => self.set_capacity(bytes, out).await,
             Work::Write(write) => self.write_later((cx, &mut ran.trail), write, out).await,
         }

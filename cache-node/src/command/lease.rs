@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Call, Commands, Step, error, later::Later, options::OwnSetOptions, owned};
+use super::{
+    Call, Commands, Step, error,
+    later::Later,
+    options::{OwnSetOptions, millis_within},
+    owned,
+};
 use crate::{
     context::{OperationContext, Trail},
     coordinator::{Leased, Peek, Token},
@@ -133,9 +138,7 @@ fn value(entry: Option<&Entry>, out: &mut Replies) {
 }
 
 fn life(ms: &[u8]) -> Result<Duration, String> {
-    let given = parse_i64(ms).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| (1..=LIFE_MS_MAX).contains(ms));
-    given
-        .map(Duration::from_millis)
+    millis_within(ms, LIFE_MS_MAX)
         .ok_or_else(|| format!("ERR PX is '{}'; a lease has 1 to {LIFE_MS_MAX} ms", error::quoted(ms)))
 }
 

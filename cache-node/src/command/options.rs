@@ -164,9 +164,14 @@ impl OwnSetOptions {
     }
 }
 
+/// A time of 1 to `max` milliseconds; none if the word is not one.
+pub(super) fn millis_within(word: &[u8], max: u64) -> Option<Duration> {
+    let ms = parse_i64(word).and_then(|ms| u64::try_from(ms).ok());
+    ms.filter(|ms| (1..=max).contains(ms)).map(Duration::from_millis)
+}
+
 fn stale_life(word: &[u8]) -> Result<Duration, String> {
-    let ms = parse_i64(word).and_then(|ms| u64::try_from(ms).ok()).filter(|ms| (1..=STALE_MS_MAX).contains(ms));
-    ms.map(Duration::from_millis)
+    millis_within(word, STALE_MS_MAX)
         .ok_or_else(|| format!("ERR STALE is '{}'; it must be 1 to {STALE_MS_MAX} ms", error::quoted(word)))
 }
 

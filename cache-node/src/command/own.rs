@@ -71,11 +71,10 @@ impl Commands {
 
     pub(super) async fn explain_later(&self, cx: &OperationContext, key: &Key, out: &mut Replies) {
         let explanation = self.coordinator.explain(cx, key).await;
-        let answer = explanation.seen.iter().find(|seen| seen.outcome <= crate::context::Outcome::Stopped);
         out.map(4);
         field(out, "key", |out| out.bulk(key.as_bytes()));
         field(out, "operation", |out| out.integer(i64::try_from(explanation.id).unwrap_or(i64::MAX)));
-        field(out, "answeredBy", |out| out.bulk(answer.map_or("none", |seen| seen.part).as_bytes()));
+        field(out, "answeredBy", |out| out.bulk(explanation.answered_by.unwrap_or("none").as_bytes()));
         field(out, "layers", |out| {
             out.array(explanation.seen.len());
             explanation.seen.iter().for_each(|seen| explain_part(seen, cx.now, out));

@@ -133,6 +133,7 @@ commands! {
     TcExplain "tc.explain" 2 First Server "readonly" "Tells what every layer knows about a key.";
     TcLayers "tc.layers" 1 None Server "loading stale" "Tells how well every layer does and what it has counted.";
     TcFlush "tc.flush" 1 None Server "write" "Waits until the layers have all writes accepted so far.";
+    TcWait "tc.wait" -1 None Server "write" "Waits until every node has carried out all that this one has accepted so far, and tells which have.";
     Time "time" 1 None Server "loading stale fast" "Returns the server's time.";
 }
 

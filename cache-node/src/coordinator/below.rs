@@ -1,27 +1,40 @@
-//! What the layers below memory say: asked once for each key, however many want to know, and waited for only as long as
-//! it is worth.
+//! What the layers below memory say: asked once for each key, however many want to know, waited for only as long as it is
+//! worth, and given to the client in the place of a stale value.
 
 use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 
 use tokio::time::{Sleep, timeout_at};
 
 use super::{
-    Coordinator, Look,
+    Coordinator, Look, Wants,
     flight::{Logbook, Ride},
     freshness::Freshness,
-    promote::Found,
+    search::Found,
 };
 use crate::{
     context::{OperationContext, Trail},
-    entry::Key,
+    entry::{Entry, Key},
     write_queue::Ticket,
 };
 
 // === impl Coordinator ===
 
 impl Coordinator {
+    /// Counts a read that the queue has settled. One that it has not may look at the queue more than once, so it is
+    /// counted as a miss when it goes below.
+    pub(super) fn note_queued(&self, known: &Look) {
+        let queue = &self.stores.write_queue;
+        match known {
+            Look::Hit(_) => queue.note_hit(),
+            Look::Stale(..) => queue.note_stale(),
+            Look::Absent => queue.note_misses(1),
+            Look::Cold(_) => {}
+        }
+    }
+
     /// Has the layers below asked for a key, unless they are being asked already.
     pub(super) fn ask(&self, cx: &OperationContext, key: &Key, ticket: Ticket) -> Ride {
+        self.stores.write_queue.note_misses(1);
         let (stores, cx) = (Arc::clone(&self.stores), *cx);
         self.flights.board(key, ticket, |log| stores.read_cold(cx, key.clone(), ticket, log))
     }
@@ -34,6 +47,7 @@ impl Coordinator {
             [] => Vec::new(),
             [(key, ticket)] => vec![self.ask(cx, key, *ticket)],
             wanted => {
+                self.stores.write_queue.note_misses(wanted.len());
                 let (stores, cx) = (Arc::clone(&self.stores), *cx);
                 self.flights.board_many(wanted, move |wanted, log| stores.read_cold_many(cx, wanted, log))
             }
@@ -66,6 +80,30 @@ impl Coordinator {
             },
             Found::Absent | Found::Unknown => found,
         }
+    }
+
+    /// What the client gets, of what the cold layers have and of a stale value from memory.
+    pub(super) fn serve(
+        &self,
+        cx: &OperationContext,
+        key: &Key,
+        wants: Wants,
+        (found, stale): (Found, Option<Entry>),
+    ) -> Option<Entry> {
+        let (stale, reachable) = match found {
+            Found::Fresh(entry) => return Some(entry),
+            Found::Stale(below) => (stale.or(Some(below)), true),
+            Found::Absent => (stale, true),
+            Found::Unknown => (stale, false),
+        };
+        let entry = stale.filter(|_| wants == Wants::Value)?;
+        // While the layers below can not be asked, nobody is sent away for a fresh value.
+        if reachable && self.refreshes.claim(key.as_bytes(), cx.now) { None } else { self.refreshes.serve(entry) }
+    }
+
+    /// The operation, which may have waited, with what is to be trusted now.
+    pub(super) fn renewed(&self, cx: &OperationContext) -> OperationContext {
+        OperationContext { trust: self.stores.backplane.trust(self.clock.monotonic()), ..*cx }
     }
 
     /// What was asked for these keys; what has not answered yet is late.

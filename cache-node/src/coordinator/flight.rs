@@ -11,7 +11,7 @@ use std::{
         Arc, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ahash::RandomState;
@@ -22,13 +22,18 @@ use futures::{
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::promote::Found;
+use super::search::Found;
 use crate::{
+    clock::Clock,
     context::{Outcome, Trail, TrailStep},
     entry::Key,
     sync::Mutex,
     write_queue::Ticket,
 };
+
+/// How long after a read has begun others may still join it. What it finds is as old as its beginning, and to that comes
+/// by how much the node may be behind the others (`backplane.maxStaleness`): both together are the bound for all reads.
+const BOARDING: Duration = Duration::from_millis(500);
 
 /// Enough that threads rarely meet.
 const SHARDS: usize = 16;
@@ -65,10 +70,12 @@ struct Air {
     shards: [Mutex<HashMap<Key, Flight, RandomState>>; SHARDS],
     hasher: RandomState,
     taken_off: AtomicU64,
+    clock: Clock,
 }
 
 struct Flight {
     number: u64,
+    begun: Instant,
     /// When it took off. A write after that makes its answer old for whoever asks later.
     ticket: Ticket,
     ride: Ride,
@@ -85,16 +92,17 @@ struct Landing {
 
 impl Flights {
     /// None under way. The crew drives reads whose callers are gone; it is waited for at shutdown.
-    pub(super) fn new(crew: TaskTracker) -> Self {
+    pub(super) fn new(crew: TaskTracker, clock: Clock) -> Self {
         let air = Air {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             taken_off: AtomicU64::new(0),
+            clock,
         };
         Self { air: Arc::new(air), crew }
     }
 
-    /// Joins the read of `key` under way, unless a write has made it too old for this ticket; else begins `read`, which
+    /// Joins the read of `key` under way, unless a write or time has made it too old for this ticket; else begins `read`, which
     /// goes on whether or not anybody waits for it.
     pub(super) fn board<F>(&self, key: &Key, ticket: Ticket, read: impl FnOnce(Arc<Logbook>) -> F) -> Ride
     where
@@ -218,13 +226,16 @@ impl Logbook {
 impl Air {
     /// The ride of the key that is good enough for this ticket, and its number if it begins now.
     fn board(&self, key: &Key, ticket: Ticket, ride: impl FnOnce() -> Ride) -> (Ride, Option<u64>) {
+        let now = self.clock.monotonic();
+        let is_open =
+            |flight: &Flight| flight.ticket >= ticket && now.saturating_duration_since(flight.begun) < BOARDING;
         match self.shard(key).entry(key.clone()) {
-            Place::Occupied(place) if place.get().ticket >= ticket => (place.get().ride.clone(), None),
+            Place::Occupied(place) if is_open(place.get()) => (place.get().ride.clone(), None),
             place => {
                 let number = self.taken_off.fetch_add(1, Ordering::Relaxed);
                 let ride = ride();
-                // A flight under an older ticket loses its place, and goes on for those who wait for it.
-                place.insert_entry(Flight { number, ticket, ride: ride.clone() });
+                // An older flight loses its place, and goes on for those who wait for it.
+                place.insert_entry(Flight { number, begun: now, ticket, ride: ride.clone() });
                 (ride, Some(number))
             }
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::time::{sleep, timeout};
 
-use super::{Coordinator, promote::Stores};
+use super::{Coordinator, stores::Stores};
 use crate::{
     backplane::{Effects, Follower, Notice, What},
     clock::UnixMillis,
@@ -63,11 +63,11 @@ impl Effects for Stores {
         let removed: Vec<(&Key, Position)> =
             keys.into_values().filter(|(key, position)| self.supersede(now, key, *position)).collect();
         changes.extend(removed.iter().map(|(key, _)| Change::Remove((*key).clone())));
-        if self.keep(changes, cursor).await {
-            // Somebody may have read the disk before it forgot, and put the value into memory.
-            for (key, position) in removed {
-                self.supersede(now, key, position);
-            }
+        self.keep(changes, cursor).await;
+        // Somebody may have read the disk before it forgot, or before it was known that it can not, and put the value into
+        // memory.
+        for (key, position) in removed {
+            self.supersede(now, key, position);
         }
         is_uncertain
     }
@@ -85,7 +85,7 @@ impl Effects for Stores {
 
     async fn tell(&self) -> bool {
         self.learn_tags(&self.background()).await;
-        self.knows_tags_of(LayerId::Redis)
+        self.knows_tags_of(LayerId::Redis) && self.has_told_tags()
     }
 }
 
@@ -124,19 +124,23 @@ impl Stores {
         }
     }
 
-    /// Keeps changes and cursor on disk; false if there is none, or if all that it holds is to be cleared anyway.
-    async fn keep(&self, mut changes: Vec<Change>, cursor: &Cursor) -> bool {
-        let Some(disk) = self.disk() else { return false };
-        if self.write_queue.is_void(LayerId::Disk) {
-            return false;
+    /// Leaves word of the newest record of this node for the process after this one, which could not know otherwise whether
+    /// a Redis with another history has it.
+    pub(super) async fn leave_word(&self, newest: Position) {
+        let Some(disk) = self.disk() else { return };
+        if let Ok(Some(cursor)) = disk.cursor().await {
+            self.keep(Vec::new(), &Cursor { newest: Some(newest), ..cursor }).await;
         }
+    }
+
+    /// Keeps changes and cursor on disk, unless all that it holds is to be cleared anyway.
+    async fn keep(&self, mut changes: Vec<Change>, cursor: &Cursor) {
+        let Some(disk) = self.disk().filter(|disk| !self.write_queue.is_void(disk.id())) else { return };
         changes.push(Change::Follow(Box::new(cursor.clone())));
-        let outcome = disk.apply(&self.background(), &changes).await;
-        if let Err(error) = &outcome {
+        if let Err(error) = disk.apply(&self.background(), &changes).await {
             tracing::warn!(%error, "the disk can not be told what other nodes changed; it is cleared");
             self.write_queue.distrust_own();
         }
-        outcome.is_ok()
     }
 
     fn heard(&self, position: Position, what: What<'_>) {
@@ -165,6 +169,9 @@ impl Stores {
                 stores.forgot(key);
             }
         });
+        let stores = Arc::downgrade(self);
+        self.write_queue
+            .on_log(move || stores.upgrade().and_then(|stores| stores.tags.newest_in_log()).unwrap_or_default());
         let stores = Arc::downgrade(self);
         self.write_queue.on_placed(move |position, removal| {
             let Some(stores) = stores.upgrade() else { return };

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 pub use self::table::LeaseCounts;
 pub(super) use self::table::Leases;
-use super::{Coordinator, Look, Traced, WriteError, freshness::Freshness, promote::Found};
+use super::{Coordinator, Look, Traced, WriteError, freshness::Freshness, search::Found};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
@@ -169,6 +169,11 @@ impl Coordinator {
                     Leased::Wait(stale, left)
                 }
                 Ok(Taken::Found(copy, version)) => match copy.map(|copy| (self.stores.freshness(cx, &copy), copy)) {
+                    // Nor is it known whether it is dead: until the node knows again, the lease is its own.
+                    Some((_, entry)) if self.stores.is_beyond_knowledge(&entry) => {
+                        self.leases.granted_alone();
+                        return granted;
+                    }
                     Some((Freshness::Fresh, entry)) => Leased::Value(entry),
                     Some((Freshness::Negative, _)) => Leased::Negative,
                     Some((Freshness::Stale | Freshness::Expired | Freshness::Removed, _)) | None => {

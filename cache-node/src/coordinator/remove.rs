@@ -5,17 +5,15 @@
 //! here again; the caller hears that it is queued. Told late, it has a late place in the order of changes: it may take
 //! with it what other nodes have written meanwhile, and never spares what is older.
 
-use super::{
-    Coordinator, Look, Traced, WriteError,
-    promote::{Found, Removal},
-    times::Times,
-};
+use std::sync::Arc;
+
+use super::{Coordinator, Look, Traced, WriteError, freshness::Freshness, search::Found, stores::Stores, times::Times};
 use crate::{
     backplane::What,
     context::OperationContext,
-    entry::{Key, TagSet},
+    entry::{Entry, Key, TagSet},
     layer::{LayerId, Matching},
-    write_queue::{Receipt, Ticket},
+    write_queue::{Full, Pending, Receipt, Ticket},
 };
 
 /// Who knows of a change when it is acknowledged; the most first.
@@ -46,6 +44,16 @@ pub enum Outbox {
     Queue,
     /// It is answered with [`WriteError::Untold`].
     Refuse,
+}
+
+/// What a removal came to under the turn of its key.
+enum Removal {
+    Queued {
+        live: bool,
+    },
+    /// The key was written after it was looked at: look again.
+    Changed,
+    Full,
 }
 
 // === impl Coordinator ===
@@ -158,6 +166,43 @@ impl Coordinator {
                 let trouble = self.stores.write_queue.trouble_of(LayerId::Redis);
                 Err(WriteError::Untold(trouble.unwrap_or_else(|| "it was away a moment ago".to_owned())))
             }
+        }
+    }
+}
+
+// === impl Stores ===
+
+impl Stores {
+    /// Forgets the key, of which the cold layers said `seen` when the ticket was issued.
+    fn remove_seen(
+        &self,
+        cx: &OperationContext,
+        key: &Key,
+        seen: Option<(Ticket, Found)>,
+        receipt: &Arc<Receipt>,
+    ) -> Removal {
+        let mut turn = self.write_queue.turn(key.as_bytes());
+        let fresh = |entry: &Entry| self.freshness(cx, entry) == Freshness::Fresh;
+        let held = self.trusted(cx, self.memory.peek(cx.now, key.as_bytes()));
+        let live = match held.map(|entry| self.freshness(cx, &entry)) {
+            Some(Freshness::Fresh) => true,
+            // Known without a look below, as to a reader.
+            Some(Freshness::Negative) => false,
+            _ if self.cold.is_empty() => false,
+            _ => match (turn.pending(key.as_bytes()), seen) {
+                (Pending::Value(entry), _) => fresh(&entry),
+                // Somebody else is removing it. This caller, too, is told only once that is certain.
+                (Pending::Removed, _) => false,
+                (Pending::Unknown, Some((ticket, found))) if turn.is_current(ticket) => {
+                    matches!(found, Found::Fresh(_))
+                }
+                (Pending::Unknown, _) => return Removal::Changed,
+            },
+        };
+        // Also if nothing was found: an expired copy must not come back should the clock step back.
+        match self.remove(cx, &mut turn, key, receipt) {
+            Ok(()) => Removal::Queued { live },
+            Err(Full) => Removal::Full,
         }
     }
 }

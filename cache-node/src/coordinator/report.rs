@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Coordinator;
+use super::{Answer, Answers, Coordinator};
 use crate::{
     backplane::Backplane,
     clock::UnixMillis,
@@ -73,7 +73,7 @@ impl Coordinator {
 
     /// The layers below memory, for reports, in the order in which they are read.
     pub fn cold(&self) -> impl Iterator<Item = &Arc<dyn Layer>> {
-        self.stores.cold.iter().map(|cold| &cold.layer)
+        self.stores.cold_in_order().map(|cold| &cold.layer)
     }
 
     /// Every part, from top to bottom, for reports.
@@ -99,11 +99,15 @@ impl Coordinator {
         verdict(&parts)
     }
 
-    /// The sum over all parts: a read that memory misses and the disk answers counts as one miss and one hit. Entries are
-    /// those that `DBSIZE` tells, since a sum would count copies; times are not added up.
+    /// The node as a whole. Each read is counted once, by what the client got: a value, which may be stale, or none.
+    /// Operations, bytes and errors are the sum over all parts. Entries are those that `DBSIZE` tells, since a sum would
+    /// count copies; times are not added up.
     pub fn stats(&self) -> Stats {
         let parts: Vec<Stats> = self.parts().iter().map(Part::stats).collect();
         let mut sum = Stats {
+            hits: self.answers.hits(),
+            misses: self.answers.misses(),
+            stale_hits: self.answers.count(Answer::Stale),
             entries: Some(self.entries()),
             bytes: Some(parts.iter().filter_map(|part| part.bytes).sum()),
             extras: vec![
@@ -114,9 +118,6 @@ impl Coordinator {
             ..Stats::default()
         };
         for part in &parts {
-            sum.hits += part.hits;
-            sum.misses += part.misses;
-            sum.stale_hits += part.stale_hits;
             sum.operations += part.operations;
             for &(kind, count) in &part.errors {
                 match sum.errors.iter_mut().find(|(known, _)| *known == kind) {
@@ -126,6 +127,11 @@ impl Coordinator {
             }
         }
         sum
+    }
+
+    /// How the reads of clients ended. Whoever answers one notes it here.
+    pub fn answers(&self) -> &Arc<Answers> {
+        &self.answers
     }
 
     /// Values that were brought from a cold layer into memory.

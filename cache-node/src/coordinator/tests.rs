@@ -1,33 +1,41 @@
 mod cold;
+mod counted;
+mod explained;
 mod flights;
+mod heard;
 mod lease;
 mod model;
 mod orders;
+mod settings;
 mod shared_lease;
 mod stale;
+mod stops;
 mod tags;
 mod told;
 mod trails;
 mod update;
+mod upkeep;
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
+    backplane::Backplane,
+    clock::UnixMillis,
     context::Outcome,
-    entry::{EntryMeta, TagSet},
+    entry::{EntryMeta, Position, TagSet},
     layer::{
-        LayerId, Matching,
+        Component, Layer, LayerId, Matching,
         memory::{MemoryOptions, Policy},
     },
-    tag_index::TagOptions,
+    tag_index::{TagIndex, TagOptions},
     testing::{START, Scripted, cx, cx_within, entry, entry_until, eventually, key, text},
-    write_queue::{Overflow, SLOT_OVERHEAD_BYTES},
+    write_queue::{Overflow, QueueOptions, SLOT_OVERHEAD_BYTES},
 };
 
 struct Fixture {
@@ -90,6 +98,7 @@ fn parts(clock: &Clock, policy: Policy, cold: Vec<Arc<dyn Layer>>) -> Parts {
         journal: None,
         log: None,
         leases: None,
+        followers: None,
         outbox: Outbox::default(),
     }
 }

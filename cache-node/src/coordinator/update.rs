@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Coordinator, Freshness, Look, Traced, WriteError, WriteMode, promote::Found};
+use super::{Confirmed, Coordinator, Freshness, Look, Traced, WriteError, WriteMode, search::Found};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
@@ -78,22 +78,30 @@ impl Coordinator {
         &self,
         op: impl Into<Traced<'_>>,
         key: &Key,
-        mut change: impl FnMut(Option<&Entry>) -> (Update, T),
+        change: impl FnMut(Option<&Entry>) -> (Update, T),
     ) -> Result<T, WriteError> {
+        Ok(self.update_told(op, key, change).await?.0)
+    }
+
+    /// As [`Coordinator::update`], and says who knows of the change.
+    ///
+    /// # Errors
+    /// Those of [`Coordinator::update`].
+    pub async fn update_told<T>(
+        &self,
+        op: impl Into<Traced<'_>>,
+        key: &Key,
+        mut change: impl FnMut(Option<&Entry>) -> (Update, T),
+    ) -> Result<(T, Confirmed), WriteError> {
         let op = &mut op.into();
         let mut read: Option<(Ticket, Found)> = None;
         loop {
             let cx = &self.renewed(op.cx);
             let room = self.stores.write_queue.room();
             match self.attempt(cx, key, read.take(), &mut change)? {
-                Attempt::Done(answer, None) => return Ok(answer),
-                Attempt::Done(answer, Some(receipt)) => {
-                    self.confirmed(op, &receipt, 1).await?;
-                    return Ok(answer);
-                }
-                Attempt::Removed(answer, receipt) => {
-                    self.told(op, &receipt, 1).await?;
-                    return Ok(answer);
+                Attempt::Done(answer, None) => return Ok((answer, Confirmed::Accepted)),
+                Attempt::Done(answer, Some(receipt)) | Attempt::Removed(answer, receipt) => {
+                    return Ok((answer, self.told(op, &receipt, 1).await?));
                 }
                 Attempt::Cold(ticket) => {
                     let ride = self.ask(cx, key, ticket);

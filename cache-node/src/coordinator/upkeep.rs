@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::spawn_blocking, time::interval};
 use tokio_util::sync::CancellationToken;
 
-use super::promote::Stores;
+use super::stores::Stores;
 use crate::{
     clock::Clock,
     context::{OperationContext, Origin, Trust},

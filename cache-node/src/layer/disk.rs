@@ -177,6 +177,7 @@ impl Layer for Disk {
             .map(|(key, _)| key.clone())
             .collect();
         let count = unknown.len();
+        self.shared.counts.inline.fetch_add((keys.len() - count) as u64, Ordering::Relaxed);
         let mut read = Vec::new().into_iter();
         if count > 0 {
             let job = move || shared.store().map(|store| store.get_many(now, &unknown));

@@ -2,7 +2,7 @@
 //!
 //! The log is a Redis stream. Its ids are the [`Position`]s of a cache: given by the store, never by a node's clock.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub struct Cursor {
     pub history: String,
     /// When the node last knew all changes; none if that is not known.
     pub confirmed: Option<Uptime>,
+    /// The newest record of this node, if its last process has ended with everything told.
+    pub newest: Option<Position>,
     /// Processes of this node whose records may come after the position, the newest last; at most [`ORIGINS_MAX`].
     pub origins: Vec<String>,
 }
@@ -83,7 +85,7 @@ pub struct Look {
     pub state: LogState,
     /// Whether the record that the cursor stands on is still there.
     pub is_anchored: bool,
-    /// A record that this process had written and had confirmed to it is not where it belongs.
+    /// A record that this node had written and had confirmed to it is not where it belongs, or the log ends before it.
     pub lost_own: bool,
 }
 
@@ -112,6 +114,9 @@ pub struct Census {
     /// Whether it is settled how the log goes on under the server's present history: that it does, or that it was begun
     /// anew.
     pub is_settled: bool,
+    /// Since when, by that clock, every node that follows the log is in the list within a moment. None if not even that
+    /// is known; what was said before may be lost.
+    pub whole_since_ms: Option<u64>,
     /// The nodes, by name.
     pub members: Vec<Member>,
 }
@@ -127,6 +132,8 @@ pub struct Member {
     pub history: String,
     /// The position up to which all records have taken effect there.
     pub position: Position,
+    /// For how long it trusts what it holds without another look at the log.
+    pub trusts_for: Duration,
 }
 
 /// Where the log can be read. One reader at a time.
@@ -138,8 +145,8 @@ pub trait Log: Send + 'static {
     /// From here on what is stored beside the log counts if the server has this history; with none, nothing counts.
     fn trust(&mut self, history: Option<&str>);
 
-    /// Takes note of the processes before this one.
-    fn know(&mut self, before: &[String]);
+    /// Takes note of the processes before this one, and of the newest record that they are known to have written.
+    fn know(&mut self, before: &[String], newest: Position);
 
     /// Returns once there may be a record after this one, or after half a second. May return early.
     ///
@@ -162,18 +169,24 @@ pub trait Log: Send + 'static {
     /// [`LayerError`] if the log can not be written.
     async fn begin(&mut self, history: &str, seen: Position, lost: bool) -> Result<(), LayerError>;
 
+    /// Has what follows begin with the next millisecond, unless it does already.
+    ///
+    /// # Errors
+    /// [`LayerError`] if the log can not be written.
+    async fn turn(&mut self, used_up: Position) -> Result<(), LayerError>;
+
     /// Notes that the log goes on whole although the server's history is another now.
     ///
     /// # Errors
     /// [`LayerError`] if that can not be noted.
     async fn go_on(&mut self, earlier: &str, history: &str) -> Result<(), LayerError>;
 
-    /// Says that this node has found all records that it knows of under this history, and that all up to the position
-    /// have taken effect.
+    /// Says that this node has found all records that it knows of under this history, that all up to the position have
+    /// taken effect, and for how long the node trusts what it holds without another look.
     ///
     /// # Errors
     /// [`LayerError`] if that can not be noted.
-    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError>;
+    async fn beat(&mut self, history: &str, position: Position, trusts_for: Duration) -> Result<(), LayerError>;
 
     /// Who follows the log, and whether it is settled how it goes on under this history.
     ///
@@ -198,6 +211,7 @@ impl Cursor {
             epoch: state.epoch.clone().unwrap_or_default(),
             history: state.history.clone(),
             confirmed: None,
+            newest: None,
             origins: Vec::new(),
         }
     }
@@ -212,10 +226,11 @@ impl Cursor {
 
     /// As text, for a layer to keep.
     pub fn to_text(&self) -> String {
-        let Self { position, added, epoch, history, confirmed, origins } = self;
+        let Self { position, added, epoch, history, confirmed, newest, origins } = self;
         let (boot, ms) = confirmed.as_ref().map_or(("-", 0), |confirmed| (confirmed.boot(), confirmed.ms()));
         let origins = origins.join(",");
-        format!("1 {} {added} {epoch} {history} {boot} {ms} {origins}", position.to_bits())
+        let newest = newest.map_or_else(|| "-".to_owned(), |newest| newest.to_bits().to_string());
+        format!("2 {} {added} {epoch} {history} {boot} {ms} {newest} {origins}", position.to_bits())
     }
 }
 
@@ -224,7 +239,9 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let words: Vec<&str> = text.split(' ').collect();
-        let ["1", position, added, epoch, history, boot, ms, origins] = words[..] else { return Err(CursorError) };
+        let ["2", position, added, epoch, history, boot, ms, newest, origins] = words[..] else {
+            return Err(CursorError);
+        };
         let number = |text: &str| text.parse::<u64>().map_err(|_| CursorError);
         Ok(Self {
             position: Position::from_bits(number(position)?),
@@ -232,6 +249,7 @@ impl FromStr for Cursor {
             epoch: epoch.to_owned(),
             history: history.to_owned(),
             confirmed: if boot == "-" { None } else { Uptime::from_parts(boot, number(ms)?) },
+            newest: if newest == "-" { None } else { Some(Position::from_bits(number(newest)?)) },
             origins: origins.split(',').filter(|origin| !origin.is_empty()).map(str::to_owned).collect(),
         })
     }
@@ -299,12 +317,21 @@ mod tests {
             epoch: "e5".to_owned(),
             history: "a".repeat(40),
             confirmed: Uptime::from_parts("b-1", 99),
+            newest: Some(Position::from_parts(1_800_000_000_000, 9)),
             origins: vec!["o7".to_owned(), "o8".to_owned()],
         };
         assert_eq!(cursor.to_text().parse(), Ok(cursor.clone()));
-        let unconfirmed = Cursor { confirmed: None, origins: Vec::new(), ..cursor };
+        let unconfirmed = Cursor { confirmed: None, newest: None, origins: Vec::new(), ..cursor };
         assert_eq!(unconfirmed.to_text().parse(), Ok(unconfirmed));
-        for text in ["", "1 2 3 e h", "2 1 1 e h b 1 o", "1 x 1 e h b 1 o", "1 1 1 e h b x o", "1 1 1 e h b 1 o 1"] {
+        for text in [
+            "",
+            "2 2 3 e h",
+            "1 1 1 e h b 1 o",
+            "2 x 1 e h b 1 - o",
+            "2 1 1 e h b x - o",
+            "2 1 1 e h b 1 z o",
+            "2 1 1 e h b 1 - o 1",
+        ] {
             assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
         }
     }

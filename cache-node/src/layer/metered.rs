@@ -263,7 +263,7 @@ impl Layer for Metered {
         self.end(cx, &call, answer.as_ref().map(|_| "ok"));
         for change in changes {
             let written = match change {
-                Change::Set(_) => &self.requests.set,
+                Change::Set(_) | Change::Again(..) => &self.requests.set,
                 Change::Fill(_) => &self.requests.fill,
                 Change::Remove(_) => &self.requests.remove,
                 Change::RemoveTagged(_) => &self.requests.remove_tagged,
@@ -315,7 +315,7 @@ mod tests {
     struct Scripted(Clock);
 
     fn failure() -> LayerError {
-        LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message: "bits flipped".to_owned() }
+        LayerError::new(LayerId::Disk, ErrorKind::Corrupt, "bits flipped")
     }
 
     #[async_trait]

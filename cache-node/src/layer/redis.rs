@@ -14,6 +14,7 @@ mod clear;
 mod connect;
 mod counts;
 mod eviction;
+mod followers;
 mod gate;
 mod keeper;
 mod keys;
@@ -22,6 +23,7 @@ mod link;
 mod log;
 mod options;
 mod read;
+mod run;
 mod scripts;
 mod secrets;
 mod sentinel;
@@ -57,6 +59,7 @@ use self::{
     trouble::{Consequence, Trouble},
 };
 pub use self::{
+    followers::RedisFollowers,
     lease::RedisLeases,
     log::RedisLog,
     options::{Endpoint, EndpointError, RedisOptions, TlsOptions, Topology},
@@ -185,8 +188,8 @@ impl Layer for Redis {
 
     async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
         let read = self.shared.read(cx, std::slice::from_ref(key)).await?;
-        let Some(mut answers) = read else { return Ok(LayerResult::NotHandled) };
-        Ok(answers.pop().expect("one key was asked for")?)
+        let answer = read.into_iter().flatten().next();
+        Ok(answer.unwrap_or(Ok(LayerResult::NotHandled))?)
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
@@ -243,10 +246,11 @@ impl Shared {
     }
 
     /// Whether what the server at the other end holds may be served. Not when it was restarted, or is another one, until
-    /// the follower of the log knows that it has all that nodes were told it has.
+    /// the follower of the log knows that it has all that nodes were told it has; and not if it is a replica, which may be
+    /// behind for any time.
     fn is_settled(&self, connected: &Connected) -> bool {
         !self.is_followed.load(Ordering::Acquire)
-            || self.settled.load().as_ref().is_some_and(|history| **history == connected.history)
+            || connected.is_master && self.settled.load().as_ref().is_some_and(|history| **history == connected.history)
     }
 
     /// The layer's own timeout, or the caller's deadline if that is earlier.
@@ -262,11 +266,13 @@ impl Shared {
         call: impl AsyncFnOnce(MultiplexedConnection) -> Result<T, RedisError>,
         connected: Option<Arc<Connected>>,
     ) -> Result<T, Trouble> {
-        let Some(connected) = connected else { return Err(self.fail(Trouble::unreachable("not connected"), None)) };
+        let Some(connected) = connected else {
+            return Err(self.fail(Trouble::unreachable("not connected").unsent(), None));
+        };
         let Ok(_permit) = gate.enter(errand.deadline).await else {
             Counts::add(&self.counts.shed, 1);
             self.counts.error(ErrorKind::Timeout);
-            return Err(Trouble::timeout(errand.what));
+            return Err(Trouble::timeout(errand.what).unsent());
         };
         self.measured(&connected, errand, call(connected.connection.clone())).await
     }

@@ -8,12 +8,13 @@ use crds::node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, 
 use crate::{
     clock::Clock,
     config::Config,
-    context::{OperationContext, Origin},
-    coordinator::{Confirmed, Coordinator, FreshnessOptions, Part, Parts, Peek, Wants, WriteError, WriteMode},
+    context::{OperationContext, Origin, Trail},
+    coordinator::{Confirmed, Coordinator, FreshnessOptions, Part, Parts, Peek, Reading, Wants, WriteError, WriteMode},
     entry::{Entry, Key, KeyError, TagError, TagSet},
     layer::{
         Health, Layer, LayerError, Matching, Stats,
         disk::{Admit, Disk, DiskOptions},
+        followers::Followers,
         lease::SharedLeases,
         log::Log,
         memory::{Memory, MemoryOptions, Policy},
@@ -64,7 +65,11 @@ pub struct SetOptions<'a> {
 }
 
 /// What the nodes of a cache share besides entries.
-type Shared = (Box<dyn Log>, Arc<dyn SharedLeases>);
+struct Shared {
+    log: Box<dyn Log>,
+    leases: Arc<dyn SharedLeases>,
+    followers: Arc<dyn Followers>,
+}
 
 // === impl Pipeline ===
 
@@ -91,8 +96,10 @@ impl Pipeline {
             Arc::new(Metered::new(layer, metrics, clock.clone()).traced(spans.clone())) as Arc<dyn Layer>
         };
         let (cold, shared) = cold_layers(config, &tags, &clock, metered).await?;
-        let (log, leases) = shared.unzip();
-        let log = log.map(|log| (log, config.backplane()));
+        let (log, leases, followers) = match shared {
+            Some(Shared { log, leases, followers }) => (Some((log, config.backplane())), Some(leases), Some(followers)),
+            None => (None, None, None),
+        };
         let parts = Parts {
             memory: Memory::open(memory_options(file), clock.clone()),
             queue: queue_options(file),
@@ -106,6 +113,7 @@ impl Pipeline {
             journal: journal_place(config),
             log,
             leases,
+            followers,
             outbox: config.outbox(),
         };
         Ok(Self {
@@ -127,11 +135,12 @@ impl Pipeline {
     /// [`PipelineError::Key`]. A layer that fails is a miss.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Vec<u8>>, PipelineError> {
         let (cx, key) = (self.context(), Key::new(key)?);
-        let entry = match self.coordinator.peek(&cx, key.as_bytes()) {
-            Peek::Hit(entry) => Some(entry),
-            Peek::Absent => None,
-            Peek::Cold => self.coordinator.get(&cx, &key, Wants::Value).await.entry,
+        let Reading { entry, trail } = match self.coordinator.peek(&cx, key.as_bytes()) {
+            Peek::Hit(entry) => Reading { entry: Some(entry), trail: Trail::default() },
+            Peek::Absent => Reading { entry: None, trail: Trail::default() },
+            Peek::Cold => self.coordinator.get(&cx, &key, Wants::Value).await,
         };
+        self.coordinator.answers().note(cx.now, entry.as_ref(), &trail);
         Ok(entry.map(|entry| entry.value().to_vec()))
     }
 
@@ -173,7 +182,7 @@ impl Pipeline {
         self.coordinator.health()
     }
 
-    /// The sum over all parts: a read that memory misses and the disk answers is one miss and one hit.
+    /// The node as a whole: each read counts once, as a hit if it got a value from whatever layer, else as a miss.
     pub fn stats(&self) -> Stats {
         self.coordinator.stats()
     }
@@ -230,7 +239,11 @@ async fn cold_layers(
             ColdLayer::Redis => {
                 if let Some(options) = config.redis(config.codec()) {
                     let redis = Redis::open(options, clock.clone());
-                    shared = Some((Box::new(redis.log()), Arc::new(redis.leases())));
+                    shared = Some(Shared {
+                        log: Box::new(redis.log()),
+                        leases: Arc::new(redis.leases()),
+                        followers: Arc::new(redis.followers()),
+                    });
                     cold.push(metered(Arc::new(redis)));
                 }
             }
@@ -304,5 +317,50 @@ fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
         cache_uid: file.cache.uid.clone(),
         node: config.node().to_owned(),
         ..DiskOptions::at(&file.disk.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Environment;
+
+    fn config(yaml: &str) -> Config {
+        Config::from_yaml(yaml, &Environment::read()).unwrap()
+    }
+
+    #[test]
+    fn every_setting_of_the_write_queue_reaches_it() {
+        let of = |section: &str| queue_options(config(&format!("writeQueue: {{{section}}}")).effective());
+        for (word, overflow) in
+            [("Block", Overflow::Block), ("Reject", Overflow::Reject), ("DropOldest", Overflow::DropOldest)]
+        {
+            let expected = QueueOptions { capacity_bytes: 100 << 20, items_max: 12_345, overflow };
+            assert_eq!(of(&format!("capacity: 100Mi, itemsMax: 12345, overflow: {word}")), expected);
+        }
+    }
+
+    #[test]
+    fn the_tag_index_has_its_bound_and_remembers_for_the_longest_life_of_all_layers() {
+        for (memory, redis, disk) in [(1, 2, 3), (3, 1, 2), (2, 3, 1)] {
+            let lives =
+                format!("memory: {{maxTtl: {memory}h}}\nredis: {{maxTtl: {redis}h}}\ndisk: {{maxTtl: {disk}h}}");
+            let options = tag_options(&config(&format!("tagIndex: {{removalsMax: 1234}}\n{lives}")));
+            assert_eq!(options, TagOptions { removals_max: 1234, life_max: Duration::from_secs(3 * 3600) }, "{lives}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn settings_of_stale_values_and_of_time_limits_reach_the_layers() {
+        let freshness = "freshness: {softTimeout: 123ms, refreshWindow: 45s}";
+        let limits = "limits: {requestTimeout: 6s}\nshutdown: {drainTimeout: 7s}";
+        let config = config(&format!("disk: {{mode: Disabled}}\n{freshness}\n{limits}"));
+        let pipeline = Pipeline::open(&config, &Metrics::new(""), Clock::system()).await.unwrap();
+        let expected =
+            FreshnessOptions { soft_timeout: Duration::from_millis(123), refresh_window: Duration::from_secs(45) };
+        assert_eq!(pipeline.coordinator().freshness_options(), expected);
+        assert_eq!(pipeline.request_timeout, Duration::from_secs(6));
+        assert_eq!(pipeline.drain_timeout, Duration::from_secs(7));
+        pipeline.shutdown().await;
     }
 }

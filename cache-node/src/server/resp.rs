@@ -24,7 +24,7 @@ pub use self::{
 use super::{ConnectionLimit, ServeError, allow_descriptors, listen, pulse::Pulses};
 use crate::{
     clock::Clock,
-    command::{Answers, Identity, NearCaches},
+    command::{Identity, NearCaches},
     coordinator::Coordinator,
     slow_log::SlowLogOptions,
     telemetry::Spans,
@@ -115,11 +115,6 @@ impl Server {
     /// How long commands took, for metrics.
     pub fn meter(&self) -> Arc<Meter> {
         self.workers.meter()
-    }
-
-    /// How reads ended, for metrics.
-    pub fn answers(&self) -> Arc<Answers> {
-        self.workers.answers()
     }
 
     /// Which clients hold which keys, for metrics.

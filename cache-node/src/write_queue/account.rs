@@ -26,6 +26,9 @@ pub(super) struct Counts {
     /// Since when writes have been refused again and again.
     pub(super) full_since_ms: AtomicU64,
     pub(super) refused_last_ms: AtomicU64,
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) stale_hits: AtomicU64,
 }
 
 // === impl Used ===
@@ -88,6 +91,9 @@ impl Default for Counts {
             dropped_fills: AtomicU64::new(0),
             full_since_ms: AtomicU64::new(NEVER_MS),
             refused_last_ms: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            stale_hits: AtomicU64::new(0),
         }
     }
 }

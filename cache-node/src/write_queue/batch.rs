@@ -1,7 +1,10 @@
 //! Changes on their way to one cold layer together. They stay visible in their slots until settled.
 
 use super::{BATCH_BYTES, BATCH_ITEMS, NEVER_MS, line::Ref};
-use crate::layer::{Change, LayerId, TagRemoval};
+use crate::{
+    entry::Position,
+    layer::{Change, LayerId, TagRemoval},
+};
 
 /// A batch for the disk is so many times smaller than one for Redis.
 const DISK_SHARE: u64 = 8;
@@ -11,6 +14,8 @@ pub(super) struct Batch {
     /// Removals by tag first, then one change for each of `taken`.
     pub(super) changes: Vec<Change>,
     pub(super) taken: Vec<Taken>,
+    /// Where the log was known to be before it is sent.
+    pub(super) known: Position,
     charge: u64,
     oldest_ms: Option<u64>,
     items_max: u64,
@@ -40,11 +45,12 @@ pub(super) enum Order {
 impl Batch {
     /// An empty one. Whoever waits for a removal waits for the batch under way, and RocksDB takes 5 us a value of a
     /// hundred bytes: so its batches are small. To Redis, large ones save round trips.
-    pub(super) fn to(layer: LayerId) -> Self {
+    pub(super) fn to(layer: LayerId, known: Position) -> Self {
         let share = if layer == LayerId::Disk { DISK_SHARE } else { 1 };
         Self {
             changes: Vec::new(),
             taken: Vec::new(),
+            known,
             charge: 0,
             oldest_ms: None,
             items_max: BATCH_ITEMS / share,

@@ -20,7 +20,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause after the first failed attempt; doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// One of the flushers of a lane. The first also carries out clears and removals by tag.
 pub(super) struct Flusher {
@@ -104,7 +104,7 @@ impl Flusher {
         let step = self.judge(&outcome);
         match outcome {
             Ok(positions) => self.queue.settle(&self.lane, self.number, batch, &positions),
-            Err(_) => self.queue.give_back(&self.lane, self.number, batch),
+            Err(error) => self.queue.give_back(&self.lane, self.number, batch, error.untouched),
         }
         step
     }

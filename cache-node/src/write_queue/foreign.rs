@@ -2,7 +2,8 @@
 //!
 //! The log orders all changes of a key. A queued write that Redis does not have yet comes after whatever the log has
 //! now, so it stays; one that has its place in the log goes if a foreign change has a later one. Of a write that is on
-//! its way to Redis its answer decides.
+//! its way to Redis its answer decides. If there is none, the write may have been carried out, and others may have seen it
+//! before they changed the key: then it is doubtful, and the first change of theirs turns it into a removal.
 
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ use crate::{
 
 /// Hears which places the log gave to changes of this node.
 pub(super) type OnPlaced = Box<dyn Fn(Position, Option<&TagRemoval>) + Send + Sync>;
+
+/// Tells the newest place in the log that this node knows of.
+pub(super) type Known = Box<dyn Fn() -> Position + Send + Sync>;
 
 // === impl Turn ===
 
@@ -43,10 +47,16 @@ impl WriteQueue {
         drop(self.on_placed.set(Box::new(placed)));
     }
 
+    /// Has `known` tell the newest place in the log that this node knows of. Only the first call counts.
+    pub fn on_log(&self, known: impl Fn() -> Position + Send + Sync + 'static) {
+        drop(self.known.set(Box::new(known)));
+    }
+
     /// Another node has removed everything, at this position, or what was removed is not known: runs `also` before any
     /// other write or look, spoils all tickets, drops queued writes that are older, and has all layers cleared that
     /// belong to this node alone. The receipt is settled once they are.
     pub fn clear_own(&self, at: Position, also: impl FnOnce()) -> Arc<Receipt> {
+        let now = self.clock.now();
         let mut clears = lock(&self.clears);
         let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
         let own = || self.lanes.iter().filter(|lane| lane.target.id() != LayerId::Redis);
@@ -58,7 +68,7 @@ impl WriteQueue {
             self.order_clear(lane, clear);
         }
         for shard in &mut shards {
-            shard.supersede_all(at, |place, receipt| clears[place].receipts.push(receipt));
+            shard.supersede_all(at, now.0, |place, receipt| clears[place].receipts.push(receipt));
         }
         also();
         drop(shards);

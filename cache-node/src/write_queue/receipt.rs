@@ -1,11 +1,11 @@
 //! A promise that some changes are where they have to be.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use tokio::sync::Notify;
 
 use super::{Lanes, lanes::LANES_MAX};
-use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// Settled once every change it was given to is in every cold layer that it has to be in. Never settled falsely: if the
 /// node gives up, its waiter runs into its own deadline.
@@ -19,9 +19,15 @@ pub struct Receipt {
     concerned: AtomicU8,
     /// Layers that need not have everything, because they are away.
     excused: AtomicU8,
+    /// Nobody waits for it any more.
+    is_abandoned: AtomicBool,
     /// Whenever a layer has nothing left.
     settled: Notify,
 }
+
+/// A receipt for everything that was accepted. Dropped, nobody waits for it any more.
+#[derive(Debug)]
+pub struct Hurry(pub(super) Arc<Receipt>);
 
 /// Somebody who waits for a change of one slot.
 pub(super) struct Wait {
@@ -42,6 +48,7 @@ impl Receipt {
             left: Default::default(),
             concerned: AtomicU8::default(),
             excused: AtomicU8::default(),
+            is_abandoned: AtomicBool::default(),
             settled: Notify::new(),
         })
     }
@@ -111,6 +118,11 @@ impl Receipt {
         self.left.iter().fold(open, |sum, left| sum + left.load(Ordering::Acquire))
     }
 
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Relaxed)
+    }
+
     /// One of its changes has to reach these layers.
     pub(super) fn spread(&self, lanes: Lanes) {
         lanes.places().for_each(|place| self.expect_at(place, 1));
@@ -140,6 +152,22 @@ impl Receipt {
     pub(super) fn excuse_at(&self, place: usize) {
         self.excuse(Lanes::at(place));
         self.settle_at(place);
+    }
+}
+
+// === impl Hurry ===
+
+impl Deref for Hurry {
+    type Target = Receipt;
+
+    fn deref(&self) -> &Receipt {
+        &self.0
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.0.is_abandoned.store(true, Ordering::Relaxed);
     }
 }
 

@@ -38,6 +38,22 @@ impl WriteQueue {
         self.observed.observe(self.verdict());
     }
 
+    /// A read was answered with a value of the queue.
+    pub fn note_hit(&self) {
+        self.counts.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many reads found no live value here.
+    pub fn note_misses(&self, reads: usize) {
+        self.counts.misses.fetch_add(reads as u64, Ordering::Relaxed);
+    }
+
+    /// A read found a value past its expiry that may still be served, which is a miss as well.
+    pub fn note_stale(&self) {
+        self.counts.stale_hits.fetch_add(1, Ordering::Relaxed);
+        self.note_misses(1);
+    }
+
     /// Bytes of slots in use.
     pub fn bytes(&self) -> u64 {
         self.used.bytes.load(Ordering::Relaxed)
@@ -152,8 +168,12 @@ impl Component for WriteQueue {
             self.lanes.iter().map(|lane| counter(lane).load(Ordering::Relaxed)).sum()
         };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (hits, misses) = (count(&self.counts.hits), count(&self.counts.misses));
         Stats {
-            operations: count(&self.counts.accepted),
+            hits,
+            misses,
+            stale_hits: count(&self.counts.stale_hits),
+            operations: hits + misses + count(&self.counts.accepted),
             entries: Some(self.items()),
             bytes: Some(self.bytes()),
             capacity_bytes: Some(self.options.capacity_bytes),

@@ -61,6 +61,16 @@ pub(super) enum Superseded {
     Removed,
 }
 
+/// What became of a change that a layer did not take.
+pub(super) enum GivenBack {
+    /// It is tried again.
+    Waits,
+    /// It was a promotion, which is not.
+    Dropped,
+    /// It is a removal of this key now, of which memory must forget the value.
+    Outdated(Vec<u8>),
+}
+
 /// What became of one attempt to make room.
 pub(super) enum Dropped {
     /// The value of this key.
@@ -261,6 +271,10 @@ impl Shard {
         match slot.meet(at) {
             Met::Newer => return Superseded::Kept,
             Met::Hidden => return Superseded::NotQueued,
+            Met::Doubtful => {
+                slot.give_up_value(&mut self.lines, self.lanes, now_ms, &self.used);
+                return Superseded::Removed;
+            }
             Met::Older => {}
         }
         let own = self.lanes.without(Lanes::of(LayerId::Redis));
@@ -278,12 +292,22 @@ impl Shard {
 
     /// Another node has removed everything: spoils all tickets, and drops what is older. Whoever waits for that waits for
     /// the clear of the layer.
-    pub(super) fn supersede_all(&mut self, at: Position, mut waits_for_clear: impl FnMut(usize, Arc<Receipt>)) {
+    pub(super) fn supersede_all(
+        &mut self,
+        at: Position,
+        now_ms: u64,
+        mut waits_for_clear: impl FnMut(usize, Arc<Receipt>),
+    ) {
         self.writes.iter_mut().for_each(|count| *count += 1);
-        let Self { slots, lines, used, ring, .. } = self;
+        let Self { slots, lines, lanes, used, ring, .. } = self;
         slots.retain(|slot| {
-            if slot.meet(at) != Met::Older {
-                return true;
+            match slot.meet(at) {
+                Met::Newer | Met::Hidden => return true,
+                Met::Doubtful => {
+                    slot.give_up_value(lines, *lanes, now_ms, used);
+                    return true;
+                }
+                Met::Older => {}
             }
             for wait in slot.waits.drain(..) {
                 let lanes = wait.queued.with(wait.flying);
@@ -302,6 +326,7 @@ impl Shard {
 
 impl Shard {
     pub(super) fn take(&mut self, index: usize, place: usize, from: Order, batch: &mut Batch) {
+        let redis = Lanes::of(LayerId::Redis);
         while !batch.is_full() {
             let line = &mut self.lines[place];
             let Some(reference) = line.order(from).pop_front() else { return };
@@ -309,7 +334,11 @@ impl Shard {
             // Gone or taken: it went through another order.
             let Some(slot) = found.filter(|slot| slot.queued.contains(Lanes::at(place))) else { continue };
             slot.take_off(line, place);
-            batch.add(Taken { shard: index, reference, from }, slot.change.clone(), slot.charge);
+            let change = match (&slot.change, slot.tried_after()) {
+                (Change::Set(entry), Some(tried)) if redis == Lanes::at(place) => Change::Again(entry.clone(), tried),
+                (change, _) => change.clone(),
+            };
+            batch.add(Taken { shard: index, reference, from }, change, slot.charge);
         }
     }
 
@@ -339,16 +368,26 @@ impl Shard {
     }
 
     /// The layer did not take the change: it goes back to where it was. With `excused`, nobody waits for it any more.
-    pub(super) fn give_back(&mut self, place: usize, taken: &Taken, excused: Option<&mut Vec<Arc<Receipt>>>) -> bool {
-        let Ref { hash, id, .. } = taken.reference;
-        let Ok(mut found) = self.slots.find_entry(hash, |slot| slot.id == id) else { return false };
+    /// `known` is where the log was known to be before the layer was asked; [`Position::LAST`] if it was not.
+    pub(super) fn give_back(
+        &mut self,
+        place: usize,
+        (taken, known): (&Taken, Position),
+        excused: Option<&mut Vec<Arc<Receipt>>>,
+    ) -> GivenBack {
+        let Ref { hash, id, at_ms } = taken.reference;
+        let Ok(mut found) = self.slots.find_entry(hash, |slot| slot.id == id) else { return GivenBack::Waits };
         let slot = found.get_mut();
         if matches!(slot.change, Change::Fill(_)) && slot.flying == Lanes::at(place) && slot.queued.is_empty() {
             found.remove().0.free(&self.used);
-            return true;
+            return GivenBack::Dropped;
         }
-        slot.turn_back(&mut self.lines[place], place, taken, excused);
-        false
+        if !slot.turn_back(&mut self.lines[place], place, (taken, known), excused) {
+            return GivenBack::Waits;
+        }
+        let key = slot.change.key().to_vec();
+        slot.give_up_value(&mut self.lines, self.lanes, at_ms, &self.used);
+        GivenBack::Outdated(key)
     }
 
     /// Lets all go who wait for this layer.

@@ -34,6 +34,9 @@ pub(super) struct Slot {
     /// What the journal knows of it.
     pub(super) record: Option<Record>,
     pub(super) waits: Vec<Wait>,
+    /// Redis was asked before, and nobody knows whether it did as asked: others may have seen the value, and changed the
+    /// key since. This is where the log was known to be before the first attempt; [`Position::LAST`] if there was none.
+    tried_after: Position,
     /// Once Redis has the change, its place in the log. Before, the newest change of another node that came while this
     /// one was on its way.
     in_log: Position,
@@ -46,6 +49,8 @@ pub(super) enum Met {
     Newer,
     /// It is no value any more.
     Hidden,
+    /// Nobody can tell which of them comes after the other.
+    Doubtful,
     Older,
 }
 
@@ -65,6 +70,7 @@ impl Slot {
             dropped: false,
             record: None,
             waits: Vec::new(),
+            tried_after: Position::LAST,
             in_log: Position::NONE,
         }
     }
@@ -78,6 +84,11 @@ impl Slot {
         self.queued.with(self.flying)
     }
 
+    /// Where the log was known to be before Redis was asked for the first time, if nobody knows what came of it.
+    pub(super) fn tried_after(&self) -> Option<Position> {
+        Some(self.tried_after).filter(|tried| *tried < Position::LAST)
+    }
+
     pub(super) const fn is_hidden(&self) -> bool {
         !self.hidden.is_empty()
     }
@@ -88,6 +99,7 @@ impl Slot {
         self.undrop(used);
         self.change = change;
         self.charge = charge;
+        self.tried_after = Position::LAST;
         self.in_log = Position::NONE;
     }
 
@@ -120,6 +132,7 @@ impl Slot {
         let queued = self.queued.and(lanes);
         let flying = self.flying.without(self.queued).and(lanes);
         let lanes = queued.with(flying);
+        self.waits.retain(|wait| !wait.receipt.is_abandoned());
         if !lanes.is_empty() {
             lanes.places().for_each(|place| receipt.expect_at(place, 1));
             self.waits.push(Wait { receipt: Arc::clone(receipt), queued, flying });
@@ -176,6 +189,9 @@ impl Slot {
         if self.is_hidden() {
             return Met::Hidden;
         }
+        if self.tried_after().is_some() {
+            return Met::Doubtful;
+        }
         if !matches!(self.change, Change::Fill(_)) {
             if self.queued.contains(redis) {
                 return Met::Newer;
@@ -206,17 +222,30 @@ impl Slot {
         }
     }
 
-    /// The layer did not take it.
+    /// Turns into a removal for all layers: absent is right, whatever came after what.
+    pub(super) fn give_up_value(&mut self, lines: &mut [Line; LANES_MAX], lanes: Lanes, at_ms: u64, used: &Used) {
+        self.in_log = Position::NONE;
+        self.keep_key(used);
+        for place in lanes.places() {
+            self.enqueue(&mut lines[place], place, Order::Keys, at_ms);
+        }
+    }
+
+    /// The layer did not take it. Answers whether a change of another node came meanwhile, and nobody can tell which of
+    /// them comes after the other.
     pub(super) fn turn_back(
         &mut self,
         line: &mut Line,
         place: usize,
-        taken: &Taken,
+        (taken, known): (&Taken, Position),
         excused: Option<&mut Vec<Arc<Receipt>>>,
-    ) {
+    ) -> bool {
         let lane = Lanes::at(place);
         self.flying = self.flying.without(lane);
         if !self.queued.contains(lane) {
+            if lane == Lanes::of(LayerId::Redis) && matches!(self.change, Change::Set(_)) {
+                self.tried_after = self.tried_after.min(known);
+            }
             self.queued = self.queued.with(lane);
             line.queued += 1;
             // What somebody waited for still stands in another order as well.
@@ -232,6 +261,7 @@ impl Slot {
         if let Some(excused) = excused {
             self.excuse(place, excused);
         }
+        self.tried_after().is_some() && self.in_log > Position::NONE
     }
 
     /// Lets those go who wait for this layer.
@@ -300,6 +330,7 @@ impl Slot {
     }
 
     fn keep_key(&mut self, used: &Used) {
+        self.tried_after = Position::LAST;
         let key = Key::new(self.change.key().to_vec()).expect("a value has a key");
         self.change = Change::Remove(key);
         let charge = self.change.bytes() + SLOT_OVERHEAD_BYTES;

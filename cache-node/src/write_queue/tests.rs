@@ -1,4 +1,5 @@
 mod by_hand;
+mod doubt;
 mod lanes;
 mod orders;
 mod recovery;

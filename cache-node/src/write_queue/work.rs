@@ -8,6 +8,7 @@ use super::{
     journal::{Journal, LeftBehind},
     lanes::Lane,
     lock,
+    shard::GivenBack,
 };
 use crate::{
     clock::UnixMillis,
@@ -40,7 +41,7 @@ pub(super) struct Begun {
 impl WriteQueue {
     /// Collects what a flusher writes next; nothing while a clear is owed.
     pub(super) fn take(&self, lane: &Lane, number: usize) -> Batch {
-        let mut batch = Batch::to(lane.target.id());
+        let mut batch = Batch::to(lane.target.id(), self.known.get().map_or(Position::NONE, |known| known()));
         let clears = lock(&self.clears);
         if clears[lane.place].is_owed() {
             return batch;
@@ -97,16 +98,22 @@ impl WriteQueue {
         settled.iter().for_each(|receipt| receipt.settle_at(lane.place));
     }
 
-    /// The layer did not take the batch: it goes back, and those are let go who need not wait for a layer that is away.
-    pub(super) fn give_back(&self, lane: &Lane, number: usize, batch: Batch) {
+    /// The layer did not take the batch, or `untouched` nothing of it for certain: it goes back, and those are let go who need not wait for a layer that is away.
+    pub(super) fn give_back(&self, lane: &Lane, number: usize, batch: Batch, untouched: bool) {
         let mut excused = Vec::new();
         let mut dropped = 0;
+        let known = if untouched { Position::LAST } else { batch.known };
         let mut clears = lock(&self.clears);
         let excuses = self.excuses(lane);
         // Last first, because each goes to the head of its order.
         for taken in batch.taken.iter().rev() {
             let excused = excuses.then_some(&mut excused);
-            dropped += u64::from(lock(&self.shards[taken.shard]).give_back(lane.place, taken, excused));
+            let mut shard = lock(&self.shards[taken.shard]);
+            match shard.give_back(lane.place, (taken, known), excused) {
+                GivenBack::Waits => {}
+                GivenBack::Dropped => dropped += 1,
+                GivenBack::Outdated(key) => self.on_drop.get().into_iter().for_each(|on_drop| on_drop(&key)),
+            }
         }
         if number == 0 {
             let mut tagged = lock(&lane.tagged);
@@ -117,16 +124,19 @@ impl WriteQueue {
         }
         drop(clears);
         if excuses {
-            self.shards.iter().for_each(|shard| lock(shard).excuse(lane.place, &mut excused));
-        }
-        if excuses {
-            excused.extend(lock(&lane.tagged).excuse());
+            self.excuse_queued(lane, &mut excused);
         }
         lane.seats[number].applying_since_ms.store(NEVER_MS, Ordering::Relaxed);
         self.counts.dropped_fills.fetch_add(dropped, Ordering::Relaxed);
         // Who waits for room asks again, now that the layer is known to be away.
         self.room.notify_waiters();
         excused.iter().for_each(|receipt| receipt.excuse_at(lane.place));
+    }
+
+    /// Lets all go who wait for the layer to take what is queued for it.
+    fn excuse_queued(&self, lane: &Lane, excused: &mut Vec<Arc<Receipt>>) {
+        self.shards.iter().for_each(|shard| lock(shard).excuse(lane.place, excused));
+        excused.extend(lock(&lane.tagged).excuse());
     }
 
     pub(super) fn has_work(&self, lane: &Lane, number: usize) -> bool {
@@ -181,6 +191,8 @@ impl WriteQueue {
             clear.receipts.append(&mut settled);
             if self.excuses(lane) {
                 excused = clear.excuse();
+                // Those, too, who wait for what comes after the clear.
+                self.excuse_queued(lane, &mut excused);
             }
         }
         drop(clears);

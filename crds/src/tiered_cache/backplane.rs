@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{rules, schema};
 use crate::{
-    node_config::{self, WhenDisconnected, limits},
+    node_config::{self, Outbox, WhenDisconnected, limits},
     quantity::{ByteSize, HumanDuration},
 };
 
@@ -42,6 +42,14 @@ pub struct Backplane {
     #[x_kube(validation = rules::duration_within("spec.backplane.serveStaleFor", &limits::SERVE_STALE_FOR))]
     pub serve_stale_for: HumanDuration,
 
+    /// What a client is told whose removal Redis can not be told of: `Queue` (default) answers `QUEUED`, `Refuse` an error
+    /// that begins with `UNAVAILABLE` and says why. Either way the removal holds on the node that took it, is kept (on its
+    /// disk, if it has one), and Redis and the other nodes are told once Redis is back. A change restarts the nodes one at
+    /// a time.
+    #[serde(default = "defaults::outbox")]
+    #[schemars(schema_with = "schema::outbox")]
+    pub outbox: Outbox,
+
     /// Records of the log that Redis keeps, 1000 to 100000000: a node that was away while more were written starts cold.
     /// Default 1000000; in a managed Redis at most so many as take half of `redis.managed.memory`, of 128 bytes each,
     /// because the log never gives way. A change restarts the nodes one at a time.
@@ -67,6 +75,7 @@ impl Default for Backplane {
             max_staleness: defaults::max_staleness(),
             when_disconnected: defaults::when_disconnected(),
             serve_stale_for: defaults::serve_stale_for(),
+            outbox: defaults::outbox(),
             log_records: None,
         }
     }
@@ -74,7 +83,7 @@ impl Default for Backplane {
 
 /// The defaults of the schema.
 mod defaults {
-    use super::{HumanDuration, WhenDisconnected, node_config};
+    use super::{HumanDuration, Outbox, WhenDisconnected, node_config};
 
     pub(super) fn max_staleness() -> HumanDuration {
         node_config::Backplane::default().max_staleness
@@ -86,6 +95,10 @@ mod defaults {
 
     pub(super) fn serve_stale_for() -> HumanDuration {
         node_config::Backplane::default().serve_stale_for
+    }
+
+    pub(super) fn outbox() -> Outbox {
+        node_config::Backplane::default().outbox
     }
 }
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::{LayerStatus, REPLICAS_MAX, RedisMode, TieredCacheSpec, TieredCacheStatus, crd};
 use crate::{
     node_config::{
-        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Overflow, RedisKind, WhenDisconnected,
-        WriteMode, limits,
+        ColdLayer, CompressionAlgorithm, DiskAdmission, DiskMode, MemoryPolicy, Outbox, Overflow, RedisKind,
+        WhenDisconnected, WriteMode, limits,
     },
     node_report::{HealthState, LayerName},
 };
@@ -141,6 +141,7 @@ fn words_of_the_schema_are_those_of_the_types() {
     assert_eq!(words(&redis["writeMode"]), written(&[WriteMode::WriteBehind, WriteMode::WriteThrough]));
     let policies = [WhenDisconnected::ServeStale, WhenDisconnected::Miss];
     assert_eq!(words(&spec["backplane"]["properties"]["whenDisconnected"]), written(&policies));
+    assert_eq!(words(&spec["backplane"]["properties"]["outbox"]), written(&[Outbox::Queue, Outbox::Refuse]));
     assert_eq!(words(&spec["readOrder"]["items"]), written(&[ColdLayer::Redis, ColdLayer::Disk]));
     let kinds = [RedisKind::Standalone, RedisKind::Sentinel];
     assert_eq!(words(&redis["external"]["properties"]["kind"]), written(&kinds));

@@ -26,7 +26,8 @@ pub const MANAGED_STORAGE_FACTOR: u64 = 4;
 pub struct Redis {
     /// `Disabled` (default): no Redis layer. `Managed`: the nodes share a Redis of their own, which the operator runs as
     /// `managed` says. `External`: they share one that exists already, which `external` names. A change restarts the nodes
-    /// one at a time; a managed Redis that is switched off goes with its volume once no node uses it.
+    /// one at a time, to another Redis all at once, to a managed one when that runs; a managed Redis that is switched off goes
+    /// with its volume once no node uses it.
     #[serde(default)]
     #[schemars(schema_with = "schema::redis_mode")]
     pub mode: RedisMode,
@@ -73,7 +74,7 @@ pub enum RedisMode {
     External,
 }
 
-/// A Redis that the operator runs for this cache alone: one pod with a volume, from which it comes back with its data.
+/// A Redis that the operator runs for this cache alone: pods with a volume each, from which they come back with their data.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::managed_storage_holds_the_memory())]
@@ -84,6 +85,14 @@ pub struct ManagedRedis {
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$"))]
     pub image: String,
 
+    /// Pods of Redis. 1 (default): while it is away, the nodes go on without it. 3: one is the master, the others have all
+    /// it has, and the Sentinels beside them let one of those take its place within ten seconds; the image needs `sh`, too.
+    /// Fixed as long as the mode is `Managed`.
+    #[serde(default = "defaults::managed_replicas")]
+    #[schemars(range(min = 1, max = 3))]
+    #[x_kube(validation = rules::managed_replicas_are_one_or_three())]
+    pub replicas: i32,
+
     /// Memory for entries and for the log of changes. A size such as `256Mi`, 16Mi to 1Ti. Default 256Mi. Entries give way
     /// when it is full, the log and removals never do. The pod may take half as much again and 64Mi. A change restarts
     /// Redis, and no node unless the length of the log follows it, which it does below 256Mi.
@@ -92,7 +101,7 @@ pub struct ManagedRedis {
     #[x_kube(validation = rules::size_within("spec.redis.managed.memory", &MANAGED_MEMORY))]
     pub memory: ByteSize,
 
-    /// Size of its volume, such as `1Gi`, 256Mi to 64Ti and at least four times `memory`. Default 1Gi. It may grow, not
+    /// Size of the volume of each pod, such as `1Gi`, 256Mi to 64Ti and at least four times `memory`. Default 1Gi. It may grow, not
     /// shrink: the volume grows while Redis goes on, if its StorageClass allows it.
     #[serde(default = "defaults::managed_storage")]
     #[schemars(schema_with = "schema::size")]
@@ -111,23 +120,23 @@ pub struct ManagedRedis {
 #[x_kube(validation = rules::sentinels_have_a_master())]
 pub struct ExternalRedis {
     /// What the endpoints are. `Standalone` (default): servers, of which the first that is a master is used. `Sentinel`:
-    /// Sentinels, which know the master. A change restarts the nodes one at a time.
+    /// Sentinels, which know the master. A change restarts all nodes at once.
     #[serde(default)]
     #[schemars(schema_with = "schema::redis_kind")]
     pub kind: RedisKind,
 
     /// Where servers or Sentinels listen, as `host:port`, such as `redis.shop.svc:6379`; 1 to 16, tried in this order. A
-    /// change restarts the nodes one at a time.
+    /// change restarts all nodes at once.
     #[schemars(schema_with = "schema::redis_endpoints")]
     pub endpoints: Vec<String>,
 
-    /// What the Sentinels call the master. Needed for `kind: Sentinel`, and for that only. A change restarts the nodes one
-    /// at a time.
+    /// What the Sentinels call the master. Needed for `kind: Sentinel`, and for that only. A change restarts all nodes
+    /// at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub master_name: Option<String>,
 
-    /// Number of the database, 0 to 1023. Default 0. A change restarts the nodes one at a time.
+    /// Number of the database, 0 to 1023. Default 0. A change restarts all nodes at once.
     #[serde(default)]
     #[schemars(schema_with = "schema::redis_database")]
     pub database: u16,
@@ -225,6 +234,7 @@ impl Default for ManagedRedis {
     fn default() -> Self {
         Self {
             image: defaults::managed_image(),
+            replicas: defaults::managed_replicas(),
             memory: defaults::managed_memory(),
             storage: defaults::managed_storage(),
             storage_class_name: None,
@@ -238,6 +248,10 @@ mod defaults {
 
     pub(super) fn managed_image() -> String {
         "docker.io/library/redis:7.4".to_owned()
+    }
+
+    pub(super) fn managed_replicas() -> i32 {
+        1
     }
 
     pub(super) fn managed_memory() -> ByteSize {

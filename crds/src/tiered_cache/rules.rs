@@ -172,6 +172,24 @@ pub(super) fn managed_log_fits_the_memory() -> Rule {
 /// Whether the volume of a managed Redis stays: one that was switched off is gone, and the next may be another.
 const STAYS_MANAGED: &str = "(self.redis.mode == 'Managed' && oldSelf.redis.mode == 'Managed')";
 
+/// Two could not agree on who goes on without the other.
+pub(super) fn managed_replicas_are_one_or_three() -> Rule {
+    Rule::new("self == 1 || self == 3").message(Message::Expression(
+        "'spec.redis.managed.replicas is %d; it must be 1 or 3'.format([self])".to_owned(),
+    ))
+}
+
+/// One that becomes three, or the reverse, would be another Redis to the nodes while they are replaced.
+pub(super) fn managed_replicas_are_fixed() -> Rule {
+    Rule::new(format!("!{STAYS_MANAGED} || self.redis.managed.replicas == oldSelf.redis.managed.replicas"))
+        .message(Message::Expression(
+            "'spec.redis.managed.replicas is %d and can not be changed to %d while the mode is Managed; switch Redis off \
+             and on again, and it begins empty'.format([oldSelf.redis.managed.replicas, self.redis.managed.replicas])"
+                .to_owned(),
+        ))
+        .field_path(".redis.managed.replicas")
+}
+
 /// Volumes can not shrink.
 pub(super) fn managed_storage_only_grows() -> Rule {
     Rule::new(format!(

@@ -53,6 +53,10 @@ pub(super) fn when_disconnected(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["ServeStale", "Miss"]})
 }
 
+pub(super) fn outbox(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Queue", "Refuse"]})
+}
+
 pub(super) fn log_records(_: &mut SchemaGenerator) -> Schema {
     number(&limits::LOG_RECORDS)
 }
@@ -76,7 +80,8 @@ pub(super) fn redis_kind(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["Standalone", "Sentinel"]})
 }
 
-/// A host by name or address, and a port. In the order in which they are tried.
+/// A host by name or address, and a port. In the order in which they are tried. In brackets, as the node reads it, stands an
+/// address with colons and nothing else.
 pub(super) fn redis_endpoints(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -85,7 +90,7 @@ pub(super) fn redis_endpoints(_: &mut SchemaGenerator) -> Schema {
             "type": "string",
             "maxLength": 261,
             "pattern": concat!(
-                r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):",
+                r"^(\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?):",
                 r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$",
             ),
         },

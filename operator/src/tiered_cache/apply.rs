@@ -4,6 +4,7 @@
 //! - Nothing is written to an object that another owner controls, or that nobody controls. It is named in the status.
 //! - Every write to an object that exists carries its UID, so that it can not hit another object of the same name.
 
+mod pods;
 mod redis;
 
 use std::{sync::Arc, time::Duration};
@@ -19,21 +20,28 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, EvictParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::NamespaceResourceScope,
     runtime::reflector::{ObjectRef, Store},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json as merge_patch};
 
+pub(super) use self::pods::{replace, stop};
 use super::{
-    Context, Stores, build::Desired, compare::project, fetch::Fetched, memory::Memory, rollout::Replacement, storage,
-    validate::Identity,
+    Context, Stores, build::Desired, compare::project, fetch::Fetched, lineage::Lineage, memory::Memory,
+    rollout::Block, storage, validate::Identity,
 };
 use crate::clock;
 
 /// So often every object is read from the API server itself: a watch that has lost an event is not believed for ever.
 const DIRECT_READ: Duration = Duration::from_secs(300);
+
+/// Said by an API server that has too much to do now.
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// What is done to an object by writing it.
+const APPLY: &str = "apply";
 
 /// Our name in `managedFields`.
 pub(super) const FIELD_MANAGER: &str = "tieredcache-operator";
@@ -58,8 +66,10 @@ pub(super) trait Child:
 /// What was found and done.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    /// The StatefulSet as the API server has it now; `None` while it can not be made.
+    /// The StatefulSet as the API server has it now; `None` while it can not be made or changed.
     pub(super) stateful_set: Option<Arc<StatefulSet>>,
+    /// Why it is left as it was.
+    pub(super) block: Option<Block>,
     /// Objects that are in the way.
     pub(super) conflicts: Vec<Conflict>,
     /// What was written, in order.
@@ -171,6 +181,12 @@ impl Error {
         };
         format!("could not {} {}: {why}; it is tried again", self.action, self.object)
     }
+
+    /// Whether the object may have been written all the same: only the API server can say that it has not been.
+    fn may_have_written(&self) -> bool {
+        let refused = matches!(&*self.source, kube::Error::Api(status) if (400..500).contains(&status.code));
+        self.action == APPLY && !refused
+    }
 }
 
 /// Makes the cluster match `desired`, as far as it is ours to do so.
@@ -197,15 +213,18 @@ pub(super) async fn apply(
         Some(pdb) => drop(pass.ensure(pdb, memory).await?),
         None => pass.remove::<PodDisruptionBudget>(&identity.name, memory).await?,
     }
-    // Last: its pods need everything above from their first second. And not at all while something above belongs to
-    // somebody else: pods would run with a stranger's configuration or account.
+    // Last: its pods need everything above from their first second. And not at all while something that they need belongs
+    // to somebody else: pods would run with a stranger's configuration or account, or follow the log of a stranger's Redis.
+    let block = match redis {
+        Some(redis) if pass.applied.conflicts.is_empty() => pass.ensure_redis(redis, fetched, memory).await?,
+        _ => None,
+    };
     if pass.applied.conflicts.is_empty() {
-        if let Some(redis) = redis {
-            pass.ensure_redis(redis, fetched, memory).await?;
+        pass.applied.block = block.filter(|_| waits_for_redis(&revisions.lineage, fetched, memory));
+        if pass.applied.block.is_none() {
+            pass.applied.stateful_set = pass.ensure_nodes((stateful_set, &revisions.lineage), memory).await?;
+            pass.prune(config_map, fetched, memory).await?;
         }
-        let stateful_set = pass.with_live_claims(stateful_set).await?;
-        pass.applied.stateful_set = pass.ensure(&stateful_set, memory).await?;
-        pass.prune(config_map, fetched, memory).await?;
         // Nodes that have not been replaced yet still use it.
         if redis.is_none() && fetched.all_are_of(&revisions.template) {
             pass.remove_redis(memory).await?;
@@ -218,27 +237,10 @@ pub(super) async fn apply(
     Ok(pass.applied)
 }
 
-/// Evicts a pod that is to be replaced; the StatefulSet makes it again from the current template.
-///
-/// Returns whether the disruption budget allowed it.
-///
-/// # Errors
-/// If the call fails for another reason.
-pub(super) async fn replace(cx: &Context, identity: &Identity, pod: &Replacement) -> Result<bool, Error> {
-    evict(cx, identity, (&pod.name, &pod.uid)).await
-}
-
-async fn evict(cx: &Context, identity: &Identity, (name, uid): (&str, &str)) -> Result<bool, Error> {
-    let api: Api<Pod> = Api::namespaced(cx.shared.client.clone(), &identity.namespace);
-    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-    let delete_options = Some(DeleteParams::default().preconditions(preconditions));
-    match api.evict(name, &EvictParams { delete_options, ..EvictParams::default() }).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
-        // Gone, or made anew, since it was looked at: the next pass sees what there is now.
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(true),
-        Err(source) => Err(Error::new("evict", format!("Pod {name}"), source)),
-    }
+/// Whether the nodes keep what they have until the cache's own Redis runs: as long as none was told to use it. From then on
+/// nothing may hold the others back, or there would be two logs.
+fn waits_for_redis(lineage: &Lineage, fetched: &Fetched, memory: &Memory) -> bool {
+    memory.lineage.as_ref() != Some(lineage) && fetched.none_is_of(lineage)
 }
 
 /// Asks for a larger volume, by the name and UID of its claim.
@@ -264,9 +266,14 @@ pub(super) async fn grow(
             Ok(Asked::Accepted)
         }
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Asked::Gone),
-        Err(kube::Error::Api(status)) if status.code == 403 || status.code == 422 => Ok(Asked::Refused(status.message)),
+        Err(kube::Error::Api(status)) if is_refusal(status.code) => Ok(Asked::Refused(status.message)),
         Err(source) => Err(Error::new("grow", format!("PersistentVolumeClaim {claim}"), source)),
     }
+}
+
+/// Whether somebody refuses for a reason of his own, such as a quota, a policy or the storage, and will do so again.
+fn is_refusal(code: u16) -> bool {
+    (400..500).contains(&code) && code != TOO_MANY_REQUESTS
 }
 
 // === impl Pass ===
@@ -305,6 +312,20 @@ impl Pass<'_> {
         Ok(Some(Arc::new(written)))
     }
 
+    /// Makes or changes the StatefulSet of the nodes, and remembers that its pods may now use this lineage.
+    async fn ensure_nodes(
+        &mut self,
+        (stateful_set, lineage): (&StatefulSet, &Lineage),
+        memory: &mut Memory,
+    ) -> Result<Option<Arc<StatefulSet>>, Error> {
+        let stateful_set = self.with_live_claims(stateful_set).await?;
+        let ensured = self.ensure(&stateful_set, memory).await;
+        if ensured.as_ref().map_or_else(Error::may_have_written, Option::is_some) {
+            memory.lineage = Some(lineage.clone());
+        }
+        ensured
+    }
+
     /// The StatefulSet as it can be asked for: claim templates of one that exists can not change.
     async fn with_live_claims(&self, desired: &StatefulSet) -> Result<StatefulSet, Error> {
         let mut desired = desired.clone();
@@ -329,7 +350,7 @@ impl Pass<'_> {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
             written = self.api::<K>().patch(&name, &params, &Patch::Merge(&object)).await;
         }
-        written.map_err(|source| Error::new("apply", format!("{} {name}", K::KIND), source))
+        written.map_err(|source| Error::new(APPLY, format!("{} {name}", K::KIND), source))
     }
 
     fn note<K: Child>(&mut self, name: &str, (live, written): (Option<&K>, &K), repaired: bool) {
@@ -344,6 +365,14 @@ impl Pass<'_> {
             (Some(_), false, Some((from, to))) => Write::Scaled { from, to },
             (Some(_), false, None) => Write::Changed(object),
         });
+    }
+
+    /// Notes an object of this name that is somebody else's.
+    async fn note_stranger<K: Child>(&mut self, name: &str) -> Result<(), Error> {
+        if let Live::Foreign(conflict) = self.look::<K>(name).await? {
+            self.applied.conflicts.push(conflict);
+        }
+        Ok(())
     }
 
     async fn look<K: Child>(&self, name: &str) -> Result<Live<K>, Error> {
@@ -431,4 +460,29 @@ fn config_maps_of(pod: &Pod) -> impl Iterator<Item = String> + '_ {
 
 fn json<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).expect("a Kubernetes object is plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(action: &'static str, code: u16) -> Error {
+        let status = kube::core::Status { code, ..kube::core::Status::default() };
+        Error::new(action, "StatefulSet sessions".to_owned(), kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn only_a_write_that_the_api_server_refuses_is_sure_to_have_changed_nothing() {
+        assert!(!failed(APPLY, 403).may_have_written() && !failed(APPLY, 422).may_have_written());
+        assert!(failed(APPLY, 500).may_have_written() && failed(APPLY, 504).may_have_written());
+        let silence = kube::Error::Service("no answer".into());
+        assert!(Error::new(APPLY, String::new(), silence).may_have_written());
+        assert!(!failed("read", 500).may_have_written());
+    }
+
+    #[test]
+    fn whoever_refuses_growth_is_asked_again_later_and_holds_nothing_up() {
+        assert!([400, 401, 403, 413, 422].into_iter().all(is_refusal));
+        assert!([429, 500, 503, 504].into_iter().all(|code| !is_refusal(code)));
+    }
 }

@@ -16,8 +16,9 @@ use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         core::v1::{
-            Capabilities, ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext,
-            SeccompProfile, SecurityContext, Service, ServiceAccount, VolumeResourceRequirements,
+            Capabilities, ConfigMap, ContainerPort, EnvVar, EnvVarSource, ObjectFieldSelector, PersistentVolumeClaim,
+            PersistentVolumeClaimSpec, PodSecurityContext, SeccompProfile, SecurityContext, Service, ServiceAccount,
+            TopologySpreadConstraint, VolumeResourceRequirements,
         },
         policy::v1::PodDisruptionBudget,
     },
@@ -28,7 +29,10 @@ use k8s_openapi::{
 };
 use kube::Resource;
 
-use super::validate::{Identity, ValidCache};
+use super::{
+    lineage::Lineage,
+    validate::{Identity, ValidCache},
+};
 use crds::{
     quantity::ByteSize,
     tiered_cache::{ImagePullPolicy, TieredCache},
@@ -71,6 +75,8 @@ pub(super) struct Revisions {
     pub(super) config: String,
     /// Hash of the pod template, configuration included; the pod carries it.
     pub(super) template: String,
+    /// Which data in Redis counts, and so which log is followed; the pod carries it.
+    pub(super) lineage: Lineage,
 }
 
 /// Builds everything that should exist for the cache.
@@ -85,7 +91,7 @@ pub(crate) fn build(cache: &ValidCache) -> Desired {
         pdb: pdb::build(cache),
         redis: managed_redis::build(cache),
         stateful_set,
-        revisions: Revisions { config, template },
+        revisions: Revisions { config, template, lineage: cache.lineage.clone() },
     }
 }
 
@@ -162,6 +168,26 @@ fn claim_template(
     PersistentVolumeClaim { metadata, spec: Some(spec), status: None }
 }
 
+/// Pods are spread over machines and zones if there is room; a cache that runs crowded is better than one that does not
+/// run.
+fn spread(selector: &LabelSelector) -> Vec<TopologySpreadConstraint> {
+    let over = |topology_key: &str| TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: topology_key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(selector.clone()),
+        ..TopologySpreadConstraint::default()
+    };
+    ["kubernetes.io/hostname", "topology.kubernetes.io/zone"].map(over).to_vec()
+}
+
+/// An environment variable with the name of the pod.
+fn pod_name_env(name: &str) -> EnvVar {
+    let field_ref = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: "metadata.name".to_owned() };
+    let source = EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(source) }
+}
+
 /// A pod without rights, as the Pod Security Standard "restricted" asks.
 fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
@@ -173,6 +199,16 @@ fn pod_security() -> PodSecurityContext {
         fs_group_change_policy: Some("OnRootMismatch".to_owned()),
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
         ..PodSecurityContext::default()
+    }
+}
+
+/// A TCP port of a container.
+fn container_port(name: &str, port: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
     }
 }
 

@@ -3,6 +3,7 @@
 //! The API server adds defaults, other controllers add fields, and people add labels. Server-side apply leaves all that
 //! alone, so it must not count as a difference: only what we ask for is compared. Lists whose items have a key (`name`,
 //! `containerPort` …) are compared by key, as server-side apply merges them, so that an injected container is no drift.
+//! Selectors are compared as a whole, as server-side apply replaces them: one more label in one selects other pods.
 
 use serde_json::Value;
 
@@ -12,6 +13,9 @@ use super::amount;
 const ITEM_KEYS: [&str; 6] = ["name", "mountPath", "containerPort", "topologyKey", "uid", "key"];
 /// Fields whose values are amounts, which the API server may write in another form.
 const AMOUNTS: [&str; 2] = ["requests", "limits"];
+
+/// Fields to whose values nobody else may add anything.
+const WHOLE: [&str; 2] = ["selector", "labelSelector"];
 
 /// The part of `live` that `asked` talks about, in the shape of `asked`; equal to `asked` if nothing differs.
 pub(super) fn project(live: &Value, asked: &Value) -> Value {
@@ -23,6 +27,9 @@ fn projected(live: &Value, asked: &Value, amounts: bool) -> Value {
         (Value::Object(live), Value::Object(asked)) => {
             let fields = asked.iter().map(|(key, asked)| {
                 let live = live.get(key).unwrap_or(&Value::Null);
+                if WHOLE.contains(&key.as_str()) {
+                    return (key.clone(), live.clone());
+                }
                 (key.clone(), projected(live, asked, amounts || AMOUNTS.contains(&key.as_str())))
             });
             Value::Object(fields.collect())
@@ -77,6 +84,15 @@ mod tests {
         assert!(!has(&json!({"a": {"b": 1}, "containers": [{"name": "x", "image": "j"}]}), &asked));
         assert!(!has(&json!({"a": {"b": 1}, "containers": [{"name": "y", "image": "i"}]}), &asked));
         assert!(!has(&json!({"containers": [{"name": "x", "image": "i"}]}), &asked));
+    }
+
+    #[test]
+    fn a_label_more_in_a_selector_is_a_difference() {
+        for asked in [json!({"selector": {"a": "b"}}), json!({"labelSelector": {"matchLabels": {"a": "b"}}})] {
+            assert!(has(&asked, &asked));
+            let text = asked.to_string().replace("\"b\"", "\"b\", \"x\": \"y\"");
+            assert!(!has(&serde_json::from_str(&text).unwrap(), &asked), "{text}");
+        }
     }
 
     #[test]

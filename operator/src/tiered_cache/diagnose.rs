@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod, Po
 /// How long a pod may be without a machine or a volume before it is called a trouble: the scheduler's first try often
 /// comes before the claim exists.
 const PLACEMENT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a running container may be not ready before that is called a trouble and not a start.
+/// How long a pod may be without its container, or its running container not ready, before that is called a trouble and not
+/// a start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// Messages of the kubelet can be long; the first part says it.
 const WORDS_MAX: usize = 400;
@@ -55,6 +56,8 @@ pub(super) enum TroubleKind {
     CrashLooping,
     /// The container can not be made.
     ContainerNotCreated,
+    /// There is no pod.
+    PodNotCreated,
     /// The claim has no volume.
     VolumePending,
     /// No machine takes the pod.
@@ -74,6 +77,7 @@ impl TroubleKind {
             Self::ImageUnavailable => "ImageUnavailable",
             Self::CrashLooping => "CrashLooping",
             Self::ContainerNotCreated => "ContainerNotCreated",
+            Self::PodNotCreated => "PodNotCreated",
             Self::VolumePending => "VolumePending",
             Self::Unschedulable => "Unschedulable",
             Self::NotReady => "NodeNotReady",
@@ -87,6 +91,7 @@ impl TroubleKind {
             Self::ImageUnavailable
             | Self::CrashLooping
             | Self::ContainerNotCreated
+            | Self::PodNotCreated
             | Self::VolumePending
             | Self::Unschedulable => true,
             Self::NotReady | Self::NodeUnreachable => false,
@@ -105,10 +110,60 @@ pub(super) fn diagnose(
         return None;
     }
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    placement((name, pod), claim, remedies, now).or_else(|| {
-        let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-        statuses.iter().find_map(|status| container((name, pod), status, remedies, now))
-    })
+    let contained = || {
+        let mut statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
+        statuses.find_map(|status| container((name, pod), status, remedies, now))
+    };
+    placement((name, pod), claim, remedies, now).or_else(contained).or_else(|| mounting(name, pod, now))
+}
+
+/// A pod that has a machine and no container waits for what it mounts without a word in its status: a Secret that is not
+/// there, a key that the Secret lacks, a volume that another machine still has.
+fn mounting(name: &str, pod: &Pod, now: Timestamp) -> Option<Trouble> {
+    let scheduled = condition(pod, "PodScheduled")?;
+    // Once everything is mounted it is the image that is still being pulled, which may take its time. After a restart of the
+    // machine all is mounted anew.
+    let mounted = condition(pod, "PodReadyToStartContainers");
+    let is_mounted = mounted.is_some_and(|mounted| mounted.status == "True");
+    let age = mounted.map_or(Duration::MAX, |mounted| age(mounted, now)).min(age(scheduled, now));
+    let mut statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
+    let none_is_made = statuses.all(|status| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("ContainerCreating")
+    });
+    if scheduled.status != "True" || age < START_PATIENCE || is_mounted || !none_is_made {
+        return None;
+    }
+    let message = format!(
+        "the container of {name} is not made, most likely because something that it mounts is missing: {}. `kubectl describe \
+         pod {name}` says what; make that, or correct the field of the spec that names it",
+        mounts(pod).join(", ")
+    );
+    Some(Trouble { kind: TroubleKind::ContainerNotCreated, message })
+}
+
+/// What the pod's volumes are made from, by kind and name.
+fn mounts(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let named = volumes.filter_map(|volume| {
+        if let Some(secret) = &volume.secret {
+            let keys = secret.items.iter().flatten().map(|item| item.key.as_str()).collect::<Vec<_>>();
+            return Some(format!("Secret {} with {}", secret.secret_name.as_deref()?, keys.join(" and ")));
+        }
+        let claim = volume.persistent_volume_claim.as_ref().map(|claim| format!("claim {}", claim.claim_name));
+        claim.or_else(|| Some(format!("ConfigMap {}", volume.config_map.as_ref()?.name)))
+    });
+    named.collect()
+}
+
+/// What to do about a pod that is missing for so long that the StatefulSet can not make it.
+pub(super) fn not_created(name: &str, stateful_set: &str, remedies: &Remedies) -> Trouble {
+    let message = format!(
+        "StatefulSet {stateful_set} does not get {name} made; `kubectl describe statefulset {stateful_set}` says why, such as \
+         a quota, a LimitRange or a policy of the namespace. Change that, or ask for less in {}",
+        remedies.room
+    );
+    Trouble { kind: TroubleKind::PodNotCreated, message }
 }
 
 fn placement(
@@ -207,7 +262,7 @@ fn about_volumes(said: &str) -> bool {
 }
 
 /// The first line, cut to a length that fits beside others in a condition.
-fn first_words(text: &str) -> String {
+pub(super) fn first_words(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default().trim_end_matches('.');
     match line.char_indices().nth(WORDS_MAX) {
         Some((end, _)) => format!("{}…", &line[..end]),
@@ -282,6 +337,37 @@ mod tests {
             "{}",
             found.message
         );
+    }
+
+    #[test]
+    fn a_pod_that_can_not_mount_something_names_all_that_it_mounts() {
+        let creating = |since: i64, more: &str| {
+            let pod: Pod = from_yaml(&format!(
+                "{{metadata: {{name: sessions-0}}, spec: {{containers: [], volumes: [{{name: config, configMap: {{name: sessions-config-1}}}}, {{name: users, secret: {{secretName: users, items: [{{key: name, path: a}}, {{key: password, path: b}}]}}}}, {{name: data, persistentVolumeClaim: {{claimName: data-sessions-0}}}}]}}, status: {{conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: '{}'}}{more}], containerStatuses: [{{name: a, image: i, imageID: '', ready: false, restartCount: 0, state: {{waiting: {{reason: ContainerCreating}}}}}}]}}}}",
+                at(since)
+            ));
+            diagnose(&pod, None, &OF_NODES, at(100))
+        };
+        assert_eq!(creating(41, ""), None, "it has only just begun");
+        let found = creating(40, "").unwrap();
+        assert_eq!(found.kind, TroubleKind::ContainerNotCreated);
+        let names = "ConfigMap sessions-config-1, Secret users with name and password, claim data-sessions-0. `kubectl describe pod sessions-0`";
+        assert!(found.message.contains(names), "{}", found.message);
+        let mounted = |status: &str, since: i64| {
+            let condition = format!(
+                ", {{type: PodReadyToStartContainers, status: '{status}', lastTransitionTime: '{}'}}",
+                at(since)
+            );
+            creating(0, &condition)
+        };
+        assert_eq!(mounted("True", 0), None, "an image that is pulled for long is no trouble");
+        assert_eq!(mounted("False", 40), Some(found));
+        assert_eq!(mounted("False", 41), None, "its machine was restarted");
+        let silent = trouble(&format!(
+            "{{conditions: [{{type: PodScheduled, status: 'True', lastTransitionTime: '{}'}}]}}",
+            at(0)
+        ));
+        assert!(silent.is_some(), "nor has the kubelet said anything");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     diagnose::Trouble,
     observe::Node,
     rollout::Replacement,
-    status::{LAYERS, condition_type},
+    status::{LAYERS, condition_type, listed},
 };
 
 /// The reasons of events. README.md has a table of them, which a test compares with this.
@@ -20,8 +20,10 @@ pub(super) enum Reason {
     ScaledUp,
     ScaledDown,
     ReplacingNode,
+    SwitchingRedis,
     RolledOut,
     GrowingVolume,
+    VolumeNotGrown,
     Repaired,
     InvalidSpec,
     ResourceConflict,
@@ -47,13 +49,15 @@ const NOTE_MAX: usize = 1000;
 impl Reason {
     /// Every reason.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Created,
         Self::ScaledUp,
         Self::ScaledDown,
         Self::ReplacingNode,
+        Self::SwitchingRedis,
         Self::RolledOut,
         Self::GrowingVolume,
+        Self::VolumeNotGrown,
         Self::Repaired,
         Self::InvalidSpec,
         Self::ResourceConflict,
@@ -71,8 +75,10 @@ impl Reason {
             Self::ScaledUp => "ScaledUp",
             Self::ScaledDown => "ScaledDown",
             Self::ReplacingNode => "ReplacingNode",
+            Self::SwitchingRedis => "SwitchingRedis",
             Self::RolledOut => "RolledOut",
             Self::GrowingVolume => "GrowingVolume",
+            Self::VolumeNotGrown => "VolumeNotGrown",
             Self::Repaired => "Repaired",
             Self::InvalidSpec => "InvalidSpec",
             Self::ResourceConflict => "ResourceConflict",
@@ -91,11 +97,13 @@ impl Reason {
             | Self::ScaledUp
             | Self::ScaledDown
             | Self::ReplacingNode
+            | Self::SwitchingRedis
             | Self::RolledOut
             | Self::GrowingVolume
             | Self::NodeRecovered
             | Self::LayerRecovered => false,
-            Self::Repaired
+            Self::VolumeNotGrown
+            | Self::Repaired
             | Self::InvalidSpec
             | Self::ResourceConflict
             | Self::ApplyFailed
@@ -109,8 +117,8 @@ impl Reason {
         match self {
             Self::Created | Self::Repaired | Self::ApplyFailed | Self::ResourceConflict => "Apply",
             Self::ScaledUp | Self::ScaledDown => "Scale",
-            Self::ReplacingNode | Self::RolledOut => "RollOut",
-            Self::GrowingVolume => "Grow",
+            Self::ReplacingNode | Self::SwitchingRedis | Self::RolledOut => "RollOut",
+            Self::GrowingVolume | Self::VolumeNotGrown => "Grow",
             Self::InvalidSpec => "Validate",
             Self::NodeUnhealthy | Self::NodeRecovered | Self::LayerUnhealthy | Self::LayerRecovered => "Observe",
         }
@@ -161,6 +169,13 @@ pub(super) fn of_replacement(pod: &Replacement) -> Tale {
     Tale::new(Reason::ReplacingNode, format!("{}: {}", pod.name, pod.why))
 }
 
+/// What the replacement of several nodes together tells.
+pub(super) fn of_switch(pods: &[Replacement]) -> Tale {
+    let names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).collect();
+    let note = format!("{}: replaced together, because each follows the log of another Redis", listed(&names));
+    Tale::new(Reason::SwitchingRedis, note)
+}
+
 /// What asking for a larger volume tells.
 pub(super) fn of_growth(claim: &str, has: &str, size: ByteSize) -> Tale {
     Tale::new(Reason::GrowingVolume, format!("{claim} is asked to grow from {has} to {size}"))
@@ -173,11 +188,16 @@ pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -
         let condition = status.conditions.iter().find(|condition| condition.type_ == kind)?;
         Some((condition.reason.clone(), condition.message.clone()))
     };
-    let (was, is) = (reason_of(before, "Ready"), reason_of(after, "Ready"));
-    if let Some((reason, message)) = is.filter(|is| Some(&is.0) != was.as_ref().map(|was| &was.0)) {
-        let told = [Reason::InvalidSpec, Reason::ResourceConflict, Reason::ApplyFailed];
-        let told = told.into_iter().find(|told| told.label() == reason);
-        tales.extend(told.map(|told| Tale::new(told, message)));
+    let told_by = [
+        ("Ready", &[Reason::InvalidSpec, Reason::ResourceConflict, Reason::ApplyFailed][..]),
+        ("Stalled", &[Reason::VolumeNotGrown][..]),
+    ];
+    for (kind, told) in told_by {
+        let (was, is) = (reason_of(before, kind), reason_of(after, kind));
+        if let Some((reason, message)) = is.filter(|is| Some(&is.0) != was.as_ref().map(|was| &was.0)) {
+            let told = told.iter().find(|told| told.label() == reason);
+            tales.extend(told.map(|told| Tale::new(*told, message)));
+        }
     }
     let rolling = |status| reason_of(status, "Progressing").is_some_and(|(reason, _)| reason == "RollingOut");
     if rolling(before) && !rolling(after) && before.observed_generation == after.observed_generation {
@@ -203,31 +223,41 @@ pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -
     tales
 }
 
-/// What became of the nodes' troubles since they were last told; `told` is brought up to date.
-pub(super) fn of_nodes(nodes: &[Node], told: &mut BTreeMap<String, Trouble>) -> Vec<Tale> {
+/// What became of the troubles of nodes, of those that are there and of those that are missing, since they were last told;
+/// `told` is brought up to date.
+pub(super) fn of_nodes(
+    nodes: &[Node],
+    absent: &[(String, Trouble)],
+    told: &mut BTreeMap<String, Trouble>,
+) -> Vec<Tale> {
     let mut tales = Vec::new();
-    for node in nodes {
-        match (&node.trouble, told.get(&node.name)) {
+    let missing = absent.iter().map(|(name, trouble)| (name, Some(trouble), false));
+    let all = nodes.iter().map(|node| (&node.name, node.trouble.as_ref(), node.is_ready())).chain(missing);
+    for (name, trouble, is_ready) in all.clone() {
+        match (trouble, told.get(name)) {
             (Some(trouble), before) if before.map(|before| before.kind) != Some(trouble.kind) => {
                 tales.push(Tale::new(Reason::NodeUnhealthy, trouble.message.clone()));
-                told.insert(node.name.clone(), trouble.clone());
+                told.insert(name.clone(), trouble.clone());
             }
-            (None, Some(before)) if node.is_ready() => {
-                let note = format!("{} serves clients again (it was {})", node.name, before.kind.reason());
+            (None, Some(before)) if is_ready => {
+                let note = format!("{name} serves clients again (it was {})", before.kind.reason());
                 tales.push(Tale::new(Reason::NodeRecovered, note));
-                told.remove(&node.name);
+                told.remove(name);
             }
             _ => {}
         }
     }
-    told.retain(|name, _| nodes.iter().any(|node| node.name == *name));
+    told.retain(|name, _| all.clone().any(|(found, ..)| found == name));
     tales
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiered_cache::testing::NodeFixture as N;
+    use crate::tiered_cache::{
+        diagnose::TroubleKind,
+        testing::{NodeFixture as N, at, from_yaml},
+    };
 
     #[test]
     fn every_reason_is_in_the_readme_and_the_reverse() {
@@ -243,12 +273,54 @@ mod tests {
         let mut told = BTreeMap::new();
         let nodes = |node: N| [N::current(0).build(), node.build()];
         let labels = |tales: Vec<Tale>| tales.into_iter().map(|tale| tale.reason).collect::<Vec<_>>();
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &mut told)), [Reason::NodeUnhealthy]);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).starting()), &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), [Reason::NodeRecovered]);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &[], &mut told)), [Reason::NodeUnhealthy]);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1).starting()), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), [Reason::NodeRecovered]);
+        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), []);
+    }
+
+    #[test]
+    fn a_node_that_is_missing_for_too_long_is_told_once_and_so_is_its_return() {
+        let (mut told, nodes) = (BTreeMap::new(), [N::current(0).build(), N::current(1).build()]);
+        let trouble = Trouble { kind: TroubleKind::PodNotCreated, message: "no room".to_owned() };
+        let absent = [("sessions-1".to_owned(), trouble)];
+        let told_of = |nodes: &[Node], absent: &[(String, Trouble)], told: &mut BTreeMap<String, Trouble>| {
+            of_nodes(nodes, absent, told).into_iter().map(|tale| tale.reason).collect::<Vec<_>>()
+        };
+        assert_eq!(told_of(&nodes[..1], &absent, &mut told), [Reason::NodeUnhealthy]);
+        assert_eq!(told_of(&nodes[..1], &absent, &mut told), []);
+        assert_eq!(told_of(&nodes, &[], &mut told), [Reason::NodeRecovered]);
+    }
+
+    #[test]
+    fn a_volume_that_does_not_grow_is_told_when_that_becomes_so() {
+        let status = |reason: &str| -> TieredCacheStatus {
+            from_yaml(&format!(
+                "{{conditions: [{{type: Stalled, status: 'True', reason: {reason}, message: too small, lastTransitionTime: \
+                 '{}'}}]}}",
+                at(0)
+            ))
+        };
+        let reasons = |was, is| {
+            of_change(&status(was), &status(is)).into_iter().map(|tale| (tale.reason, tale.note)).collect::<Vec<_>>()
+        };
+        let told = (Reason::VolumeNotGrown, "too small".to_owned());
+        assert_eq!(reasons("AsExpected", "VolumeNotGrown"), [told]);
+        assert_eq!(reasons("VolumeNotGrown", "VolumeNotGrown"), []);
+    }
+
+    #[test]
+    fn nodes_that_are_replaced_together_are_told_together() {
+        let pod = |ordinal| Replacement {
+            name: format!("sessions-{ordinal}"),
+            uid: format!("uid-{ordinal}"),
+            why: "it follows the log of another Redis",
+        };
+        let told = |pods: i32| of_switch(&(0..pods).map(pod).collect::<Vec<_>>()).note;
+        assert_eq!(told(2), "sessions-0, sessions-1: replaced together, because each follows the log of another Redis");
+        assert!(told(100).contains("sessions-4 and 95 more: "), "{}", told(100));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 use crds::{quantity::ByteSize, tiered_cache::TieredCacheStatus};
 use tokio::time::Instant;
 
-use super::{apply::Settled, diagnose::Trouble, lineage::Lineage, observe::Polled};
+use super::{absent::Absences, apply::Settled, diagnose::Trouble, lineage::Lineage, observe::Polled};
 
 /// The memories of all caches, by UID.
 #[derive(Debug, Default)]
@@ -26,6 +26,10 @@ pub(super) struct Memory {
     pub(super) settled: BTreeMap<(&'static str, String), Settled>,
     /// The status as last written, and the resourceVersion it got.
     pub(super) status: Option<(u64, TieredCacheStatus)>,
+    /// Nodes that are missing.
+    pub(super) absences: Absences,
+    /// Pods of Redis that are missing.
+    pub(super) redis_absences: Absences,
     /// The troubles as last told in events, by node.
     pub(super) troubles: BTreeMap<String, Trouble>,
     /// The last refusal to let a node's volume grow.
@@ -34,6 +38,8 @@ pub(super) struct Memory {
     pub(super) redis_growth_refused: Option<GrowthRefused>,
     /// Which data in Redis the nodes were last told to use: the watches may not show it yet.
     pub(super) lineage: Option<Lineage>,
+    /// Which they are to be told to use.
+    pub(super) planned: Option<Lineage>,
     /// What is known of the Secret with the password of Redis.
     pub(super) password: Password,
     /// When every object was last read from the API server itself.
@@ -110,6 +116,14 @@ mod tests {
         let waits: Vec<_> = [1, 2, 3, 7, 8, 1000].into_iter().map(backoff).collect();
         let expected = [500, 1000, 2000, 32_000, 60_000, 60_000].map(Duration::from_millis);
         assert_eq!(waits, expected);
+    }
+
+    #[test]
+    fn caches_that_failed_together_come_back_apart_within_half_of_the_wait() {
+        let memories = Memories::default();
+        let waits: Vec<_> = (0..20).map(|cache| memories.failed(&cache.to_string())).collect();
+        assert!(waits.iter().all(|wait| (BACKOFF_MIN / 2..=BACKOFF_MIN).contains(wait)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]), "{waits:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{
     build::{ADMIN_PORT, TEMPLATE_ANNOTATION},
     diagnose::{OF_NODES, Trouble, TroubleKind, diagnose},
     fetch::Fetched,
+    lineage::Lineage,
     memory::Memory,
 };
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub(super) struct Node {
     pub(super) terminating: bool,
     /// Which template the pod was made from.
     pub(super) template: Option<String>,
+    /// Which data in Redis it uses, and so which log it follows; `None` if its pod does not say.
+    pub(super) lineage: Option<Lineage>,
     pub(super) trouble: Option<Trouble>,
     /// `None` while it starts and has never answered, and when it is unreachable.
     pub(super) report: Option<NodeReport>,
@@ -134,6 +137,12 @@ impl Node {
     pub(super) fn is_of(&self, template: &str) -> bool {
         self.template.as_deref() == Some(template)
     }
+
+    /// Whether it follows the log of another Redis than a node of `lineage`. One that does not say is not taken for one that
+    /// does: nodes are not stopped together on a guess.
+    pub(super) fn follows_another_log(&self, lineage: &Lineage) -> bool {
+        self.lineage.as_ref().is_some_and(|its_own| its_own.is_another_log(lineage))
+    }
 }
 
 /// Asks every node of the cache, all at once.
@@ -168,9 +177,14 @@ fn node(
     let report = polled.believed();
     let pod_ready = is_ready(pod);
     let trouble = diagnose(pod, fetched.claim_of(&name), &OF_NODES, now).or_else(|| {
-        // A node that has answered before, or that the kubelet calls ready, should answer now.
+        // A node that has answered before, or that the kubelet calls ready, should answer now. So should one whose time to
+        // stop is over: nobody has confirmed that it has ended, and its machine may be down.
         let error = answer.and_then(Result::err)?;
-        let expected = report.is_none() && (pod_ready || polled.last.is_some());
+        let should = match &pod.metadata.deletion_timestamp {
+            Some(until) => now >= until.0,
+            None => pod_ready || polled.last.is_some(),
+        };
+        let expected = should && report.is_none();
         let address = pod_ip(pod).map(|ip| ip.to_string()).unwrap_or_default();
         let message = format!(
             "{name} does not answer on {address}:{ADMIN_PORT} ({error}); its machine or the network to it may be down"
@@ -183,6 +197,7 @@ fn node(
         pod_ready,
         terminating: pod.metadata.deletion_timestamp.is_some(),
         template: pod.annotations().get(TEMPLATE_ANNOTATION).cloned(),
+        lineage: Lineage::of_pod(pod),
         trouble,
         report,
         name,
@@ -223,4 +238,43 @@ fn pod_ip(pod: &Pod) -> Option<IpAddr> {
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiered_cache::testing::{at, from_yaml};
+
+    /// What is made of a pod whose polls have come to this.
+    fn seen(pod: &str, polled: &Polled, now: Timestamp) -> Node {
+        let pod: Pod = from_yaml(pod);
+        let (uid, pods) = ("cache-uid".to_owned(), Vec::new());
+        let fetched = Fetched { uid, pods, redis: Vec::new(), claims: Vec::new(), config_maps: Vec::new() };
+        node(&pod, &fetched, (polled, Some(Err(PollError::Connection))), now)
+    }
+
+    #[test]
+    fn a_node_that_stops_need_not_answer_before_its_time_is_over() {
+        let pod =
+            format!("{{metadata: {{name: sessions-1, deletionTimestamp: '{}'}}, status: {{podIP: 10.0.0.1}}}}", at(30));
+        // Heard of before, and by a leader that has only just begun.
+        for last in [Some(NodeReport::default()), None] {
+            let polled = Polled { last, failures: FAILURES_MAX };
+            assert_eq!(seen(&pod, &polled, at(29)).trouble, None);
+            // Its machine may be down: nobody has confirmed that it has ended.
+            assert!(seen(&pod, &polled, at(30)).is_unreachable());
+        }
+    }
+
+    #[test]
+    fn one_lost_poll_is_no_news_of_a_node_that_was_heard_of_and_news_of_one_that_was_not() {
+        let pod =
+            "{metadata: {name: sessions-1}, status: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}]}}";
+        let lost = Err(PollError::Timeout);
+        let heard = Polled::default().after(Some(&Ok(NodeReport::default()))).after(Some(&lost));
+        assert!(!seen(pod, &heard, at(0)).is_unreachable());
+        assert!(seen(pod, &heard.after(Some(&lost)), at(0)).is_unreachable());
+        // A leader that has only just begun, most likely because the one before it was cut off together with this node.
+        assert!(seen(pod, &Polled::default().after(Some(&lost)), at(0)).is_unreachable());
+    }
 }

@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use self::layers::{condition_of, roll_up};
 pub(super) use self::{
-    guarantee::Terms,
+    guarantee::{Terms, listed},
     layers::{LAYERS, condition_type},
 };
 use super::{
@@ -36,6 +36,8 @@ use crate::metrics::Outcome;
 const MESSAGE_MAX: usize = 1024;
 /// The reason of conditions that are as they should be.
 const AS_EXPECTED: &str = "AsExpected";
+/// The reason while nodes follow the log of another Redis.
+const SWITCHING: &str = "SwitchingRedis";
 /// The reason when a volume may not grow.
 const VOLUME_NOT_GROWN: &str = "VolumeNotGrown";
 
@@ -46,6 +48,8 @@ pub(super) struct View<'a> {
     /// How many nodes are asked for.
     pub(super) replicas: i32,
     pub(super) nodes: &'a [Node],
+    /// Nodes that are missing for too long, by name.
+    pub(super) absent: &'a [(String, Trouble)],
     /// What keeps the cache's own Redis from running.
     pub(super) redis_trouble: Option<Trouble>,
     /// What nodes promise each other.
@@ -78,11 +82,31 @@ struct State {
 struct Fleet<'a> {
     serving: usize,
     outdated: Vec<&'a str>,
+    /// Outdated in that they follow the log of another Redis.
+    strangers: Vec<&'a str>,
     /// Missing, on their way down, or on their way up.
     moving: Vec<String>,
     troubled: Vec<(&'a str, &'a Trouble)>,
     /// Beyond the size that is asked for.
     leaving: Vec<&'a str>,
+}
+
+// === impl Fleet ===
+
+impl Fleet<'_> {
+    /// The reason while there are outdated nodes.
+    fn rolling(&self) -> &'static str {
+        if self.strangers.is_empty() { "RollingOut" } else { SWITCHING }
+    }
+
+    /// Which outdated nodes are replaced in which way.
+    fn how(&self) -> String {
+        let others: Vec<&str> = self.outdated.iter().filter(|name| !self.strangers.contains(name)).copied().collect();
+        let together = "all together, because they follow the log of another Redis";
+        let ways = [(together, &self.strangers), ("one at a time", &others)];
+        let told = ways.iter().filter(|(_, names)| !names.is_empty());
+        told.map(|(way, names)| format!("{way}: {}", names.join(", "))).collect::<Vec<_>>().join("; ")
+    }
 }
 
 // === impl Verdict ===
@@ -138,11 +162,21 @@ impl View<'_> {
         self.revisions().is_some_and(|revisions| !node.is_of(&revisions.template))
     }
 
+    /// Whether it is to be replaced together with others.
+    fn is_stranger(&self, node: &Node) -> bool {
+        self.is_outdated(node) && node.follows_another_log(self.terms.lineage)
+    }
+
     fn fleet(&self) -> Fleet<'_> {
         let mut fleet = Fleet::default();
         for ordinal in 0..self.replicas {
-            if !self.nodes.iter().any(|node| node.ordinal == ordinal) {
-                fleet.moving.push(pod_name(&self.identity.name, ordinal));
+            if self.nodes.iter().any(|node| node.ordinal == ordinal) {
+                continue;
+            }
+            let name = pod_name(&self.identity.name, ordinal);
+            match self.absent.iter().find(|(absent, _)| *absent == name) {
+                Some((name, trouble)) => fleet.troubled.push((name, trouble)),
+                None => fleet.moving.push(name),
             }
         }
         for node in self.nodes {
@@ -152,6 +186,9 @@ impl View<'_> {
             }
             if self.is_outdated(node) {
                 fleet.outdated.push(&node.name);
+            }
+            if self.is_stranger(node) {
+                fleet.strangers.push(&node.name);
             }
             match &node.trouble {
                 _ if self.serves(node) => fleet.serving += 1,
@@ -223,7 +260,7 @@ fn ready(view: &View<'_>, fleet: &Fleet<'_>, layers: &[LayerStatus]) -> State {
         return not(trouble.kind.reason(), format!("{so_far}; {}", trouble.message));
     }
     if !fleet.outdated.is_empty() {
-        return not("RollingOut", format!("{so_far}; {} to be replaced", fleet.outdated.join(", ")));
+        return not(fleet.rolling(), format!("{so_far}; {} to be replaced", fleet.outdated.join(", ")));
     }
     if !fleet.moving.is_empty() {
         return not("Starting", format!("{so_far}; waiting for {}", fleet.moving.join(", ")));
@@ -248,7 +285,7 @@ fn progressing(view: &View<'_>, fleet: &Fleet<'_>) -> State {
     };
     let growing = view.growth().map(|growth| growth.growing.as_slice()).unwrap_or_default();
     let (reason, message) = if !fleet.outdated.is_empty() {
-        ("RollingOut", format!("to be replaced, one at a time: {}{block}", fleet.outdated.join(", ")))
+        (fleet.rolling(), format!("to be replaced, {}{block}", fleet.how()))
     } else if !fleet.leaving.is_empty() {
         ("ScalingDown", format!("to be stopped: {}", fleet.leaving.join(", ")))
     } else if !fleet.moving.is_empty() {
@@ -282,8 +319,12 @@ fn degraded(view: &View<'_>, fleet: &Fleet<'_>, layers: &[LayerStatus]) -> State
         let ill = layers.iter().filter(|layer| layers::is_worse(layer));
         let all: Vec<&str> = ill.map(|layer| layer.message.as_str()).collect();
         (format!("{:?}{:?}", first.name, first.health), all.join("; "))
+    } else if let Some(trouble) = &view.redis_trouble {
+        // The others do its work; with one more gone nobody would.
+        (trouble.kind.reason().to_owned(), trouble.message.clone())
     } else {
-        return State::new("Degraded", "False", AS_EXPECTED, format!("nothing is wrong: {holds}"));
+        let so = if holds == view.terms.whole() { "nothing is wrong" } else { "a change is under way" };
+        return State::new("Degraded", "False", AS_EXPECTED, format!("{so}: {holds}"));
     };
     State::new("Degraded", "True", &reason, format!("{message}. What holds: {holds}"))
 }
@@ -306,6 +347,7 @@ fn node_status(view: &View<'_>, node: &Node) -> NodeStatus {
     let report = node.report.clone().unwrap_or_default();
     let ready = node.is_ready();
     let message = match &node.trouble {
+        _ if ready && view.is_stranger(node) => "is to be replaced: it follows the log of another Redis".to_owned(),
         _ if ready && view.is_outdated(node) => "is to be replaced".to_owned(),
         _ if ready => view.terms.of_node(&report),
         _ if node.terminating => "is stopping".to_owned(),

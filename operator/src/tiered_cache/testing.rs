@@ -8,6 +8,7 @@ use super::{
     Settings, Watched,
     build::Revisions,
     diagnose::{Trouble, TroubleKind},
+    lineage::Lineage,
     observe::Node,
     status::LAYERS,
     validate::{ValidBackplane, validate},
@@ -38,7 +39,12 @@ pub(super) fn settings() -> Settings {
 
 /// What the nodes of [`NodeFixture`] should run.
 pub(super) fn revisions() -> Revisions {
-    Revisions { config: "new-config".to_owned(), template: "new-template".to_owned() }
+    Revisions { config: "new-config".to_owned(), template: "new-template".to_owned(), lineage: lineage() }
+}
+
+/// Of the Redis whose log they should follow.
+pub(super) fn lineage() -> Lineage {
+    Lineage::parse("managed/1800000000").unwrap()
 }
 
 /// What nodes with a Redis promise each other unless the spec says otherwise.
@@ -81,6 +87,7 @@ impl NodeFixture {
             pod_ready: true,
             terminating: false,
             template: Some(template.to_owned()),
+            lineage: Some(lineage()),
             trouble: None,
             report: Some(report),
         })
@@ -112,6 +119,18 @@ impl NodeFixture {
         let message = format!("{} does not answer", self.0.name);
         self.0.report = None;
         self.0.trouble = Some(Trouble { kind: TroubleKind::NodeUnreachable, message });
+        self
+    }
+
+    /// It was made for this lineage.
+    pub(super) fn following(mut self, lineage: &str) -> Self {
+        self.0.lineage = Lineage::parse(lineage);
+        self
+    }
+
+    /// Its pod does not say which lineage it was made for.
+    pub(super) fn without_lineage(mut self) -> Self {
+        self.0.lineage = None;
         self
     }
 

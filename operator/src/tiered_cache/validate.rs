@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, WhenDisconnected, WriteMode},
+    node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, Outbox, WhenDisconnected, WriteMode},
     quantity::{ByteSize, HumanDuration},
     tiered_cache::{
         Backplane, Compression, Disk, ExternalRedis, Freshness, ImagePullPolicy, MANAGED_STORAGE_FACTOR, ManagedRedis,
@@ -90,6 +90,7 @@ pub(super) struct ValidBackplane {
     pub(super) max_staleness: HumanDuration,
     pub(super) when_disconnected: WhenDisconnected,
     pub(super) serve_stale_for: HumanDuration,
+    pub(super) outbox: Outbox,
     pub(super) log_records: u32,
 }
 
@@ -224,12 +225,13 @@ fn redis_of(redis: Redis) -> Result<Option<ValidRedis>, Rejection> {
 }
 
 fn backplane_of(asked: &Backplane, source: &RedisSource) -> ValidBackplane {
-    let Backplane { max_staleness, when_disconnected, serve_stale_for, log_records } = *asked;
+    let Backplane { max_staleness, when_disconnected, serve_stale_for, outbox, log_records } = *asked;
     let usual = match source {
         RedisSource::Managed(redis) => Backplane::log_records_within(redis.memory),
         RedisSource::External(_) => node_config::Backplane::default().log_records,
     };
-    ValidBackplane { max_staleness, when_disconnected, serve_stale_for, log_records: log_records.unwrap_or(usual) }
+    let log_records = log_records.unwrap_or(usual);
+    ValidBackplane { max_staleness, when_disconnected, serve_stale_for, outbox, log_records }
 }
 
 fn disk_of(disk: Disk) -> Option<ValidDisk> {

@@ -99,7 +99,7 @@ pub(crate) async fn run(shared: Shared, scope: Scope, around: (u16, Readiness), 
     let tidy = async {
         cx.stores.wait_until_listed().await;
         cx.listed.cancel();
-        readiness.wait_for(None);
+        readiness.listed();
         loop {
             cx.tidy();
             tokio::time::sleep(TIDY).await;

@@ -10,8 +10,6 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use super::free_port;
-
 /// What can be compared. A node has one thread for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
@@ -59,6 +57,8 @@ pub(super) struct Place<'a> {
     pub(super) port: u16,
     /// The Redis beside it, if it has one.
     pub(super) redis: Option<SocketAddr>,
+    /// Port of the node's own pages.
+    pub(super) admin: u16,
 }
 
 // === impl Kind ===
@@ -132,7 +132,7 @@ impl Kind {
                 _ => format!("{{ mode: External, endpoints: [\"{address}\"] }}"),
             },
         );
-        let (port, admin, data) = (place.port, free_port()?, place.folder.join("data"));
+        let (port, admin, data) = (place.port, place.admin, place.folder.join("data"));
         let config = format!(
             "listen: {{ resp: \"127.0.0.1:{port}\", admin: \"127.0.0.1:{admin}\", threads: 1 }}\n\
              memory: {{ capacity: {capacity} }}\n\
@@ -191,7 +191,7 @@ mod tests {
     fn config(kind: Kind) -> String {
         let folder = tempfile::tempdir().unwrap();
         let redis = kind.has_redis().then(|| SocketAddr::from(([127, 0, 0, 1], 7)));
-        let place = Place { folder: folder.path(), port: 1, redis };
+        let place = Place { folder: folder.path(), port: 1, admin: 2, redis };
         kind.command(&Programs::default(), &place).unwrap();
         fs::read_to_string(folder.path().join("node.yaml")).unwrap()
     }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn without_its_program_a_kind_is_refused() {
-        let place = Place { folder: Path::new("/nowhere"), port: 1, redis: None };
+        let place = Place { folder: Path::new("/nowhere"), port: 1, admin: 2, redis: None };
         assert!(!Programs::default().has(Kind::Fused));
         assert!(Kind::Fused.command(&Programs::default(), &place).unwrap_err().to_string().contains("--pipeline"));
     }

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Context, ensure};
-use tests::redis_server::{Server, free_port};
+use tests::{ports::free_port, redis_server::Server};
 
 use super::loopback;
 use crate::proxy::Proxy;

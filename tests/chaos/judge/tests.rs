@@ -51,12 +51,23 @@ impl Told {
     }
 
     fn started(mut self, node: NodeId, at: Nanos) -> Self {
-        self.0.starts.push(Start { node, spawned: at * MS });
+        self.0.starts.push(Start { node, spawned: at * MS, alone: at * MS });
+        self
+    }
+
+    /// Made at `at`, while the process before it still answers until `alone`.
+    fn started_beside(mut self, node: NodeId, at: Nanos, alone: Nanos) -> Self {
+        self.0.starts.push(Start { node, spawned: at * MS, alone: alone * MS });
         self
     }
 
     fn flushed(mut self, node: NodeId, at: Nanos) -> Self {
-        self.0.flushes.push(Flush { node, invoked: at * MS, returned: (at + 2) * MS });
+        self.0.flushes.push(Flush { node, invoked: at * MS, returned: (at + 2) * MS, everywhere: false });
+        self
+    }
+
+    fn receipt(mut self, node: NodeId, at: Nanos) -> Self {
+        self.0.flushes.push(Flush { node, invoked: at * MS, returned: (at + 2) * MS, everywhere: true });
         self
     }
 
@@ -148,6 +159,9 @@ fn node_that_starts_after_a_removal_knows_of_it_at_once() {
     assert_eq!(removed().started(1, 22).read(1, 200, 0).broken(), [], "made in the moment of the answer");
     assert_eq!(removed().started(1, 23).read(1, 200, 0).broken(), [Rule::Ready]);
     assert_eq!(removed().started(1, 5).started(1, 500).read(1, 200, 0).broken(), [], "the process before");
+    let beside = || removed().started_beside(1, 23, 300);
+    assert_eq!(beside().read(1, 299, 0).broken(), [], "the process before may have answered");
+    assert_eq!(beside().read(1, 300, 0).broken(), [Rule::Ready]);
 }
 
 #[test]
@@ -234,4 +248,20 @@ fn a_million_reads_of_few_keys_are_judged_in_linear_memory() {
     }
     assert_eq!(told.broken(), []);
     assert!(told.0.reads.iter().all(|read| read.returned < 201 * SECOND));
+}
+
+#[test]
+fn a_receipt_leaves_no_other_node_any_time() {
+    let gone = || told().wrote(0, 10).removed(0, 20).receipt(0, 30);
+    assert_eq!(gone().read(1, 32, 0).broken(), [], "sent when the receipt was answered");
+    assert_eq!(gone().read(1, 33, 0).broken(), [Rule::Told]);
+    assert_eq!(told().wrote(0, 10).removed(0, 20).flushed(0, 30).read(1, 33, 0).broken(), []);
+}
+
+#[test]
+fn a_receipt_is_about_what_its_own_node_had_accepted_before() {
+    assert_eq!(told().wrote(0, 10).removed(0, 20).receipt(1, 30).read(2, 40, 0).broken(), []);
+    assert_eq!(told().wrote(0, 10).removed(0, 20).receipt(0, 21).read(1, 40, 0).broken(), [], "sent too early");
+    let queued = told().wrote(0, 10).removal(Target::Key(0), 0, 20, Outcome::Queued).receipt(0, 30);
+    assert_eq!(queued.read(1, 40, 0).broken(), [Rule::Told]);
 }

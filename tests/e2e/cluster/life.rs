@@ -11,10 +11,12 @@ use tests::cluster::{Cluster, shared};
 use super::footprint::Footprint;
 use super::{Namespace, Pod, command, program, succeed};
 
-/// From nothing to three ready nodes takes about ten seconds once everything is built; the rest is for a busy machine.
-const UP_WITHIN: Duration = Duration::from_secs(45);
-/// Parts that a round of the killed cluster must have met.
-const PARTS: [&str; 11] = [
+use crate::turn::{alone, beside};
+
+/// From nothing to three ready nodes, once everything is built: the best of the rounds.
+const UP_WITHIN: Duration = Duration::from_secs(15);
+/// Parts that run as long as the cluster does.
+pub(super) const LASTING_PARTS: [&str; 9] = [
     "supervise",
     "boot-node",
     "etcd",
@@ -23,19 +25,19 @@ const PARTS: [&str; 11] = [
     "kube-scheduler",
     "coredns",
     "containerd",
-    "containerd-shim-runc-v2",
     "kubelet",
-    "pause",
 ];
+/// Parts that run as long as a pod does.
+const PARTS_OF_PODS: [&str; 2] = ["containerd-shim-runc-v2", "pause"];
 
 /// A cluster beside the shared one.
-fn beside(suffix: &str) -> Cluster {
+pub(crate) fn another(suffix: &str) -> Cluster {
     let shared = shared().layout().name();
     Cluster::named(&format!("{}-{suffix}", &shared[..shared.len().min(12)])).unwrap()
 }
 
 /// Takes a cluster down when its test ends, however it ends.
-struct TakenDown(Cluster);
+pub(crate) struct TakenDown(pub(crate) Cluster);
 
 impl Drop for TakenDown {
     fn drop(&mut self) {
@@ -53,6 +55,7 @@ fn make(cluster: &str, args: &[&str]) -> (bool, String) {
 
 #[test]
 fn make_shows_the_cluster_and_reaches_it() {
+    let _turn = beside();
     let name = shared().layout().name();
     let (found, path) = make(name, &["-s", "kubeconfig"]);
     assert_eq!((found, path.trim_end()), (true, shared().kubeconfig_path().to_str().unwrap()));
@@ -70,6 +73,7 @@ fn make_shows_the_cluster_and_reaches_it() {
 
 #[test]
 fn images_are_built_and_named_without_a_cluster() {
+    let _turn = beside();
     let nowhere = Cluster::named("not-there").unwrap();
     let printed = succeed(&nowhere, &["images"]);
     let version = env!("CARGO_PKG_VERSION");
@@ -85,8 +89,9 @@ fn images_are_built_and_named_without_a_cluster() {
 
 #[test]
 fn a_second_cluster_works_beside_grows_to_five_nodes_and_leaves_nothing() {
+    let _turn = beside();
     let shared = shared();
-    let second = TakenDown(beside("two"));
+    let second = TakenDown(another("two"));
     let before = Footprint::take(&second.0);
     second.0.up(1).unwrap();
     second.0.load_companions().unwrap();
@@ -129,6 +134,17 @@ fn part(pid: Pid) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Every process of the cluster, and the part that it is.
+fn parts(cluster: &Cluster) -> Vec<(Pid, String)> {
+    cluster.processes().into_iter().filter_map(|pid| Some((pid, part(pid)?))).collect()
+}
+
+/// The processes of the cluster that are one of these parts, sorted.
+pub(super) fn running(cluster: &Cluster, wanted: &[&str]) -> BTreeSet<(i32, String)> {
+    let all = parts(cluster).into_iter().map(|(pid, part)| (pid.as_raw_pid(), part));
+    all.filter(|(_, part)| wanted.contains(&part.as_str())).collect()
+}
+
 /// In which round the part is killed: the cluster's supervisor takes all others along, a node's those of its node.
 fn round_of(part: &str) -> usize {
     match part {
@@ -140,7 +156,8 @@ fn round_of(part: &str) -> usize {
 
 #[test]
 fn down_leaves_nothing_after_any_part_was_killed() {
-    let cluster = TakenDown(beside("dies"));
+    let _turn = alone();
+    let cluster = TakenDown(another("dies"));
     let before = Footprint::take(&cluster.0);
     let mut killed = BTreeSet::new();
     let mut seen: Option<BTreeSet<String>> = None;
@@ -153,8 +170,7 @@ fn down_leaves_nothing_after_any_part_was_killed() {
         let space = Namespace::new(&cluster.0, "dying");
         space.claim("data", "300Mi");
         space.start(&Pod { name: "user", node: None, claim: Some("data") });
-        let parts: Vec<(Pid, String)> =
-            cluster.0.processes().into_iter().filter_map(|pid| Some((pid, part(pid)?))).collect();
+        let parts = parts(&cluster.0);
         for (pid, part) in parts.iter().filter(|(_, part)| round_of(part) == round) {
             killed.insert(part.clone());
             let _ = kill_process(*pid, Signal::KILL);
@@ -168,12 +184,14 @@ fn down_leaves_nothing_after_any_part_was_killed() {
     println!("from nothing to 3 nodes in {:.1} s; killed: {killed:?}", fastest.as_secs_f64());
     assert!(fastest < UP_WITHIN, "{fastest:?}");
     // What runs only for a moment may be there in one round and not in the other.
-    assert!(seen.is_some_and(|seen| seen.is_subset(&killed)) && PARTS.iter().all(|part| killed.contains(*part)));
+    let mut wanted = LASTING_PARTS.iter().chain(&PARTS_OF_PODS);
+    assert!(seen.is_some_and(|seen| seen.is_subset(&killed)) && wanted.all(|part| killed.contains(*part)));
 }
 
 #[test]
 fn down_leaves_nothing_after_an_interrupted_up_and_up_recovers() {
-    let cluster = TakenDown(beside("stops"));
+    let _turn = beside();
+    let cluster = TakenDown(another("stops"));
     let before = Footprint::take(&cluster.0);
     let up = || Command::new(program()).args(["--name", cluster.0.layout().name(), "up", "--nodes=1"]).spawn().unwrap();
     for millis in [50, 150, 400, 700, 2_500, 5_000] {
@@ -194,7 +212,8 @@ fn down_leaves_nothing_after_an_interrupted_up_and_up_recovers() {
 
 #[test]
 fn an_api_server_alone_serves_and_leaves_nothing() {
-    let cluster = TakenDown(beside("api"));
+    let _turn = beside();
+    let cluster = TakenDown(another("api"));
     let before = Footprint::take(&cluster.0);
     cluster.0.api_up().unwrap();
     cluster.0.api_up().unwrap();

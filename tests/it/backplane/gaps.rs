@@ -35,6 +35,22 @@ fn an_emptied_redis_makes_every_node_give_up_what_it_holds() {
 }
 
 #[test]
+fn a_redis_that_evicts_what_belongs_to_the_log_is_noticed_as_if_the_log_were_gone() {
+    let fleet = Fleet::start(&[]);
+    for lost in ["floor", "tags", "history", "epoch"] {
+        serves(&fleet, "k");
+        assert_eq!(fleet.client(1).call("TC.SET red v TAGS 1 red"), Reply::ok());
+        assert_eq!(fleet.client(1).call("TC.INVALIDATE red"), Reply::ok());
+        let before = gaps(&fleet, &ALL);
+        assert_eq!(fleet.redis.cli(&["DEL", &format!("{{tc:local}}:{lost}")]), "1", "{lost}");
+        noticed(&fleet, &ALL, &before);
+        eventually("all begin anew", || (0..3).all(|number| fleet.client(number).call("GET k") == Reply::Null));
+        assert_eq!(fleet.client(2).call("GET red"), Reply::Null, "{lost}");
+    }
+    serves(&fleet, "k");
+}
+
+#[test]
 fn forgotten_scripts_are_loaded_again_and_nothing_is_lost() {
     let fleet = Fleet::start(&[]);
     for round in 0..5 {
@@ -62,7 +78,7 @@ fn a_redis_restarted_without_its_data_twice_is_noticed_twice() {
 
 #[test]
 fn an_old_snapshot_brings_nothing_back_that_was_removed_since() {
-    let port = tests::redis_server::free_port();
+    let port = tests::ports::free_port();
     let text = port.to_string();
     let server =
         Server::start_as(port, vec!["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"]);
@@ -108,7 +124,7 @@ fn a_node_that_was_away_for_longer_than_the_log_is_kept_starts_cold() {
 
 /// A server that keeps its data.
 fn durable(more: &[&str]) -> Server {
-    let port = tests::redis_server::free_port();
+    let port = tests::ports::free_port();
     let text = port.to_string();
     let options = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "yes"];
     Server::start_as(port, [&options[..], more].concat())
@@ -168,7 +184,7 @@ fn a_restart_while_a_node_is_away_that_may_have_written_makes_all_begin_anew() {
 
 /// A replica that has everything, and its way to become the master under the master's address.
 fn replica_of(server: &Server) -> Server {
-    let port = tests::redis_server::free_port();
+    let port = tests::ports::free_port();
     let (text, master) = (port.to_string(), server.port.to_string());
     let plain = ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "no"];
     let replica = Server::start_as(port, [&plain[..], &["--replicaof", "127.0.0.1", &master]].concat());
@@ -198,4 +214,21 @@ fn a_replica_that_has_everything_takes_over_and_every_node_stays_warm() {
         assert_eq!(fleet.client(number).call("GET kept"), Reply::bulk("v"), "node {number}");
     }
     serves(&fleet, "more");
+}
+
+/// A master takes another id for its history when its first replica comes, and no connection breaks.
+#[test]
+fn a_master_whose_first_replica_comes_later_is_written_to_and_read_from_as_before() {
+    let fleet = Fleet::start(&[]);
+    serves(&fleet, "before");
+    let history = || {
+        let info = fleet.redis.cli(&["INFO", "replication"]);
+        info.lines().find_map(|line| line.strip_prefix("master_replid:").map(str::to_owned)).unwrap()
+    };
+    let first = history();
+    let _replica = replica_of(&fleet.redis);
+    assert_ne!(history(), first);
+    serves(&fleet, "after");
+    let mut client = fleet.client(0);
+    eventually("a removal is acknowledged", || client.call("TC.DEL after") == Reply::ok());
 }

@@ -91,7 +91,7 @@ fn asked_to_refuse_a_node_answers_an_error_that_names_the_reason_and_the_removal
 
 #[test]
 fn whatever_is_killed_meanwhile_nothing_older_than_a_removal_comes_back_and_what_is_newer_stays() {
-    let port = tests::redis_server::free_port();
+    let port = tests::ports::free_port();
     let text = port.to_string();
     let durable =
         ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "yes", "--appendfsync", "always"];

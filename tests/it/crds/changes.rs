@@ -70,7 +70,12 @@ fn the_volume_of_a_managed_redis_grows_and_stays_in_its_class_while_it_is_manage
         managed
             .assert_patch_refused(&patch, &["storageClassName is fast and can not be changed to", "off and on again"]);
     }
+    managed.assert_patch_refused(
+        r#"{"redis": {"managed": {"replicas": 3}}}"#,
+        &["spec.redis.managed.replicas is 1 and can not be changed to 3 while the mode is Managed", "off and on again"],
+    );
     // What is switched off is gone, so the next may be another.
+    managed.assert_patch_accepted(r#"{"redis": {"mode": "Disabled", "managed": {"replicas": 3}}}"#);
     let off = Stored::new("redis-off", "{redis: {managed: {storage: 2Gi}}}");
     off.assert_patch_accepted(r#"{"redis": {"managed": {"storage": "1Gi", "storageClassName": "slow"}}}"#);
     managed.assert_patch_accepted(r#"{"redis": {"mode": "Disabled", "managed": {"storage": "1Gi"}}}"#);

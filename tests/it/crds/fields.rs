@@ -19,9 +19,11 @@ fn an_empty_spec_is_stored_with_every_default() {
                 "maxTtl": "4h",
                 "timeout": "50ms",
                 "writeMode": "WriteBehind",
-                "managed": {"image": "docker.io/library/redis:7.4", "memory": "256Mi", "storage": "1Gi"},
+                "managed": {"image": "docker.io/library/redis:7.4", "replicas": 1, "memory": "256Mi", "storage": "1Gi"},
             },
-            "backplane": {"maxStaleness": "3s", "whenDisconnected": "ServeStale", "serveStaleFor": "1m"},
+            "backplane": {
+                "maxStaleness": "3s", "whenDisconnected": "ServeStale", "serveStaleFor": "1m", "outbox": "Queue",
+            },
             "readOrder": ["Redis", "Disk"],
             "disk": {
                 "mode": "RocksDB",

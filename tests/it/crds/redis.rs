@@ -1,5 +1,6 @@
 //! Rules of the Redis that nodes share.
 
+use cache_node::layer::redis::Endpoint;
 use serde_json::Value;
 
 use super::{assert_accepted, assert_refused, create};
@@ -40,6 +41,8 @@ fn a_managed_redis_has_memory_and_a_volume_that_holds_it() {
         "memory: 16Mi, storage: 256Mi",
         "memory: 1Ti, storage: 4Ti",
         "memory: 1Gi, storage: 4Gi",
+        "replicas: 1",
+        "replicas: 3",
         "image: 'localhost/redis:7', storage: 64Ti, storageClassName: fast.ssd-1",
     ] {
         assert_accepted(&[&managed(good)]);
@@ -55,6 +58,9 @@ fn a_managed_redis_has_memory_and_a_volume_that_holds_it() {
         (&managed("storage: 65Ti"), &["spec.redis.managed.storage is 65Ti; it must be between"]),
         (&managed("memory: 257Mi"), &[storage, "is 1Gi; it must be at least 4 times", "memory, which is 257Mi"]),
         (&managed("memory: 999999999999999Ti"), &["memory is 999999999999999Ti; it must be between"]),
+        (&managed("replicas: 0"), &["spec.redis.managed.replicas", "0", "greater than or equal to 1"]),
+        (&managed("replicas: 2"), &["spec.redis.managed.replicas is 2; it must be 1 or 3"]),
+        (&managed("replicas: 4"), &["spec.redis.managed.replicas", "4", "less than or equal to 3"]),
         (&managed("image: ''"), &["spec.redis.managed.image", "at least 1 chars"]),
         (&managed("image: 'a b'"), &["spec.redis.managed.image", "a b", "should match"]),
         (&managed("storageClassName: Fast_SSD"), &["spec.redis.managed.storageClassName", "Fast_SSD", "should match"]),
@@ -65,11 +71,15 @@ fn a_managed_redis_has_memory_and_a_volume_that_holds_it() {
 fn endpoints_are_1_to_16_hosts_with_ports() {
     let endpoints = |list: &str| format!("{{redis: {{mode: External, external: {{endpoints: [{list}]}}}}}}");
     let many = |count: usize| endpoints(&vec!["'a:1'"; count].join(","));
-    for good in ["'10.0.0.1:6379'", "'[::1]:1'", "'redis-0.redis.shop.svc.cluster.local:65535'"] {
-        assert_accepted(&[&endpoints(good)]);
+    let good = ["10.0.0.1:6379", "[::1]:1", "[fd00::7]:7000", "[::ffff:10.0.0.1]:6379", "redis-0.redis.shop.svc:65535"];
+    for good in good {
+        assert_accepted(&[&endpoints(&format!("'{good}'"))]);
+        assert!(good.parse::<Endpoint>().is_ok(), "a node refuses {good}");
     }
     assert_accepted(&[&many(16)]);
-    for bad in ["redis", "redis:0", "redis:65536", "redis:01", ":6379", "a b:1", "redis://a:1"] {
+    let bad = ["redis", "redis:0", "redis:65536", "redis:01", ":6379", "a b:1", "redis://a:1"];
+    // In brackets stands an address of IPv6 and nothing else.
+    for bad in bad.into_iter().chain(["[10.0.0.1]:6379", "[abc]:1", "[]:1", "[::1]", "[redis:a]:1"]) {
         let spec = endpoints(&format!("'{bad}'"));
         assert_refused(&[(&spec, &["spec.redis.external.endpoints[0]", bad, "should match"])]);
     }
@@ -158,6 +168,8 @@ fn read_order_names_redis_and_disk_once_each() {
 fn how_far_a_node_trusts_itself_is_within_its_limits() {
     assert_accepted(&[
         "{backplane: {maxStaleness: 1s, whenDisconnected: Miss, serveStaleFor: 1s}}",
+        "{backplane: {outbox: Queue}}",
+        "{backplane: {outbox: Refuse}}",
         "{backplane: {maxStaleness: 1h, whenDisconnected: ServeStale, serveStaleFor: 24h}}",
     ]);
     let staleness = "it must be between 1s and 1h";
@@ -169,6 +181,7 @@ fn how_far_a_node_trusts_itself_is_within_its_limits() {
             "{backplane: {whenDisconnected: Hope}}",
             &["spec.backplane.whenDisconnected", "Hope", "\"ServeStale\", \"Miss\""],
         ),
+        ("{backplane: {outbox: Drop}}", &["spec.backplane.outbox", "Drop", "\"Queue\", \"Refuse\""]),
         ("{backplane: {serveStaleFor: 0s}}", &["spec.backplane.serveStaleFor is 0s; it must be between 1s and 24h"]),
         ("{backplane: {serveStaleFor: 25h}}", &["spec.backplane.serveStaleFor is 25h; it must be between 1s and 24h"]),
     ]);

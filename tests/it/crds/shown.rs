@@ -22,6 +22,18 @@ fn every_example_is_accepted() {
 }
 
 #[test]
+fn what_the_readme_asks_for_is_accepted() {
+    let readme = include_str!("../../../README.md");
+    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    let caches: Vec<&str> = blocks.filter(|block| block.contains("kind: TieredCache")).collect();
+    assert!(!caches.is_empty(), "the tutorial asks for a cache");
+    for cache in caches {
+        let answer = kubectl(&["-n", &namespace("readme"), "apply", "-f", "-"], cache);
+        assert!(answer.ok && answer.text.contains("created"), "{cache}{}", answer.text);
+    }
+}
+
+#[test]
 fn kubectl_scale_sets_replicas_within_the_limit() {
     let stored = Stored::new("scale", "{}");
     let answer = stored.kubectl(&["scale", "tc/cache", "--replicas=5"]);
@@ -109,7 +121,10 @@ fn kubectl_explain_reads_like_documentation() {
             &["RocksDB", "may grow, not shrink", "Fixed when the cache is created", "Default 10Gi", "Default 168h"],
         ),
         ("tc.spec.redis", &["External", "Default 4h", "Valkey 7.2"]),
-        ("tc.spec.backplane", &["Default 3s", "ServeStale", "counted as stale", "half of `redis.managed.memory`"]),
+        (
+            "tc.spec.backplane",
+            &["Default 3s", "counted as stale", "half of `redis.managed.memory`", "`Queue` (default) answers `QUEUED`"],
+        ),
         ("tc.spec.redis.external.credentialsSecretRef", &["Default `password`"]),
         ("tc.spec.disk.retention", &["Delete", "Retain", "starts cold"]),
         ("tc.spec.resources.limits", &["128Mi for the process", "Default: no limit"]),

@@ -17,7 +17,7 @@ use cache_node::{
 use tempfile::tempdir;
 use tokio::runtime;
 
-use super::{flushed, folder_and_volume, value};
+use super::{folder_and_volume, value};
 use crate::{
     program::{Node, PATIENCE, config_of_disk},
     resp::client::{Client, Reply, request},
@@ -117,7 +117,7 @@ fn memory_of_the_disk_layer_stays_within_its_setting() {
             (0..50).flat_map(|key| request(&["GET", &format!("k{}", key * 131 % (first + 1))])).collect();
         hits += client.pipeline(&gets, 50).iter().filter(|reply| matches!(reply, Reply::Bulk(_))).count();
         if first % 500 == 0 {
-            flushed(&node);
+            node.flushed();
             most = most.max(resident());
         }
     }
@@ -141,7 +141,7 @@ fn settings_decide_what_is_written_to_disk_and_how() {
     let mut client = Client::connect(node.resp);
     let mut set = |words: &[&[u8]]| {
         assert_eq!(client.call_args(words), Reply::ok());
-        flushed(&node);
+        node.flushed();
     };
     set(&[b"SET", b"brief", b"v", b"EX", b"60"]);
     assert_eq!((not_written("short_lived"), written()), (1.0, 0.0));

@@ -1,15 +1,10 @@
 //! What probes and metrics say while the volume keeps the node waiting.
 
-use std::{
-    fs,
-    net::TcpStream,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, net::TcpStream, thread};
 
-use super::{KEYS, VALUE_BYTES, config, flushed, folder_and_volume, store, values};
+use super::{KEYS, VALUE_BYTES, config, folder_and_volume, store, values};
 use crate::{
-    program::{Node, PATIENCE, http},
+    program::{Node, eventually, http},
     resp::client::Client,
 };
 
@@ -18,26 +13,18 @@ const QUEUED: &str = "tieredcache_layer_bytes{layer=\"writeQueue\"}";
 const EVICTED: &str = "tieredcache_layer_evictions_total{layer=\"memory\",read=\"no\"}";
 const PROMOTED: &str = "tieredcache_layer_promotions_total{layer=\"memory\",result=\"stored\"}";
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < until, "{what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_node_is_alive_and_not_ready_while_its_disk_is_being_opened() {
     let (folder, volume) = folder_and_volume();
     let file = config(&folder, &volume, "");
-    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], tests::redis_server::free_port()));
+    let admin = std::net::SocketAddr::from(([127, 0, 0, 1], tests::ports::free_port()));
     let text = fs::read_to_string(&file).unwrap().replace("admin: '127.0.0.1:0'", &format!("admin: '{admin}'"));
     fs::write(&file, text).unwrap();
     let frozen = volume.freeze();
     let starting = thread::spawn(move || Node::start(&file));
-    wait_until("the admin port answers", || TcpStream::connect(admin).is_ok());
+    eventually("the admin port answers", || TcpStream::connect(admin).is_ok());
     let waiting = r#"{"ready":false,"waitingFor":["the disk layer is being opened"]}"#;
-    wait_until("the disk is being opened", || http(admin, "GET", "/readyz").body == waiting);
+    eventually("the disk is being opened", || http(admin, "GET", "/readyz").body == waiting);
     assert_eq!(http(admin, "GET", "/readyz").status, 503);
     assert_eq!(http(admin, "GET", "/livez").status, 200, "a restart would not help");
     assert!(http(admin, "GET", "/metrics").body.contains("\ntieredcache_ready 0\n"));
@@ -57,7 +44,7 @@ fn metrics_move_with_evictions_promotions_and_writes_that_wait() {
     }
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);
-    flushed(&node);
+    node.flushed();
     // A tenth of the values fits into memory.
     let evicted = number(EVICTED);
     assert!(evicted > KEYS as f64 / 2.0 && evicted <= KEYS as f64, "{evicted} of {KEYS}");
@@ -68,11 +55,11 @@ fn metrics_move_with_evictions_promotions_and_writes_that_wait() {
 
     volume.break_device();
     store(&mut client, 0..20, 2);
-    wait_until("the oldest write waits for a second", || number(OLDEST) > 1.0);
+    eventually("the oldest write waits for a second", || number(OLDEST) > 1.0);
     let (oldest, queued) = (number(OLDEST), number(QUEUED));
     assert!(queued > 15.0 * VALUE_BYTES as f64 && queued < 30.0 * VALUE_BYTES as f64, "{queued} bytes of 20 values");
-    wait_until("it grows older", || number(OLDEST) > oldest + 0.5);
+    eventually("it grows older", || number(OLDEST) > oldest + 0.5);
     volume.unmount();
     volume.mount();
-    wait_until("nothing waits", || number(QUEUED).abs() < f64::EPSILON && number(OLDEST).abs() < f64::EPSILON);
+    eventually("nothing waits", || number(QUEUED).abs() < f64::EPSILON && number(OLDEST).abs() < f64::EPSILON);
 }

@@ -1,20 +1,16 @@
 //! The same promises with a Redis below memory that dies, stalls, comes back with all that it had, or is emptied, at any
 //! time: what it holds from before must never be served.
 
-use std::{
-    collections::BTreeSet,
-    fs, thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, thread, time::Duration};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use rustix::process::Signal;
 use tempfile::tempdir;
+use tests::redis_server::Server;
 
 use super::{Allowed, Client, some_keys, value_of};
 use crate::{
-    pipeline::redis_server::RedisServer,
-    program::{Node, PATIENCE, config},
+    program::{Node, config, eventually},
     resp::client::Reply,
 };
 
@@ -24,9 +20,11 @@ const CONFIRMED_AGO: &str = "tieredcache_backplane_confirmed_age_seconds{layer=\
 
 /// The Redis and how it is.
 struct Fickle {
-    server: RedisServer,
+    server: Server,
     mood: Mood,
     deaths: u32,
+    /// Deaths of before a node has last known all changes.
+    deaths_settled: u32,
     stalls: u32,
     emptied: u32,
     /// Whether it was emptied and the node may not know yet: then it gives up what it has.
@@ -50,12 +48,14 @@ struct Known {
 
 impl Fickle {
     fn new() -> Self {
+        let (deaths, deaths_settled, stalls, emptied) = (0, 0, 0, 0);
         Self {
-            server: RedisServer::that_remembers(),
+            server: Server::that_remembers(),
             mood: Mood::Well,
-            deaths: 0,
-            stalls: 0,
-            emptied: 0,
+            deaths,
+            deaths_settled,
+            stalls,
+            emptied,
             is_news: false,
         }
     }
@@ -69,12 +69,12 @@ impl Fickle {
                 (self.mood, self.deaths) = (Mood::Dead, self.deaths + 1);
             }
             (Mood::Well, 12..24) => {
-                self.server.signal(Signal::STOP);
+                self.server.freeze();
                 (self.mood, self.stalls) = (Mood::Stalled, self.stalls + 1);
             }
             (Mood::Well, 24..30) => {
                 // Loading its file it answers with an error.
-                self.server.client().call("FLUSHALL");
+                crate::resp::client::Client::connect(self.server.address()).call("FLUSHALL");
                 self.emptied += 1;
                 self.is_news = true;
             }
@@ -87,7 +87,9 @@ impl Fickle {
     fn notice(&mut self, node: &Node, known: &mut Known) {
         if self.is_news && self.mood == Mood::Well {
             eventually("the node notices that Redis was emptied", || {
-                let is_begun = self.server.client().call("EXISTS {tc:local}:epoch") == Reply::Integer(1);
+                let is_begun = crate::resp::client::Client::connect(self.server.address())
+                    .call("EXISTS {tc:local}:epoch")
+                    == Reply::Integer(1);
                 is_begun && node.metric(CONFIRMED_AGO).expect("a metric") < 1.0
             });
             known.may_be_absent();
@@ -95,11 +97,21 @@ impl Fickle {
         }
     }
 
+    /// Waits until the node knows all changes. Of a killed process nobody knows whether a Redis that has died, too, has all
+    /// that it had written: then everything is given up.
+    fn settle(&mut self, node: &Node, known: &mut Known) {
+        knows_all_changes(node);
+        if self.deaths != self.deaths_settled {
+            known.may_be_absent();
+            self.deaths_settled = self.deaths;
+        }
+    }
+
     fn heal(&mut self) {
         match self.mood {
             Mood::Well => {}
-            Mood::Stalled => self.server.signal(Signal::CONT),
-            Mood::Dead => self.server.start_again(),
+            Mood::Stalled => self.server.thaw(),
+            Mood::Dead => self.server.restart(),
         }
         self.mood = Mood::Well;
     }
@@ -147,7 +159,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
     let more = format!(
         "memory: {{capacity: 1Mi}}\nlimits: {{valueBytesMax: 64Ki, requestTimeout: 30s}}\n\
          redis: {{mode: External, endpoints: ['{}'], timeout: 50ms}}",
-        redis.server.address
+        redis.server.address()
     );
     let config = config(&folder, &more);
     let mut known = Known { allowed: vec![BTreeSet::from([None]); KEYS], version: 0 };
@@ -167,7 +179,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
         }
         let all_answer = redis.mood == Mood::Well && random.random();
         if all_answer {
-            knows_all_changes(&node);
+            redis.settle(&node, &mut known);
         }
         known.check(client.values(KEYS), all_answer, &format!("round {round}, seed {seed}"));
         redis.turn(&mut random);
@@ -299,12 +311,4 @@ fn health_of(node: &Node, layer: &str) -> String {
     let layers = report["layers"].as_array().expect("a list");
     let layer = layers.iter().find(|known| known["name"] == layer).expect("such a layer");
     layer["health"]["state"].as_str().expect("a word").to_owned()
-}
-
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < until, "does not happen: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -16,8 +16,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{Lab, rest, within};
-use crate::api::kubectl;
+use super::{Lab, within};
+use crate::api::{kubectl, rest};
 
 /// Kills in a run; with the limits below a run takes about two minutes on a busy machine.
 const KILLS: u32 = 30;
@@ -61,12 +61,12 @@ fn killed_thirty_times_at_random_it_comes_to_the_same_end_and_then_rests() {
         let operator = stormy.operator().start_once();
         // From before it leads to after it has done all: what it is doing when it dies is left to chance. The Lease of
         // its predecessor is taken away, or it would only stand by.
-        rest::delete(&stormy.path("/apis/coordination.k8s.io/v1", "leases/tieredcache-operator"));
+        rest().delete(&stormy.path("/apis/coordination.k8s.io/v1", "leases/tieredcache-operator"));
         operator.logged("leading");
         thread::park_timeout(Duration::from_millis(random.random_range(0..1200)));
         operator.kill();
     }
-    rest::delete(&stormy.path("/apis/coordination.k8s.io/v1", "leases/tieredcache-operator"));
+    rest().delete(&stormy.path("/apis/coordination.k8s.io/v1", "leases/tieredcache-operator"));
     let last = stormy.operator().start();
     stormy.until_ready("kept");
     for lab in [&calm, &stormy] {
@@ -125,7 +125,7 @@ fn a_leader_that_wakes_up_after_its_lease_writes_nothing_and_ends() {
     second.logged("leading");
     let before = first.log().matches("\"applied\"").count();
     // Work that the one that wakes up would love to do.
-    rest::delete(&lab.path("/api/v1", "services/sessions"));
+    rest().delete(&lab.path("/api/v1", "services/sessions"));
     first.signal(Signal::CONT);
     assert_eq!(first.wait().code(), Some(3));
     assert_eq!(first.log().matches("\"applied\"").count(), before, "{}", first.log());

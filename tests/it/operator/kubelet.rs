@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::program::{Node, command};
 
-use super::rest::{get, list, merge};
+use crate::api::rest;
 
 /// Port of reports, as the operator asks it.
 const ADMIN_PORT: u16 = 9090;
@@ -119,7 +119,7 @@ impl Drop for Kubelet {
 
 /// One look at every pod. `served` has the address of each pod's server by the pod's UID.
 fn look_after(namespace: &str, orders: &Arc<Mutex<Orders>>, served: &mut HashMap<String, Ipv4Addr>) {
-    let pods = list(&format!("/api/v1/namespaces/{namespace}/pods"));
+    let pods = rest().list(&format!("/api/v1/namespaces/{namespace}/pods"));
     let ready = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
     {
         let mut orders = orders.lock().expect("nobody panics with it");
@@ -133,7 +133,7 @@ fn look_after(namespace: &str, orders: &Arc<Mutex<Orders>>, served: &mut HashMap
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/status");
         if missing {
             if pod["status"]["containerStatuses"].is_null() {
-                merge(&path, &can_not_pull(&uid, &image));
+                rest().merge(&path, &can_not_pull(&uid, &image));
             }
             continue;
         }
@@ -143,7 +143,7 @@ fn look_after(namespace: &str, orders: &Arc<Mutex<Orders>>, served: &mut HashMap
         let is_real = orders.lock().expect("nobody panics with it").real && name_of(&pod, "/name") == "tieredcache";
         let address = if is_real { run(&pod, orders) } else { serve(&pod, Arc::clone(orders)) };
         served.insert(uid.clone(), address);
-        merge(&path, &running(&uid, &image, address));
+        rest().merge(&path, &running(&uid, &image, address));
     }
 }
 
@@ -196,7 +196,7 @@ fn run(pod: &Value, orders: &Mutex<Orders>) -> Ipv4Addr {
     let volumes = pod["spec"]["volumes"].as_array().cloned().unwrap_or_default();
     let config_map = volumes.iter().find_map(|volume| volume["configMap"]["name"].as_str()).expect("a configuration");
     let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-    let config = get(&format!("/api/v1/namespaces/{namespace}/configmaps/{config_map}")).expect("it is there");
+    let config = rest().get(&format!("/api/v1/namespaces/{namespace}/configmaps/{config_map}")).expect("it is there");
     let password = folder.path().join("password");
     fs::write(&password, "wrong").expect("a scratch folder can be written");
     let text = config["data"]["config.yaml"].as_str().expect("a file");

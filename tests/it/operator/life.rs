@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{CHILDREN, Lab, rest, within};
-use crate::api::{api, kubectl};
+use super::{CHILDREN, Lab, within};
+use crate::api::{api, kubectl, rest};
 
 #[test]
 fn a_cache_becomes_a_fleet_that_is_owned_and_then_left_alone() {
@@ -22,7 +22,7 @@ fn a_cache_becomes_a_fleet_that_is_owned_and_then_left_alone() {
     }
     for (group, collection) in CHILDREN.iter().filter(|(_, collection)| *collection != "pods") {
         let selector = "labelSelector=app.kubernetes.io/instance%3Dsessions";
-        let objects = rest::list(&format!("{}?{selector}", lab.path(group, collection)));
+        let objects = rest().list(&format!("{}?{selector}", lab.path(group, collection)));
         assert!(!objects.is_empty(), "no {collection}");
         for object in objects {
             let owner = &object["metadata"]["ownerReferences"][0];
@@ -43,7 +43,7 @@ fn a_change_replaces_one_node_at_a_time_and_old_configurations_go() {
     lab.apply("sessions", json!({"replicas": 3}));
     lab.until_ready("sessions");
     let uids = |lab: &Lab| -> Vec<Value> {
-        rest::list(&lab.path("/api/v1", "pods")).iter().map(|pod| pod["metadata"]["uid"].clone()).collect()
+        rest().list(&lab.path("/api/v1", "pods")).iter().map(|pod| pod["metadata"]["uid"].clone()).collect()
     };
     let before = uids(&lab);
     lab.kubelet.watch_ready();
@@ -53,7 +53,7 @@ fn a_change_replaces_one_node_at_a_time_and_old_configurations_go() {
     assert!(lab.kubelet.fewest_ready() >= 2, "{} ready at once", lab.kubelet.fewest_ready());
     let selector = "labelSelector=app.kubernetes.io/instance%3Dsessions";
     let path = format!("{}?{selector}", lab.path("/api/v1", "configmaps"));
-    within(30, "the old configuration to go", || (rest::list(&path).len() == 1).then_some(()));
+    within(30, "the old configuration to go", || (rest().list(&path).len() == 1).then_some(()));
 }
 
 #[test]
@@ -64,19 +64,19 @@ fn scaling_restarts_nothing_and_the_budget_follows() {
     let first = lab.until_ready("sessions");
     let pod = lab.path("/api/v1", "pods/sessions-0");
     let budget = lab.path("/apis/policy/v1", "poddisruptionbudgets/sessions");
-    let uid = rest::get(&pod).unwrap()["metadata"]["uid"].clone();
-    assert_eq!(rest::get(&budget), None);
+    let uid = rest().get(&pod).unwrap()["metadata"]["uid"].clone();
+    assert_eq!(rest().get(&budget), None);
     assert_eq!(first["status"]["selector"], "app.kubernetes.io/instance=sessions,app.kubernetes.io/name=tieredcache");
 
     let scale = ["scale", "tieredcache/sessions", "--replicas=4", "-n", &lab.namespace];
     assert!(kubectl(&scale, "").ok);
     assert_eq!(lab.until_ready("sessions")["status"]["replicas"], 4);
-    assert!(rest::get(&budget).is_some());
+    assert!(rest().get(&budget).is_some());
 
     lab.edit("sessions", &json!({"replicas": 1}));
     assert_eq!(lab.until_ready("sessions")["status"]["replicas"], 1);
-    within(10, "the budget to go", || rest::get(&budget).is_none().then_some(()));
-    assert_eq!(rest::get(&pod).unwrap()["metadata"]["uid"], uid, "the first node was not restarted");
+    within(10, "the budget to go", || rest().get(&budget).is_none().then_some(()));
+    assert_eq!(rest().get(&pod).unwrap()["metadata"]["uid"], uid, "the first node was not restarted");
 
     lab.edit("sessions", &json!({"replicas": 0}));
     lab.until("sessions", "Ready", "True ScaledToZero");
@@ -91,7 +91,7 @@ fn a_deleted_cache_leaves_nothing_but_what_its_policy_keeps() {
     lab.delete("sessions");
     // The garbage collector learns of a new kind of owner within half a minute.
     within(90, "everything to go", || lab.state().is_empty().then_some(()));
-    let claims = rest::list(&lab.path("/api/v1", "persistentvolumeclaims"));
+    let claims = rest().list(&lab.path("/api/v1", "persistentvolumeclaims"));
     assert_eq!(claims.len(), 2, "disk.retention.whenDeleted is Retain by default");
 }
 
@@ -103,16 +103,33 @@ fn the_role_of_the_chart_is_enough_in_one_namespace() {
     let operator = lab.operator().with_kubeconfig(config).start();
     lab.apply("sessions", json!({"replicas": 3, "redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");
+    lab.edit("sessions", &json!({"redis": {"mode": "External", "external": {"endpoints": ["redis:6379"]}}}));
+    lab.until_ready("sessions");
     lab.edit("sessions", &json!({"image": "nodes:2", "replicas": 2, "redis": {"mode": "Disabled"}}));
     lab.until_ready("sessions");
     lab.edit("sessions", &json!({"replicas": 1}));
     lab.until_ready("sessions");
     let budget = lab.path("/apis/policy/v1", "poddisruptionbudgets/sessions");
-    within(10, "the budget to go", || rest::get(&budget).is_none().then_some(()));
+    within(10, "the budget to go", || rest().get(&budget).is_none().then_some(()));
     let redis = lab.path("/apis/apps/v1", "statefulsets/sessions-redis");
-    within(30, "Redis to go", || rest::get(&redis).is_none().then_some(()));
+    within(30, "Redis to go", || rest().get(&redis).is_none().then_some(()));
     assert_eq!(operator.metric(&["tieredcache_operator_api_requests_total", "refused"]), 0.0, "{}", operator.log());
     assert!(operator.metric(&["tieredcache_operator_events_total"]) > 0.0);
+}
+
+#[test]
+fn the_role_of_the_chart_is_for_the_lease_of_the_operator_alone() {
+    let lab = Lab::new("own-lease");
+    let (_folder, config) = as_permitted(&lab, &[]);
+    let config = format!("--kubeconfig={}", config.display());
+    let may = |verb: &str, name: &str| {
+        let lease = format!("leases.coordination.k8s.io/{name}");
+        let answer = kubectl(&[&config, "auth", "can-i", verb, &lease, "-n", &lab.namespace], "");
+        answer.text.trim().to_owned()
+    };
+    for (name, answer) in [("tieredcache-operator", "yes"), ("another", "no")] {
+        assert_eq!(["get", "update"].map(|verb| may(verb, name)), [answer; 2], "{name}");
+    }
 }
 
 #[test]
@@ -122,8 +139,8 @@ fn without_any_right_on_secrets_the_password_is_left_to_people() {
     let operator = lab.operator().with_kubeconfig(config).start();
     lab.apply("sessions", json!({"redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");
-    assert!(rest::get(&lab.path("/apis/apps/v1", "statefulsets/sessions-redis")).is_some(), "all else is made");
-    assert_eq!(rest::get(&lab.path("/api/v1", "secrets/sessions-redis")), None);
+    assert!(rest().get(&lab.path("/apis/apps/v1", "statefulsets/sessions-redis")).is_some(), "all else is made");
+    assert_eq!(rest().get(&lab.path("/api/v1", "secrets/sessions-redis")), None);
     lab.assert_silent_for(5);
     // It asks once, and then now and then whether it may by now.
     assert_eq!(operator.metric(&["tieredcache_operator_api_requests_total", "refused"]), 1.0, "{}", operator.log());
@@ -153,7 +170,8 @@ fn as_permitted(lab: &Lab, values: &[&str]) -> (tempfile::TempDir, PathBuf) {
 fn render(namespace: &str, values: &[&str]) -> String {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
     let watched = format!("watchNamespaces={{{namespace}}}");
-    let mut args = vec!["template", "operator", chart, "--namespace", namespace, "--set", &watched];
+    // By this name the Lease is the operator's default one.
+    let mut args = vec!["template", "tieredcache-operator", chart, "--namespace", namespace, "--set", &watched];
     args.extend(values);
     let answer = api().helm(&args);
     assert!(answer.ok, "{}", answer.text);
@@ -174,7 +192,7 @@ fn a_wiped_status_comes_back_as_it_was() {
     let _operator = lab.operator().start();
     lab.apply("sessions", json!({"replicas": 1}));
     let before = lab.until_ready("sessions")["status"].clone();
-    assert!(rest::merge(&format!("{}/sessions/status", lab.caches()), &json!({"status": null})));
+    assert!(rest().merge(&format!("{}/sessions/status", lab.caches()), &json!({"status": null})));
     let after = lab.until_ready("sessions")["status"].clone();
     let timeless = |status: &Value| {
         let text = status.to_string();

@@ -1,7 +1,7 @@
 //! What real nodes report, in the words of the status.
 
 use serde_json::{Value, json};
-use tests::redis_server::{Server, free_port};
+use tests::{ports::free_port, redis_server::Server};
 
 use super::{Lab, message, says};
 use crate::redis::makes::Make;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Lab, message, rest, says, within};
+use super::{Lab, message, says, within};
+use crate::api::rest;
 
 const CLASSES: &str = "/apis/storage.k8s.io/v1/storageclasses";
 
@@ -12,7 +13,7 @@ fn class(name: &str, grows: bool) {
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
         "provisioner": "none.tieredcache.test", "allowVolumeExpansion": grows,
     });
-    rest::create(CLASSES, &class);
+    rest().create(CLASSES, &class);
 }
 
 /// A volume for this node's claim.
@@ -26,11 +27,11 @@ fn volume(lab: &Lab, class: &str, node: &str, size: &str) {
             "claimRef": {"namespace": lab.namespace, "name": format!("data-{node}")},
         },
     });
-    rest::create("/api/v1/persistentvolumes", &volume);
+    rest().create("/api/v1/persistentvolumes", &volume);
 }
 
 fn claim(lab: &Lab, node: &str) -> Value {
-    rest::get(&lab.path("/api/v1", &format!("persistentvolumeclaims/data-{node}"))).unwrap_or_default()
+    rest().get(&lab.path("/api/v1", &format!("persistentvolumeclaims/data-{node}"))).unwrap_or_default()
 }
 
 /// Waits until the claim of this node asks for `asked`.
@@ -42,7 +43,7 @@ fn until_asked(lab: &Lab, node: &str, asked: &str) {
 /// As a storage driver and a kubelet do when they are done.
 fn has_grown(lab: &Lab, node: &str, size: &str) {
     let path = lab.path("/api/v1", &format!("persistentvolumeclaims/data-{node}/status"));
-    assert!(rest::merge(&path, &json!({"status": {"capacity": {"storage": size}}})));
+    assert!(rest().merge(&path, &json!({"status": {"capacity": {"storage": size}}})));
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn volumes_grow_with_the_spec_while_pods_and_stateful_set_stay() {
     lab.until_ready("sessions");
     within(60, "the volume to be bound", || (claim(&lab, "sessions-0")["status"]["phase"] == "Bound").then_some(()));
     let parts = [lab.path("/apis/apps/v1", "statefulsets/sessions"), lab.path("/api/v1", "pods/sessions-0")];
-    let uids = || parts.each_ref().map(|path| rest::get(path).expect("it is there")["metadata"]["uid"].clone());
+    let uids = || parts.each_ref().map(|path| rest().get(path).expect("it is there")["metadata"]["uid"].clone());
     let before = uids();
 
     lab.edit("sessions", &json!({"disk": {"size": "2Gi"}}));
@@ -63,6 +64,13 @@ fn volumes_grow_with_the_spec_while_pods_and_stateful_set_stay() {
     let cache = lab.until("sessions", "Progressing", "True GrowingVolumes");
     assert!(message(&cache, "Progressing").contains("data-sessions-0 has 1Gi of 2Gi"), "{cache}");
     assert_eq!(says(&cache, "Ready"), "True AllNodesReady");
+    // The storage was asked, and can not.
+    let path = lab.path("/api/v1", "persistentvolumeclaims/data-sessions-0/status");
+    let failed = json!([{"type": "ControllerResizeError", "status": "True", "message": "the pool is full"}]);
+    assert!(rest().merge(&path, &json!({"status": {"conditions": failed}})));
+    let cache = lab.until("sessions", "Stalled", "True VolumeNotGrown");
+    assert!(message(&cache, "Stalled").contains("the pool is full"), "{cache}");
+    assert!(rest().merge(&path, &json!({"status": {"conditions": null}})));
     has_grown(&lab, "sessions-0", "2Gi");
     lab.until("sessions", "Progressing", "False Settled");
     assert_eq!(uids(), before, "nothing was made anew");
@@ -91,11 +99,13 @@ fn a_class_that_does_not_grow_is_told_and_stops_nothing_else() {
         assert!(message(&cache, "Stalled").contains(words), "{cache}");
     }
     assert_eq!(says(&cache, "Degraded"), "True VolumeNotGrown");
+    let events = || rest().list(&lab.path("/apis/events.k8s.io/v1", "events"));
+    within(10, "the event", || events().iter().any(|event| event["reason"] == "VolumeNotGrown").then_some(()));
     // Other changes go on.
     lab.edit("sessions", &json!({"memory": {"policy": "TinyLfu"}, "replicas": 2}));
     lab.until_ready("sessions");
     // The way out that the message names; another size is asked for at once, the same one within a minute.
-    assert!(rest::merge(&format!("{CLASSES}/fixed"), &json!({"allowVolumeExpansion": true})));
+    assert!(rest().merge(&format!("{CLASSES}/fixed"), &json!({"allowVolumeExpansion": true})));
     lab.edit("sessions", &json!({"disk": {"size": "3Gi"}}));
     until_asked(&lab, "sessions-0", "3Gi");
     has_grown(&lab, "sessions-0", "3Gi");

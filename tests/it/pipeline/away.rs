@@ -10,7 +10,7 @@ fn queued(pipeline: &Pipeline) -> f64 {
 /// Redis has an older value of every key and comes back with it; meanwhile every second key was overwritten, the others
 /// removed, and the node ended. Gives back the node's answers once Redis is used again.
 fn across_a_restart(signal: Signal) -> Vec<Reply> {
-    let mut pipeline = Pipeline::start_with(RedisServer::that_remembers(), "");
+    let mut pipeline = Pipeline::start_with(Server::that_remembers(), "");
     pipeline.redis_is_used();
     let mut client = pipeline.client();
     for number in 0..100 {
@@ -32,12 +32,13 @@ fn across_a_restart(signal: Signal) -> Vec<Reply> {
     let mut client = pipeline.client();
     let answers = |client: &mut Client| (0..100).map(|number| client.call(&format!("GET k{number}"))).collect();
     let away: Vec<Reply> = answers(&mut client);
-    pipeline.redis.start_again();
+    pipeline.redis.restart();
     pipeline.redis_is_used();
     let back: Vec<Reply> = answers(&mut client);
     assert_eq!(away, back, "what Redis has from before makes no difference");
-    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    // It is away until it takes a batch, and a flush does not wait for what is away.
     eventually("Redis has got it", || queued(&pipeline) == 0.0);
+    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
     // From Redis alone.
     pipeline.restart(true, "");
     pipeline.redis_is_used();
@@ -67,16 +68,19 @@ fn a_node_that_is_stopped_while_redis_is_away_has_all_its_values_afterwards() {
 
 #[test]
 fn a_write_through_without_redis_is_acknowledged_by_the_disk_and_never_followed_by_an_older_value() {
-    let mut pipeline = Pipeline::start_with(RedisServer::that_remembers(), ", writeMode: WriteThrough");
+    let mut pipeline = Pipeline::start_with(Server::that_remembers(), ", writeMode: WriteThrough");
     pipeline.redis_is_used();
     let mut client = pipeline.client();
     assert_eq!(client.call("SET k old"), Reply::ok());
     pipeline.redis.kill();
-    assert_eq!(client.call("SET k new"), Reply::Simple("QUEUED".to_owned()), "the disk has it, and Redis not yet");
+    for write in ["SET k newer", "SET k newest XX", "TC.SET k new XX"] {
+        let answer = client.call(write);
+        assert_eq!(answer, Reply::Simple("QUEUED".to_owned()), "the disk has it, and Redis not yet: {write}");
+    }
     assert!(queued(&pipeline) > 0.0, "Redis is owed it");
     pipeline.node.signal(Signal::KILL);
     pipeline.node.wait();
-    pipeline.redis.start_again();
+    pipeline.redis.restart();
     pipeline.node = start(&pipeline.folder, &pipeline.redis, ", writeMode: WriteThrough");
     pipeline.redis_is_used();
     let mut client = pipeline.client();
@@ -90,7 +94,7 @@ fn a_write_through_without_redis_is_acknowledged_by_the_disk_and_never_followed_
 #[test]
 fn without_a_disk_no_removal_is_acknowledged_that_redis_has_not_got() {
     let without_disk = "}\nlimits: {requestTimeout: 500ms";
-    let mut pipeline = Pipeline::start_without_disk(RedisServer::that_remembers(), without_disk);
+    let mut pipeline = Pipeline::start_without_disk(Server::that_remembers(), without_disk);
     pipeline.redis_is_used();
     pipeline.is_ready();
     let mut client = pipeline.client();
@@ -105,7 +109,7 @@ fn without_a_disk_no_removal_is_acknowledged_that_redis_has_not_got() {
         assert!(matches!(&reply, Reply::Error(_)), "{command}: {reply:?}");
         assert_eq!(client.call("GET removed"), Reply::Null, "not served all the same");
     }
-    pipeline.redis.start_again();
+    pipeline.redis.restart();
     eventually("Redis has got it", || client.call("TC.FLUSH") == Reply::ok());
     assert_eq!(client.call("DEL removed"), Reply::Integer(0));
     pipeline.node.signal(Signal::KILL);
@@ -117,4 +121,24 @@ fn without_a_disk_no_removal_is_acknowledged_that_redis_has_not_got() {
     for key in ["removed", "cleared", "kept"] {
         assert_eq!(client.call(&format!("GET {key}")), Reply::Null, "{key}");
     }
+}
+
+#[test]
+fn what_redis_has_not_got_when_the_time_for_a_stop_is_over_is_counted_in_the_log() {
+    let (folder, redis) = (tempdir().unwrap(), Server::start(&[]));
+    let redis_of_node = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms}}", redis.address());
+    let more = format!("{redis_of_node}\nshutdown: {{drainTimeout: 1s}}");
+    let node = Node::start(&config_of_disk(&folder, "minTtl: 1s", &more));
+    let mut pipeline = Pipeline { folder, redis, node };
+    pipeline.redis_is_used();
+    pipeline.redis.freeze();
+    let mut client = pipeline.client();
+    for number in 0..100 {
+        assert_eq!(client.call(&format!("SET k{number} v")), Reply::ok());
+    }
+    pipeline.node.signal(Signal::TERM);
+    let warning = pipeline.node.logged("stopped before all queued writes had reached the layer");
+    assert_eq!((warning["layer"].as_str(), warning["lost"].as_u64()), (Some("redis"), Some(100)), "{warning}");
+    pipeline.node.logged("closed");
+    assert!(pipeline.node.wait().success());
 }

@@ -28,7 +28,7 @@ fn a_thousand_cold_keys_are_one_round_trip_to_redis_and_one_to_the_disk() {
     // By now the node has met a value.
     assert_eq!(client.call("MGET k0 k1"), Reply::Array(vec![Reply::bulk(&value), Reply::bulk(&value)]));
     let names: Vec<String> = (0..1000).map(|number| format!("k{number}")).collect();
-    let (asked, mut redis) = (names.join(" "), pipeline.redis.client());
+    let (asked, mut redis) = (names.join(" "), Client::connect(pipeline.redis.address()));
     let disk = |pipeline: &Pipeline| {
         let count = "tieredcache_layer_latency_seconds_count{layer=\"disk\",operation=\"get_many\"}";
         pipeline.node.metric(count).expect("a metric of every node")

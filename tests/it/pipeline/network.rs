@@ -63,8 +63,8 @@ fn when_the_network_to_redis_is_narrow_lossy_or_cut_memory_and_disk_are_as_fast_
 
 fn in_a_network_of_its_own() {
     let _network = Network::enter();
-    let redis = RedisServer::start();
-    let port = redis.address.port();
+    let redis = Server::start(&[]);
+    let port = redis.port;
     run("tc qdisc add dev lo root handle 1: htb");
     // Answers of 2000 bytes take two thirds of a second each.
     run("tc class add dev lo parent 1: classid 1:1 htb rate 24kbit");
@@ -72,7 +72,8 @@ fn in_a_network_of_its_own() {
     let lossy = format!("INPUT -p tcp --sport {port} -m statistic --mode random --probability 0.7 -j DROP");
     let cut = format!("INPUT -p tcp --dport {port} -j DROP");
     let mut alone = Side::start("");
-    let mut side = Side::start(&format!("redis: {{mode: External, endpoints: ['{}'], timeout: 50ms}}", redis.address));
+    let mut side =
+        Side::start(&format!("redis: {{mode: External, endpoints: ['{}'], timeout: 50ms}}", redis.address()));
     for (what, rule) in [("narrow", narrow), ("lossy", lossy), ("cut", cut)] {
         redis_is_used(&mut side);
         let opened = side.breaker_opened();

@@ -3,15 +3,15 @@
 use super::*;
 
 /// A disk that keeps values for two seconds, and a memory that keeps them for one.
-fn start(folder: &TempDir, redis: &RedisServer) -> Node {
-    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms}}", redis.address);
+fn start(folder: &TempDir, redis: &Server) -> Node {
+    let redis = format!("redis: {{mode: External, endpoints: ['{}'], timeout: 200ms}}", redis.address());
     let more = format!("readOrder: [Disk, Redis]\nmemory: {{maxTtl: 1s}}\n{redis}");
     Node::start(&config_of_disk(folder, "minTtl: 0s, maxTtl: 2s", &more))
 }
 
 #[test]
 fn what_the_disk_does_not_keep_any_more_is_read_from_redis_behind_it() {
-    let (folder, redis) = (tempdir().unwrap(), RedisServer::start());
+    let (folder, redis) = (tempdir().unwrap(), Server::start(&[]));
     let node = start(&folder, &redis);
     let pipeline = Pipeline { folder, redis, node };
     pipeline.redis_is_used();

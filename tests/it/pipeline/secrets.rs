@@ -24,13 +24,13 @@ fn use_it(node: SocketAddr, stop: &AtomicBool) -> u64 {
     count
 }
 
-fn password(redis: &RedisServer, words: &str) {
-    assert_eq!(redis.client().call(&format!("ACL SETUSER node {words}")), Reply::ok());
+fn password(redis: &Server, words: &str) {
+    assert_eq!(Client::connect(redis.address()).call(&format!("ACL SETUSER node {words}")), Reply::ok());
 }
 
 #[test]
 fn a_password_is_rotated_while_clients_notice_nothing() {
-    let (folder, redis) = (tempdir().unwrap(), RedisServer::start());
+    let (folder, redis) = (tempdir().unwrap(), Server::start(&[]));
     password(&redis, "on >one ~* +@all");
     let (user, secret) = (folder.path().join("user"), folder.path().join("password"));
     fs::write(&user, "node\n").unwrap();
@@ -49,11 +49,11 @@ fn a_password_is_rotated_while_clients_notice_nothing() {
         fs::write(&secret, "two\n").unwrap();
         eventually("the new password is used", || reconnects() > before);
         password(&pipeline.redis, "<one");
-        pipeline.redis.client().call("CLIENT KILL USER node");
+        Client::connect(pipeline.redis.address()).call("CLIENT KILL USER node");
         pipeline.redis_is_used();
         // As it should not be done: the old one is gone before the node has the new one.
         password(&pipeline.redis, "resetpass >three");
-        pipeline.redis.client().call("CLIENT KILL USER node");
+        Client::connect(pipeline.redis.address()).call("CLIENT KILL USER node");
         eventually("the refusal shows", || redis_health(&pipeline.node)["reason"] == "WrongPassword");
         fs::write(&secret, "three\n").unwrap();
         pipeline.redis_is_used();

@@ -100,8 +100,8 @@ pub(super) fn opens(what: &str, side: &mut Side, opened: f64) {
 
 #[test]
 fn with_a_redis_on_a_bad_wire_memory_and_disk_are_as_fast_as_without_any() {
-    let redis = RedisServer::start();
-    let wire = Wire::to(redis.address);
+    let redis = Server::start(&[]);
+    let wire = Wire::to(redis.address());
     let mut alone = Side::start("");
     let mut side = Side::start(&format!("redis: {{mode: External, endpoints: ['{}'], timeout: 50ms}}", wire.address));
     let ms = Duration::from_millis;
@@ -125,14 +125,10 @@ fn with_a_redis_on_a_bad_wire_memory_and_disk_are_as_fast_as_without_any() {
 pub(super) fn redis_is_used(side: &mut Side) {
     let mut client = Client::connect(side.node.resp);
     client.call("HELLO 3");
-    let mut seen = || {
+    let seen = || {
         let Reply::Array(layers) = client.call("TC.EXPLAIN probe").field("layers") else { panic!("an array") };
         let redis = layers.into_iter().find(|layer| layer.field("layer").text() == "redis").expect("there is one");
         ["miss", "hit"].contains(&redis.field("outcome").text().as_str())
     };
-    let begun = Instant::now();
-    while !seen() {
-        assert!(begun.elapsed() < PATIENCE, "Redis is not used again");
-        sleep(Duration::from_millis(20));
-    }
+    eventually("Redis is used again", seen);
 }

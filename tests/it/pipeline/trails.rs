@@ -6,9 +6,9 @@ use crate::redis::wire::{Fault, Wire};
 const LATE: Duration = Duration::from_millis(300);
 
 /// A node behind a wire to its Redis, with every command in its slow log.
-fn start(limits: &str) -> (Node, Client, Wire, RedisServer, TempDir) {
-    let (redis, folder) = (RedisServer::start(), tempdir().unwrap());
-    let wire = Wire::to(redis.address);
+fn start(limits: &str) -> (Node, Client, Wire, Server, TempDir) {
+    let (redis, folder) = (Server::start(&[]), tempdir().unwrap());
+    let wire = Wire::to(redis.address());
     let more = format!(
         "slowLog: {{threshold: 0s}}\n{limits}\nredis: {{mode: External, endpoints: ['{}'], timeout: 2s, writeMode: WriteThrough}}",
         wire.address

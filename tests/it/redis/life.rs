@@ -20,6 +20,7 @@ on_every_make! {
     a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back
     a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does
     removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter
+    a_removal_by_tag_has_a_millisecond_of_its_own_while_the_clock_of_redis_is_behind
     an_emptied_redis_gives_misses_and_goes_on
     another_database_is_used_as_configured
 }
@@ -195,7 +196,8 @@ async fn removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter(m
     ];
     let placed = redis.apply(&cx(), &changes.map(Change::RemoveTagged)).await.unwrap();
     assert!(placed.is_sorted_by(|one, next| one < next), "{placed:?}");
-    server.cli(&["HSET", "{tc:u-1}:tags", "t:outdated", "1000-1"]);
+    let outdated = "for i = 1, 20000 do redis.call('HSET', KEYS[1], 't:outdated' .. i, '1000-1') end";
+    server.cli(&["EVAL", outdated, "1", "{tc:u-1}:tags"]);
     let mut kept = redis.tag_removals(&cx()).await.unwrap();
     kept.sort_by_key(|removal| removal.position);
     let expected = [
@@ -205,6 +207,20 @@ async fn removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter(m
     ];
     assert_eq!(kept, expected);
     assert_eq!(server.cli(&["HLEN", "{tc:u-1}:tags"]), "3", "what no longer matters is forgotten");
+}
+
+async fn a_removal_by_tag_has_a_millisecond_of_its_own_while_the_clock_of_redis_is_behind(make: Make) {
+    let server = make.start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    let ahead_ms = Clock::system().now().0 + 3_600_000;
+    server.cli(&["XADD", "{tc:u-1}:log", &format!("{ahead_ms}-5"), "k", "a", "w", "", "o", "x"]);
+    let removal = TagRemoval { tags: tags(&["a"]), matching: Matching::Any, position: Position::NONE };
+    for later_ms in 1..3 {
+        let placed = redis.apply(&cx(), &[Change::RemoveTagged(removal.clone())]).await.unwrap();
+        assert_eq!(placed, [Position::from_parts(ahead_ms + later_ms, 0)]);
+        let placed = redis.apply(&cx(), &[Change::Set(entry("k", "v"))]).await.unwrap();
+        assert_eq!(placed, [Position::from_parts(ahead_ms + later_ms, 1)]);
+    }
 }
 
 async fn an_emptied_redis_gives_misses_and_goes_on(make: Make) {

@@ -10,7 +10,7 @@ use super::{
     server::{Program, Server},
     *,
 };
-use crate::clients::{installed, succeed};
+use ::tests::stock_clients::{installed, succeed};
 
 /// Who made a server. Those that are no program of the system come from packages of another release of Debian, unpacked
 /// once under the cache folder.

@@ -10,10 +10,11 @@ use cache_node::layer::{
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
+use tests::ports::free_port;
 
 use super::{
     makes::{Make, on_every_make},
-    server::{Server, free_port},
+    server::Server,
     *,
 };
 
@@ -172,7 +173,7 @@ async fn the_documented_rights_are_enough(make: Make) {
     let state = log.look(Position::NONE).await.unwrap().state;
     assert!(state.epoch.is_some());
     log.wait(Position::NONE).await.unwrap();
-    log.beat(&state.history, state.last).await.unwrap();
+    log.beat(&state.history, state.last, Duration::from_secs(3)).await.unwrap();
     let census = log.census(&state.history).await.unwrap();
     assert_eq!((census.members.len(), census.members[0].position), (1, state.last));
     // What follows the log changes nothing before it knows how the log goes on.

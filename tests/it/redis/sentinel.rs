@@ -6,9 +6,11 @@ use std::{
     time::Instant,
 };
 
+use tests::ports::free_port;
+
 use super::{
     makes::{Make, on_every_make},
-    server::{Server, free_port},
+    server::Server,
     *,
 };
 

@@ -136,6 +136,25 @@ async fn bits_that_flip_on_the_wire_never_make_a_wrong_value() {
     eventually("it works", async || got(&redis, "a").await == "v").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_too_few_values_ends_its_connection_before_the_rest_is_taken_for_the_next_answer() {
+    let (server, wire, redis) = wired().await;
+    for name in ["a", "b"] {
+        set(&redis, name, name).await;
+    }
+    let clients = || server.cli(&["CLIENT", "LIST"]).lines().map(|line| line.to_owned()).collect::<Vec<_>>();
+    let before = clients();
+    wire.set(Fault::Short);
+    let error = redis.get(&cx(), &key("a")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupt, "{error}");
+    assert!(error.message.contains("1 answers to 2 questions"), "{error}");
+    wire.set(Fault::None);
+    eventually("both are read", async || got(&redis, "a").await == "a" && got(&redis, "b").await == "b").await;
+    let id = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    let kept = clients().iter().filter(|now| before.iter().any(|before| id(before) == id(now))).count();
+    assert!(kept < before.len(), "the connection goes on: {:?}", clients());
+}
+
 #[test]
 fn a_write_of_a_killed_process_that_hangs_in_the_network_never_comes_after_those_of_the_next() {
     let server = Server::start(&[]);

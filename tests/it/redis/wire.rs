@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     Trickle(Duration),
     /// One bit in every other piece of it is another.
     Flipped,
+    /// A list says that it has one item less than it has.
+    Short,
 }
 
 struct Shared {
@@ -174,6 +176,11 @@ impl Line {
             Fault::Flipped => {
                 let at = random.random_range(0..bytes.len());
                 bytes[at] ^= 1 << (random.next_u32() % 8);
+            }
+            Fault::Short => {
+                if let [b'*', count @ b'1'..=b'9', b'\r', ..] = &mut bytes[..] {
+                    *count -= 1;
+                }
             }
         }
         self.wait_while_silent();

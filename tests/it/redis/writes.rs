@@ -12,6 +12,8 @@ use super::{
 on_every_make! {
     without_memory_sets_give_way_and_never_leave_an_older_value
     without_memory_a_fill_leaves_what_is_there
+    a_fill_is_refused_where_the_log_may_have_lost_what_came_since
+    a_value_that_may_have_been_stored_before_gives_way_to_what_others_have_changed_since
     a_redis_without_memory_is_degraded_while_that_lasts
     a_replica_is_read_and_refuses_writes_until_it_is_a_master
     a_master_that_becomes_a_replica_is_noticed_by_the_refused_write
@@ -54,6 +56,70 @@ async fn without_memory_a_fill_leaves_what_is_there(make: Make) {
     fill(&server);
     redis.apply(&cx(), &[Change::Fill(entry("a", "older"))]).await.unwrap();
     assert_eq!(got(&redis, "a").await, "newer");
+}
+
+async fn a_fill_is_refused_where_the_log_may_have_lost_what_came_since(make: Make) {
+    let server = make.start(&["--stream-node-max-entries", "1"]);
+    let redis = opened(options(&[server.port])).await;
+    let place = async |change| redis.apply(&cx(), &[change]).await.unwrap()[0];
+    let known = place(Change::Set(entry("a", "old"))).await;
+    place(Change::Remove(key("a"))).await;
+    let last = place(Change::Set(entry("b", "v"))).await;
+    let fill = |position| {
+        let old = entry("a", "old");
+        Change::Fill(Entry::new(old.key(), old.value(), EntryMeta { position, ..old.meta() }))
+    };
+    assert_eq!(server.cli(&["XTRIM", "{tc:u-1}:log", "MAXLEN", "1"]), "2");
+    place(fill(known)).await;
+    assert_eq!(got(&redis, "a").await, "Miss", "the record of its removal was trimmed");
+    place(fill(last)).await;
+    assert_eq!(got(&redis, "a").await, "old", "nothing came since");
+}
+
+async fn a_value_that_may_have_been_stored_before_gives_way_to_what_others_have_changed_since(make: Make) {
+    let server = make.start(&["--stream-node-max-entries", "1"]);
+    let one = opened(options(&[server.port])).await;
+    let other = opened(RedisOptions { node: "m".to_owned(), ..options(&[server.port]) }).await;
+    let place = async |redis: &Redis, change| redis.apply(&cx(), &[change]).await.unwrap()[0];
+    let (red, blue) = (tags(&["red"]), tags(&["blue"]));
+    let value = |tags: &TagSet| Entry::new(b"a", b"v", EntryMeta { tags: tags.tags(), ..EntryMeta::default() });
+    let tagged =
+        || Change::RemoveTagged(TagRemoval { tags: blue.clone(), matching: Matching::Any, position: Position::NONE });
+    let none = TagSet::default();
+    for (case, changes, tags, is_stored) in [
+        ("nothing", vec![], &red, true),
+        ("another key", vec![(&other, Change::Remove(key("b")))], &red, true),
+        ("its own attempt", vec![(&one, Change::Set(value(&red)))], &red, true),
+        ("a removal by tag, of no concern", vec![(&other, tagged())], &none, true),
+        ("a removal by tag", vec![(&other, tagged())], &red, false),
+        ("a removal", vec![(&one, Change::Set(value(&red))), (&other, Change::Remove(key("a")))], &red, false),
+        ("another value", vec![(&other, Change::Set(entry("a", "of the other")))], &none, false),
+    ] {
+        let known = place(&one, Change::Remove(key("a"))).await;
+        for (redis, change) in changes {
+            place(redis, change).await;
+        }
+        let placed = place(&one, Change::Again(value(tags), known)).await;
+        assert_eq!(got(&one, "a").await, if is_stored { "v" } else { "Miss" }, "{case}");
+        let record = server.cli(&["XRANGE", "{tc:u-1}:log", &placed.to_string(), "+"]);
+        let words: Vec<&str> = record.lines().collect();
+        // The removal is nobody's, so that the node that asked hears of it, too.
+        assert_eq!(
+            (words[2], words.get(6).is_none_or(|origin| origin.is_empty())),
+            if is_stored { ("s", false) } else { ("r", true) },
+            "{case}: {words:?}"
+        );
+    }
+    let known = place(&one, Change::Remove(key("a"))).await;
+    other.clear(&cx()).await.unwrap();
+    place(&one, Change::Again(value(&none), known)).await;
+    assert_eq!(got(&one, "a").await, "Miss", "a clear");
+    let known = place(&one, Change::Remove(key("a"))).await;
+    place(&other, Change::Remove(key("b"))).await;
+    place(&other, Change::Remove(key("b"))).await;
+    server.cli(&["XTRIM", "{tc:u-1}:log", "MAXLEN", "1"]);
+    place(&one, Change::Again(value(&none), known)).await;
+    assert_eq!(got(&one, "a").await, "Miss", "records were trimmed");
 }
 
 async fn a_redis_without_memory_is_degraded_while_that_lasts(make: Make) {

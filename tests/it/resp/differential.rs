@@ -4,17 +4,15 @@
 
 use std::{
     env, fs,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use tempfile::tempdir;
+use tests::redis_server::Server;
 
 use super::client::{Client, Reply, request};
-use crate::program::{Node, PATIENCE, config};
+use crate::program::{Node, config};
 
 /// Sequences of commands, each on keys that the sequences before it have left behind.
 const SEQUENCES: usize = 100_000;
@@ -32,40 +30,11 @@ const LIFE_STEP_S: i64 = 500;
 const ODD_NUMBERS: [&str; 9] =
     ["0", "-1", "9223372036854775807", "-9223372036854775808", "9223372036854775808", "01", "+1", "1.5", " 1"];
 
-/// A Redis without persistence. Killed when dropped.
-struct Redis(Child, SocketAddr);
-
 /// Makes commands. Lives have to last for the whole test, or be over already.
 struct Generator {
     random: SmallRng,
     /// A moment shortly before the test, in seconds since 1970.
     epoch_s: i64,
-}
-
-// === impl Redis ===
-
-impl Redis {
-    fn start(folder: &Path) -> Self {
-        // Free the moment before; Redis can not take port 0.
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
-        let port = address.port().to_string();
-        let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--databases", "1"];
-        let child = Command::new("redis-server").args(options).current_dir(folder).stdout(Stdio::null()).spawn();
-        let redis = Self(child.expect("redis-server is installed"), address);
-        let deadline = Instant::now() + PATIENCE;
-        while std::net::TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not accept connections");
-            std::thread::yield_now();
-        }
-        redis
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 // === impl Generator ===
@@ -225,11 +194,11 @@ fn same(command: &[Vec<u8>], ours: &Reply, theirs: &Reply) -> bool {
     }
 }
 
-fn compare(node: &Node, folder: &Path, hello: &str) {
+fn compare(node: &Node, hello: &str) {
     let seed = env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| rand::rng().next_u64());
     println!("SEED={seed}");
-    let redis = Redis::start(folder);
-    let (mut ours, mut theirs) = (Client::connect(node.resp), Client::connect(redis.1));
+    let redis = Server::start(&["--databases", "1"]);
+    let (mut ours, mut theirs) = (Client::connect(node.resp), Client::connect(redis.address()));
     for client in [&mut ours, &mut theirs] {
         let greeting = client.call(hello);
         assert!(!matches!(greeting, Reply::Error(_)), "{greeting:?}");
@@ -271,7 +240,7 @@ fn words(command: &[Vec<u8>]) -> String {
 fn a_node_with_disk_answers_random_commands_as_redis_does() {
     let folder = tempdir().unwrap();
     let node = Node::start(&config(&folder, "limits: {requestTimeout: 60s}"));
-    compare(&node, folder.path(), "HELLO 2");
+    compare(&node, "HELLO 2");
 }
 
 #[test]
@@ -280,5 +249,5 @@ fn a_node_in_memory_answers_random_commands_as_redis_does_in_resp3() {
     let file = folder.path().join("memory.yaml");
     let text = "listen: {resp: '127.0.0.1:0', admin: '127.0.0.1:0'}\ndisk: {mode: Disabled}\nmemory: {policy: TinyLfu}";
     fs::write(&file, text).unwrap();
-    compare(&Node::start(&file), folder.path(), "HELLO 3");
+    compare(&Node::start(&file), "HELLO 3");
 }

@@ -12,7 +12,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use tempfile::{TempDir, tempdir};
 
 use super::client::{Client, Reply, request};
-use crate::program::{Node, PATIENCE, binary, config};
+use crate::program::{Node, binary, config, eventually};
 
 /// Bytes by which a node may grow when it is attacked.
 const GROWTH_BYTES_MAX: f64 = 64.0 * 1024.0 * 1024.0;
@@ -39,15 +39,6 @@ fn resident_bytes(node: &Node) -> f64 {
 fn assert_serves(node: &Node) {
     assert_eq!(Client::connect(node.resp).call("PING"), Reply::Simple("PONG".to_owned()));
     assert_eq!(node.metric(PANICS), Some(0.0));
-}
-
-/// Waits until `condition` holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        thread::yield_now();
-    }
 }
 
 // === malformed requests ===

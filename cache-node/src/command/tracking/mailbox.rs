@@ -1,6 +1,7 @@
 //! News for one client that keeps a cache of its own, from whichever thread has them to the connection that sends them.
 
 use std::{
+    collections::HashSet,
     fmt, mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -9,6 +10,7 @@ use std::{
     task::Waker,
 };
 
+use ahash::RandomState;
 use futures::task::AtomicWaker;
 
 use crate::{entry::Key, protocol::Replies};
@@ -113,7 +115,11 @@ impl Mailbox {
         self.waker.register(waker);
         match mem::take(&mut *self.pending()) {
             Pending::Nothing => {}
-            Pending::Keys { keys, .. } => {
+            Pending::Keys { mut keys, .. } => {
+                if keys.len() > 1 {
+                    let mut told = HashSet::with_capacity_and_hasher(keys.len(), RandomState::new());
+                    keys.retain(|key| told.insert(key.clone()));
+                }
                 for some in keys.chunks(KEYS_OF_MESSAGE_MAX) {
                     announce(out);
                     out.array(some.len());
@@ -161,6 +167,7 @@ mod tests {
         let mailbox = Mailbox::new(1);
         mailbox.put(0, &key("a"));
         mailbox.put(0, &key("bc"));
+        mailbox.put(0, &key("a"));
         assert_eq!(news(&mailbox), ">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$2\r\nbc\r\n");
         assert_eq!(news(&mailbox), "");
     }

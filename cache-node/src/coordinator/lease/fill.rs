@@ -6,7 +6,7 @@ use super::{Token, table::Grant};
 use crate::{
     backplane::What,
     context::OperationContext,
-    coordinator::{Coordinator, Traced, WriteError, WriteMode, freshness::Freshness, promote::Stores},
+    coordinator::{Coordinator, Traced, WriteError, WriteMode, freshness::Freshness, stores::Stores},
     entry::{Entry, EntryMeta, Key, Position},
     layer::{Change, lease::SharedLeases},
     write_queue::{Full, Pending, Receipt, Ticket, Turn},

@@ -238,14 +238,17 @@ impl Run {
         if self.below(5) == 0 { Wants::Facts } else { Wants::Value }
     }
 
-    /// After a crash Redis is left out until it has been told what it missed.
+    /// After a crash a layer is left out until it has been told what it missed.
     fn answering(&self) -> Answering {
-        Answering { redis: self.redis_answers() && self.trusts_redis(), disk: self.disk_answers() }
+        Answering {
+            redis: self.redis_answers() && self.trusts(LayerId::Redis),
+            disk: self.disk_answers() && self.trusts(LayerId::Disk),
+        }
     }
 
-    fn trusts_redis(&self) -> bool {
+    fn trusts(&self, id: LayerId) -> bool {
         let stores = &self.node.stores;
-        stores.cold.iter().filter(|cold| cold.layer.id() == LayerId::Redis).all(|cold| stores.may_ask(cold))
+        stores.cold.iter().filter(|cold| cold.layer.id() == id).all(|cold| stores.may_ask(cold))
     }
 
     fn redis_answers(&self) -> bool {
@@ -394,6 +397,7 @@ impl Run {
         let outcome = self.node.flush(&self.write_cx()).await;
         if outcome.is_ok() {
             self.model.flushed(self.clock.now(), reaches_all);
+            assert!(self.trusts(LayerId::Disk), "it has everything: {}", self.state());
         } else {
             assert!(self.is_impatient(), "{outcome:?}");
         }

@@ -33,15 +33,18 @@ impl World {
         let tasks = TaskTracker::new();
         let coordinator = Arc::new(Coordinator {
             stores: Arc::new(Stores::new(memory, queue, cold, tags, Arc::new(Backplane::none(clock.clone())))),
-            flights: Flights::new(tasks.clone()),
+            flights: Flights::new(tasks.clone(), clock.clone()),
             refreshes: Refreshes::new(REFRESH_WINDOW),
             leases: Arc::default(),
             shared_leases: None,
+            followers: None,
             outbox: Outbox::default(),
             freshness,
             write_mode,
             clock: clock.clone(),
             operations: AtomicU64::new(1),
+            answers: Arc::default(),
+            waiters: Semaphore::new(1),
             tasks,
             stop: CancellationToken::new(),
         });
@@ -156,8 +159,9 @@ impl Counted {
 fn no_order_of_readers_reads_twice_at_once_or_from_before_a_write() {
     in_every_order_with_deadlines(|| {
         let layer = Scripted::open() as Arc<dyn Layer>;
-        let queue = WriteQueue::by_hand(QUEUE, vec![layer], Clock::manual(START));
-        let (flights, store) = (Arc::new(Flights::new(TaskTracker::new())), Arc::new(Counted::default()));
+        let clock = Clock::manual(START);
+        let queue = WriteQueue::by_hand(QUEUE, vec![layer], clock.clone());
+        let (flights, store) = (Arc::new(Flights::new(TaskTracker::new(), clock)), Arc::new(Counted::default()));
         let reader = |_| {
             let (queue, flights, store) = (Arc::clone(&queue), Arc::clone(&flights), Arc::clone(&store));
             thread::spawn(move || {

@@ -18,7 +18,7 @@ fn at(sequence: u64) -> Position {
 }
 
 fn away() -> LayerError {
-    LayerError { layer: LayerId::Redis, kind: ErrorKind::Unreachable, message: "scripted".to_owned() }
+    LayerError::new(LayerId::Redis, ErrorKind::Unreachable, "scripted")
 }
 
 /// Answers as it was told; what it was not told it can not be asked for.

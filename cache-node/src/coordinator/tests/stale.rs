@@ -2,7 +2,7 @@
 
 use super::{tags::tag_set, *};
 
-fn stale_after(name: &str, value: &str, life: Duration, stale: Duration) -> Entry {
+pub(super) fn stale_after(name: &str, value: &str, life: Duration, stale: Duration) -> Entry {
     let expires_at = START.after(life);
     let meta =
         EntryMeta { expires_at: Some(expires_at), stale_until: Some(expires_at.after(stale)), ..EntryMeta::default() };

@@ -14,8 +14,10 @@ use crate::{
     entry::Entry,
 };
 
-/// An entry stored with exactly the least life is written, although the write queue had it for a moment.
-const TOLERANCE: Duration = Duration::from_secs(1);
+/// An entry stored with exactly the least life is written, although the write queue had it for a while: this part of the
+/// least life, and a second at least.
+const TOLERANCE_PARTS: u32 = 10;
+const TOLERANCE_MIN: Duration = Duration::from_secs(1);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -50,7 +52,8 @@ pub(super) enum Refusal {
 
 pub(super) struct Admission {
     clock: Clock,
-    min_ttl: Duration,
+    /// Entries with less life left are not written.
+    least_left: Duration,
     doorkeeper: Option<Mutex<Doorkeeper>>,
     budget: Option<Mutex<Bucket>>,
 }
@@ -85,12 +88,13 @@ impl Admission {
         let now = clock.monotonic();
         let doorkeeper = (options.admit == Admit::SecondHit).then(|| Mutex::new(Doorkeeper::new(now)));
         let budget = options.daily_write_bytes.map(|per_day| Mutex::new(Bucket::new(per_day, now)));
-        Self { clock, min_ttl: options.min_ttl, doorkeeper, budget }
+        let tolerance = TOLERANCE_MIN.max(options.min_ttl / TOLERANCE_PARTS);
+        Self { clock, least_left: options.min_ttl.saturating_sub(tolerance), doorkeeper, budget }
     }
 
     /// Whether the entry may be written now; if not, why.
     pub(super) fn admit(&self, now: UnixMillis, entry: &Entry, braked: bool) -> Result<(), Refusal> {
-        if entry.useful_until().is_some_and(|at| at.since(now) + TOLERANCE < self.min_ttl || at <= now) {
+        if entry.useful_until().is_some_and(|at| at.since(now) < self.least_left || at <= now) {
             return Err(Refusal::ShortLived);
         }
         // Seen, even if something else keeps it from being written.

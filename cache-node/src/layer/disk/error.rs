@@ -15,20 +15,20 @@ pub(super) fn from_rocksdb(doing: &str, error: &rocksdb::Error) -> LayerError {
         rocksdb::ErrorKind::ShutdownInProgress => ErrorKind::Unreachable,
         _ => ErrorKind::Refused,
     };
-    LayerError { layer: LayerId::Disk, kind, message: format!("{doing}: {text}") }
+    LayerError::new(LayerId::Disk, kind, format!("{doing}: {text}"))
 }
 
 pub(super) fn from_io(doing: &str, error: &io::Error) -> LayerError {
     let kind = if error.kind() == io::ErrorKind::StorageFull { ErrorKind::Full } else { ErrorKind::Unreachable };
-    LayerError { layer: LayerId::Disk, kind, message: format!("{doing}: {error}") }
+    LayerError::new(LayerId::Disk, kind, format!("{doing}: {error}"))
 }
 
 pub(super) fn damaged_removal() -> LayerError {
     let message = "a removal by tag is damaged".to_owned();
-    LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
+    LayerError::new(LayerId::Disk, ErrorKind::Corrupt, message)
 }
 
 pub(super) fn damaged_position() -> LayerError {
     let message = "the newest position of all changes is damaged".to_owned();
-    LayerError { layer: LayerId::Disk, kind: ErrorKind::Corrupt, message }
+    LayerError::new(LayerId::Disk, ErrorKind::Corrupt, message)
 }

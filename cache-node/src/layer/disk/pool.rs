@@ -134,5 +134,5 @@ impl Shared {
 }
 
 fn error_of(kind: ErrorKind, message: String) -> LayerError {
-    LayerError { layer: LayerId::Disk, kind, message }
+    LayerError::new(LayerId::Disk, kind, message)
 }

@@ -89,11 +89,9 @@ impl Shared {
     }
 
     pub(super) fn store(&self) -> Result<Arc<Store>, LayerError> {
-        self.store.load_full().ok_or_else(|| LayerError {
-            layer: LayerId::Disk,
-            kind: ErrorKind::Unreachable,
-            message: "the database is not open".to_owned(),
-        })
+        self.store
+            .load_full()
+            .ok_or_else(|| LayerError::new(LayerId::Disk, ErrorKind::Unreachable, "the database is not open"))
     }
 
     pub(super) fn apply(&self, now: UnixMillis, changes: &[Change]) -> Result<(), LayerError> {

@@ -268,11 +268,8 @@ impl Store {
         found: Result<Option<DBPinnableSlice<'_>>, rocksdb::Error>,
     ) -> Result<Found, LayerError> {
         let Some(bytes) = found.map_err(|error| from_rocksdb("reading", &error))? else { return Ok(Found::Nothing) };
-        let (entry, dates) = envelope::decode(key, &bytes).map_err(|error| LayerError {
-            layer: LayerId::Disk,
-            kind: ErrorKind::Corrupt,
-            message: error.to_string(),
-        })?;
+        let (entry, dates) = envelope::decode(key, &bytes)
+            .map_err(|error| LayerError::new(LayerId::Disk, ErrorKind::Corrupt, error.to_string()))?;
         Ok(match dates.useful_until() {
             Some(until) if until <= now => Found::Expired,
             _ if is_over(dates, self.max_ttl, now) => Found::Nothing,
@@ -315,6 +312,9 @@ fn open_db(
     let families = tuning::families(options, &cache, clock, counts);
     let database = tuning::database(options, &cache);
     let db = DB::open_cf_descriptors(&database, files.database(), families)?;
+    if let Err(error) = tuning::make_way() {
+        tracing::warn!(%error, "compaction may keep clients waiting: its threads can not be made nicer");
+    }
     Ok(Opened { db, tickers: Tickers::new(database) })
 }
 

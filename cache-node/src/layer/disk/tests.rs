@@ -2,6 +2,7 @@ mod dead;
 
 use std::{fs, path::Path, time::Duration};
 
+use rustix::process::{Pid, getpriority_process};
 use tempfile::{TempDir, tempdir};
 
 use super::{
@@ -124,6 +125,31 @@ async fn large_values_and_many_keys_are_read_back_in_order() {
         assert_eq!(values.collect::<Vec<_>>(), [None, Some(large.clone()), Some("1".to_owned())]);
     }
     assert_eq!(f.value(&disk, "large").await, Some(large));
+}
+
+#[tokio::test]
+async fn what_rocksdb_has_in_memory_is_read_without_a_thread_of_the_disk() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    let large = "x".repeat(1 << 20);
+    let sets = [entry("small", "1"), entry("large", &large), entry("cold", &large)].map(Change::Set);
+    disk.apply(&f.cx(), &sets).await.unwrap();
+    close(disk).await;
+    let disk = f.open().await;
+    let inline = || disk.shared.counts.inline.load(Ordering::Relaxed);
+    for name in ["small", "large"] {
+        assert!(f.value(&disk, name).await.is_some());
+    }
+    let before = inline();
+    // Nobody is left to read from the volume.
+    disk.reads.stop();
+    assert!(disk.get(&f.cx(), &key("cold")).await.is_err());
+    assert_eq!(f.value(&disk, "small").await.as_deref(), Some("1"));
+    assert_eq!(f.value(&disk, "large").await.as_ref(), Some(&large));
+    assert_eq!(inline() - before, 2);
+    let many = disk.get_many(&f.cx(), &["small", "cold", "large"].map(key)).await.unwrap();
+    assert!(matches!(many[..], [Ok(LayerResult::Hit(_)), Err(_), Ok(LayerResult::Hit(_))]), "{many:?}");
+    assert_eq!(inline() - before, 4);
 }
 
 #[tokio::test]
@@ -372,6 +398,22 @@ async fn folder_in_use_is_an_error_and_stays_untouched() {
     let error = Disk::open(f.options(), f.clock.clone()).await.err().expect("two at once");
     assert!(error.message.contains("another process"), "{error}");
     assert_eq!(f.value(&disk, "k").await.as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn threads_that_compact_make_way_for_all_others() {
+    let f = Fixture::new();
+    let disk = f.open().await;
+    let nice_of = |thread: &Path| {
+        let name = fs::read_to_string(thread.join("comm")).ok()?;
+        let number = thread.file_name()?.to_str()?.parse().ok()?;
+        Some((name.trim().to_owned(), getpriority_process(Pid::from_raw(number)).ok()?))
+    };
+    let threads = fs::read_dir("/proc/self/task").unwrap().filter_map(|thread| nice_of(&thread.unwrap().path()));
+    let (compactors, others): (Vec<_>, Vec<_>) = threads.partition(|(name, _)| name.starts_with("rocksdb:low"));
+    assert!(!compactors.is_empty() && compactors.iter().all(|(_, nice)| *nice == 10), "{compactors:?}");
+    assert!(others.iter().all(|(_, nice)| *nice < 10), "{others:?}");
+    drop(disk);
 }
 
 fn rewrite_mark(path: &Path, change: impl FnOnce(&mut Mark)) {

@@ -1,11 +1,12 @@
 //! How RocksDB is set up for small values, point reads, no scans, and a fixed budget of memory.
 
-use std::sync::Arc;
+use std::{fs, io, sync::Arc};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode, LogLevel, Options,
     WriteBufferManager, statistics::StatsLevel,
 };
+use rustix::process::{Pid, setpriority_process};
 
 use super::{
     DiskOptions,
@@ -35,6 +36,13 @@ const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Files that nothing else compacts are rewritten after a day, so that what expired in them is dropped.
 const COMPACT_AFTER_SECONDS: u64 = 24 * 3600;
+
+/// What RocksDB calls its threads that compact.
+const COMPACTORS: &str = "rocksdb:low";
+
+/// How nice those are: on a processor that clients use up, compaction gets a tenth of it, and a command that comes while
+/// it runs does not wait for the end of its turn. RocksDB itself offers 19, which is a seventieth: too little to keep up.
+const COMPACTORS_NICE: i32 = 10;
 
 /// The database as a whole.
 pub(super) fn database(options: &DiskOptions, cache: &Cache) -> Options {
@@ -119,6 +127,23 @@ pub(super) fn families(
 pub(super) fn cache(options: &DiskOptions) -> Cache {
     // Zero lets RocksDB size the table of the cache by what it holds.
     Cache::new_hyper_clock_cache(usize_of(options.memory_bytes), 0)
+}
+
+/// Has the threads that compact make way for all others. They are there once a database is open.
+///
+/// # Errors
+/// Of the system, if its threads can not be listed, or may not be made nicer.
+pub(super) fn make_way() -> io::Result<()> {
+    for thread in fs::read_dir("/proc/self/task")? {
+        let thread = thread?;
+        // It may have ended since it was listed.
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        let number = thread.file_name().to_str().and_then(|number| number.parse().ok()).and_then(Pid::from_raw);
+        if name.starts_with(COMPACTORS) {
+            setpriority_process(number, COMPACTORS_NICE)?;
+        }
+    }
+    Ok(())
 }
 
 fn usize_of(bytes: u64) -> usize {

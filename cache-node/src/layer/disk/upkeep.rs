@@ -25,10 +25,8 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
 /// Starts the thread. It ends when the layer stops.
 pub(super) fn start(shared: Arc<Shared>) -> Result<JoinHandle<()>, LayerError> {
-    thread::Builder::new().name("disk-upkeep".to_owned()).spawn(move || shared.watch()).map_err(|error| LayerError {
-        layer: LayerId::Disk,
-        kind: ErrorKind::Unreachable,
-        message: format!("no thread disk-upkeep: {error}"),
+    thread::Builder::new().name("disk-upkeep".to_owned()).spawn(move || shared.watch()).map_err(|error| {
+        LayerError::new(LayerId::Disk, ErrorKind::Unreachable, format!("no thread disk-upkeep: {error}"))
     })
 }
 

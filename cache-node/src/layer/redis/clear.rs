@@ -6,7 +6,11 @@ use redis::RedisError;
 use tokio::time::{interval, sleep};
 
 use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link::Writing, scripts, trouble::Trouble};
-use crate::{clock::UnixMillis, context::OperationContext, layer::TagRemoval};
+use crate::{
+    clock::{CLOCKS_APART_MAX, UnixMillis},
+    context::OperationContext,
+    layer::TagRemoval,
+};
 
 /// Removes those of the keys whose entry is below the floor, and what is no entry.
 const RECLAIM: &str = "\
@@ -33,6 +37,9 @@ return redis.status_reply('OK')";
 const SCAN_COUNT: usize = 500;
 const SCAN_PAUSE: Duration = Duration::from_millis(2);
 
+/// Removals of tags read by one HSCAN, which takes Redis a millisecond.
+const REMOVALS_COUNT: usize = 2000;
+
 /// How long one step of background work may take.
 const STEP_TIMEOUT: Duration = CONNECT_TIMEOUT;
 
@@ -53,7 +60,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> impl Future<Output = ()> + Send + '
                 _ = prune.tick() => {
                     shared.breaker.wait_closed().await;
                     // Tried again in ten minutes.
-                    let _ = shared.removals(shared.background("HSCAN"), shared.clock.now()).await;
+                    let _ = shared.removals(shared.clock.now()).await;
                 }
             }
         }
@@ -71,8 +78,10 @@ impl Shared {
         let raise = async move |mut connection| clear.query_async::<Vec<u8>>(&mut connection).await;
         let errand = self.errand(cx, "a clear", self.options.timeout);
         let writing = self.link.writing(errand.deadline).await;
-        let id = self.call(&self.writes, errand, raise, writing.as_ref().map(Writing::connected)).await?;
-        scripts::position(&id).into_iter().for_each(|position| self.log.published(position));
+        let connected = writing.as_ref().map(Writing::connected);
+        let id = self.call(&self.writes, errand, raise, connected.clone()).await?;
+        let no_answer = || self.fail(Trouble::no_answer("the answer to a clear makes no sense"), connected.as_ref());
+        self.log.published(scripts::position(&id).ok_or_else(no_answer)?);
         self.reclaim.notify_one();
         Ok(())
     }
@@ -139,39 +148,47 @@ impl Shared {
         if !self.breaker.is_closed() {
             return Err(Trouble::unreachable("the breaker is open"));
         }
-        self.removals(Errand { what: "HSCAN", deadline: cx.deadline, allowance: STEP_TIMEOUT }, cx.now).await
+        self.removals(cx.now).await
     }
 
-    async fn removals(&self, errand: Errand, now: UnixMillis) -> Result<Vec<TagRemoval>, Trouble> {
-        let kept_ms = u64::try_from(self.options.removals_kept.as_millis()).unwrap_or(u64::MAX);
+    /// Each page has a time of its own: however many removals there are, they can be read, and forgotten.
+    async fn removals(&self, now: UnixMillis) -> Result<Vec<TagRemoval>, Trouble> {
+        let kept = self.options.removals_kept + CLOCKS_APART_MAX;
+        let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = now.0.saturating_sub(kept_ms);
-        let (mut found, mut outdated) = (Vec::new(), Vec::new());
+        let mut found = Vec::new();
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("HSCAN");
-            scan.arg(self.keys.tags()).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            scan.arg(self.keys.tags()).arg(cursor).arg("COUNT").arg(REMOVALS_COUNT);
             let query = async move |mut connection| scan.query_async(&mut connection).await;
+            let errand = self.background("HSCAN");
             let (next, fields): (u64, Vec<Field>) = self.call(&self.reads, errand, query, self.link.reader()).await?;
+            let mut outdated = Vec::new();
             for (field, value) in fields {
+                // The one without a name only keeps the hash from being empty.
                 match removal(&field, &value) {
+                    _ if field.is_empty() => {}
                     Some(removal) if removal.position.millis() >= oldest_ms => found.push(removal),
                     _ => outdated.push((field, value)),
                 }
             }
+            self.forget_removals(&outdated).await;
             cursor = next;
             if cursor == 0 {
-                break;
+                return Ok(found);
             }
         }
-        for outdated in outdated.chunks(SCAN_COUNT) {
-            let mut forget = redis::cmd("EVAL");
-            forget.arg(FORGET_REMOVALS).arg(1).arg(self.keys.tags()).arg(outdated);
-            let forget = async |mut connection| forget.exec_async(&mut connection).await;
-            // Only room is lost if this fails.
-            if self.step("EVAL", forget).await.is_err() {
-                break;
-            }
+    }
+
+    /// Only room is lost if this fails.
+    async fn forget_removals(&self, outdated: &[Field]) {
+        if outdated.is_empty() {
+            return;
         }
-        Ok(found)
+        let mut forget = redis::cmd("EVAL");
+        forget.arg(FORGET_REMOVALS).arg(1).arg(self.keys.tags()).arg(outdated);
+        let forget = async |mut connection| forget.exec_async(&mut connection).await;
+        let _ = self.step("EVAL", forget).await;
     }
 }

@@ -114,7 +114,7 @@ impl Keeper {
             return;
         }
         let moved = now >= self.master_due && self.master_moved().await;
-        let lacking = !self.shared.link.is_complete() || self.shared.link.is_read_only();
+        let lacking = !self.shared.link.is_complete() || self.shared.link.is_read_only() || self.is_elsewhere();
         if files_changed || moved || (lacking && now >= self.renew_due) {
             if let Err(trouble) = self.renew().await {
                 self.note(trouble);
@@ -224,6 +224,16 @@ impl Keeper {
     fn endpoint(&self) -> String {
         self.shared.link.endpoint().map(|endpoint| endpoint.to_string()).unwrap_or_default()
     }
+
+    /// Whether a connection was made under another history than that under which the log is known to be whole. It may lead
+    /// to another server; or the server got another id meanwhile, as a master does when its first replica comes. Nothing
+    /// would ever be written or served over it.
+    fn is_elsewhere(&self) -> bool {
+        let shared = &self.shared;
+        // Of a server that does not tell its history nothing is known, over a new connection either.
+        let differs = |connected: &Arc<Connected>| !connected.history.is_empty() && !shared.is_settled(connected);
+        shared.settled.load().is_some() && shared.link.all().iter().any(differs)
+    }
 }
 
 // === impl Shared: health ===
@@ -258,13 +268,38 @@ impl Shared {
         if let Some(policy) = &*self.evicts_all.lock().unwrap_or_else(PoisonError::into_inner) {
             return Verdict::degraded("EvictsAll", eviction::advice(policy));
         }
-        let soft = self.options.timeout / 2;
-        match self.counts.latency.percentile(99) {
-            Some((p99, calls)) if calls >= CALLS_MIN && p99 > soft => Verdict::degraded(
-                "Slow",
-                format!("one call in a hundred takes {p99:?}, the limit is {:?}", self.options.timeout),
-            ),
-            _ => Verdict::healthy(),
-        }
+        let latency = self.counts.latency.percentile(99);
+        latency.and_then(|(p99, calls)| slow(p99, calls, self.options.timeout)).unwrap_or_else(Verdict::healthy)
+    }
+}
+
+/// What is told of a Redis one call in a hundred of which takes more than half of what a call may take. The message does
+/// not say how long: each value would be news, and written to the status.
+fn slow(p99: Duration, calls: u64, allowed: Duration) -> Option<Verdict> {
+    let is_slow = calls >= CALLS_MIN && p99 > allowed / 2;
+    let message = || format!("one call in a hundred takes more than half of redis.timeout, which is {allowed:?}");
+    is_slow.then(|| Verdict::degraded("Slow", message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(p99: u64, calls: u64) -> Option<Verdict> {
+        slow(Duration::from_millis(p99), calls, Duration::from_millis(50))
+    }
+
+    #[test]
+    fn a_redis_is_slow_that_takes_more_than_half_of_the_timeout() {
+        assert_eq!((after(25, 1000), after(49, CALLS_MIN - 1)), (None, None));
+        assert!(after(26, CALLS_MIN).is_some());
+    }
+
+    #[test]
+    fn a_slow_redis_is_told_in_the_same_words_however_slow_it_is() {
+        let told = after(26, 1000).unwrap();
+        assert_eq!(after(49, 40), Some(told.clone()));
+        let message = "one call in a hundred takes more than half of redis.timeout, which is 50ms";
+        assert_eq!(told, Verdict::degraded("Slow", message.to_owned()));
     }
 }

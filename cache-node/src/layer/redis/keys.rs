@@ -6,10 +6,10 @@
 //! | `{tc:<uid>}:e:<key>` | envelope of an entry; its life in Redis is what is left of its useful life |
 //! | `{tc:<uid>}:log` | stream, one record for each change: kind, key or tags, the process that made it |
 //! | `{tc:<uid>}:floor` | id of a record: entries with an older one count as missing |
-//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal |
+//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal; under the empty name that of the log's beginning |
 //! | `{tc:<uid>}:epoch` | random token, made with the log |
 //! | `{tc:<uid>}:history` | the replication id for which the log is known to be whole, and how that is known |
-//! | `{tc:<uid>}:nodes` | hash of the nodes that follow the log: name → time, history, position |
+//! | `{tc:<uid>}:nodes` | hash of the nodes that follow the log: name → time, history, position, for how long it trusts itself |
 //! | `{tc:<uid>}:l:<key>` | who may fill the entry, since which record, and until when |
 
 use super::scripts::position;

@@ -8,12 +8,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use redis::{Cmd, ErrorKind as Kind, FromRedisValue, RedisResult, ServerErrorKind, Value};
+use redis::{Cmd, Value};
 
 use super::{
     Redis, Shared,
     counts::Counts,
-    link::Writing,
     scripts::{self, Prepared},
     trouble::Trouble,
 };
@@ -103,34 +102,6 @@ impl Redis {
 // === impl RedisLeases ===
 
 impl RedisLeases {
-    /// Runs a script, over the connection that all writes share.
-    async fn run<T: FromRedisValue>(
-        &self,
-        cx: &OperationContext,
-        (script, what): (&Prepared, &'static str),
-        keys: &[&[u8]],
-        (give, bytes): (impl Fn(&mut Cmd), usize),
-    ) -> Result<T, Trouble> {
-        let shared = &self.shared;
-        shared.writable()?;
-        let (mut named, mut whole) = (script.named(keys), script.whole(keys));
-        give(&mut named);
-        give(&mut whole);
-        let query = async move |mut connection| {
-            let answer: RedisResult<T> = named.query_async(&mut connection).await;
-            match answer {
-                // A server that was started, or made to forget its scripts, since it was asked last.
-                Err(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript) => {
-                    whole.query_async(&mut connection).await
-                }
-                answer => answer,
-            }
-        };
-        let errand = shared.errand(cx, what, shared.write_allowance(bytes));
-        let writing = shared.link.writing(errand.deadline).await;
-        shared.call(&shared.writes, errand, query, writing.as_ref().map(Writing::connected)).await
-    }
-
     fn taken(&self, cx: &OperationContext, key: &Key, answer: (i64, Value)) -> Result<Taken, Trouble> {
         match answer {
             (0, Value::BulkString(id)) => scripts::position(&id).map(Taken::Granted),
@@ -166,7 +137,7 @@ impl SharedLeases for RedisLeases {
         let give = |call: &mut Cmd| {
             call.arg(token).arg(life_ms).arg(dead.map(|dead| dead.to_string()).unwrap_or_default());
         };
-        let answer = self.run(cx, (&self.take, "a request for a lease"), &keys, (give, 0)).await?;
+        let answer = self.shared.run(cx, (&self.take, "a request for a lease"), &keys, (give, 0)).await?;
         Ok(self.taken(cx, key, answer)?)
     }
 
@@ -204,7 +175,7 @@ impl SharedLeases for RedisLeases {
                 call.arg(tag);
             }
         };
-        let answer: Value = self.run(cx, (&self.fill, "a fill"), &keys, (give, envelope.len())).await?;
+        let answer: Value = shared.run(cx, (&self.fill, "a fill"), &keys, (give, envelope.len())).await?;
         let position = match answer {
             Value::BulkString(id) => scripts::position(&id),
             _ => None,

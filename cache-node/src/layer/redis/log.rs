@@ -25,8 +25,12 @@ const WAIT: Duration = Duration::from_millis(500);
 /// How long a call may take that does not wait. The connection carries nothing else, so there is no queue before it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A node that has said nothing for so long is forgotten.
+/// A node that has said nothing for so long, and for as long as it may trust what it holds, is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+/// If no node has said anything for so long, though each does so twice a second, then what they said may be lost, or
+/// could not be noted, or the clock was set.
+const ALL_QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// Records read at once.
 const RECORDS: usize = 2000;
@@ -61,7 +65,8 @@ struct Unfound {
 
 type Reply = (Option<String>, String, Vec<u8>, u64, u64, Vec<RecordReply>, u64);
 type RecordReply = (Vec<u8>, Vec<Vec<u8>>);
-type CensusReply = (u64, Option<String>, Vec<(String, String)>);
+/// The time in milliseconds, what is settled, and the nodes with what they said.
+pub(super) type CensusReply = (u64, Option<String>, Vec<(String, String)>);
 
 // === impl Redis ===
 
@@ -146,8 +151,10 @@ impl Log for RedisLog {
         }
     }
 
-    fn know(&mut self, before: &[String]) {
+    fn know(&mut self, before: &[String], newest: Position) {
         before.clone_into(&mut self.before);
+        let mut unfound = self.shared.log.unfound();
+        unfound.newest = unfound.newest.max(newest);
     }
 
     async fn wait(&mut self, after: Position) -> Result<(), LayerError> {
@@ -158,7 +165,10 @@ impl Log for RedisLog {
     }
 
     async fn look(&mut self, after: Position) -> Result<Look, LayerError> {
-        let keys = [self.shared.keys.log().as_bytes(), self.shared.keys.epoch().as_bytes()];
+        let keys = &self.shared.keys;
+        let keys = [keys.log(), keys.epoch(), keys.floor(), keys.history(), keys.tags()].map(str::as_bytes);
+        // What was confirmed before the log is asked must be in it.
+        let confirmed = self.shared.log.newest();
         let mut look = self.shared.scripts.look.whole(&keys);
         look.arg(after.to_string()).arg(RECORDS);
         let (epoch, info, last, added, length, replies, anchor) = self.call::<Reply>(look, PATIENCE).await?;
@@ -170,15 +180,17 @@ impl Log for RedisLog {
             // Whoever asks for nothing but the state begins there.
             self.shared.log.forget(last);
         }
-        let lost_own = self.shared.log.find(&records, until);
+        let ends_early = after != Position::LAST && last < confirmed;
+        let lost_own = self.shared.log.find(&records, until) || ends_early;
         let state = LogState { epoch, last, added, length, ..replication(&info) };
         Ok(Look { records, is_all, state, is_anchored: anchor > 0, lost_own })
     }
 
     async fn begin(&mut self, history: &str, seen: Position, lost: bool) -> Result<(), LayerError> {
         let keys = &self.shared.keys;
-        let keys = [keys.log(), keys.epoch(), keys.floor(), keys.history()].map(str::as_bytes);
-        let seen = seen.max(self.shared.log.unfound().newest);
+        let keys = [keys.log(), keys.epoch(), keys.floor(), keys.history(), keys.nodes(), keys.tags()];
+        let keys = keys.map(str::as_bytes);
+        let seen = seen.max(self.shared.log.newest());
         let mut begin = self.shared.scripts.begin.whole(&keys);
         begin.arg(&self.shared.origin).arg(format!("{:032x}", rand::random::<u128>())).arg(history);
         begin.arg(seen.millis()).arg(seen.sequence()).arg(u8::from(lost));
@@ -189,27 +201,31 @@ impl Log for RedisLog {
         Ok(())
     }
 
+    async fn turn(&mut self, used_up: Position) -> Result<(), LayerError> {
+        let mut turn = self.shared.scripts.turn.whole(&[self.shared.keys.log().as_bytes()]);
+        turn.arg(used_up.millis()).arg(&self.shared.origin);
+        Ok(self.call::<Value>(turn, PATIENCE).await.map(drop)?)
+    }
+
     async fn go_on(&mut self, earlier: &str, history: &str) -> Result<(), LayerError> {
         let mut go_on = self.shared.scripts.go_on.whole(&[self.shared.keys.history().as_bytes()]);
         go_on.arg(earlier).arg(history);
         Ok(self.call::<Value>(go_on, PATIENCE).await.map(drop)?)
     }
 
-    async fn beat(&mut self, history: &str, position: Position) -> Result<(), LayerError> {
+    async fn beat(&mut self, history: &str, position: Position, trusts_for: Duration) -> Result<(), LayerError> {
         let mut beat = self.shared.scripts.beat.whole(&[self.shared.keys.nodes().as_bytes()]);
         beat.arg(&self.shared.options.node).arg(history).arg(position.to_string());
-        beat.arg(u64::try_from(FORGOTTEN_AFTER.as_millis()).unwrap_or(u64::MAX));
+        for span in [FORGOTTEN_AFTER, ALL_QUIET_AFTER, trusts_for] {
+            beat.arg(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        }
         Ok(self.call::<Value>(beat, PATIENCE).await.map(drop)?)
     }
 
     async fn census(&mut self, history: &str) -> Result<Census, LayerError> {
         let keys = [self.shared.keys.nodes(), self.shared.keys.history()].map(str::as_bytes);
-        let census = self.shared.scripts.census.whole(&keys);
-        let (now_ms, settled, members) = self.call::<CensusReply>(census, PATIENCE).await?;
-        let is_settled =
-            settled.as_deref().and_then(|settled| settled.split_once(' ')).is_some_and(|(of, _)| of == history);
-        let members = members.into_iter().filter_map(|(name, said)| member(name, &said)).collect();
-        Ok(Census { now_ms, is_settled, members })
+        let script = self.shared.scripts.census.whole(&keys);
+        Ok(self::census(self.call(script, PATIENCE).await?, history))
     }
 }
 
@@ -225,17 +241,37 @@ pub(super) fn replication(info: &str) -> LogState {
     LogState { is_master, history: word("master_replid"), ..LogState::default() }
 }
 
+/// Who follows the log, from what Redis answers, and whether this history is settled.
+pub(super) fn census((now_ms, settled, members): CensusReply, history: &str) -> Census {
+    let is_settled =
+        settled.as_deref().and_then(|settled| settled.split_once(' ')).is_some_and(|(of, _)| of == history);
+    let whole = members.iter().find(|(name, _)| name.is_empty()).and_then(|(_, said)| said.split_once(' '));
+    let whole_since_ms = whole.and_then(|(_last, since)| since.parse().ok());
+    let members = members.into_iter().filter_map(|(name, said)| member(name, &said)).collect();
+    Census { now_ms, is_settled, whole_since_ms, members }
+}
+
 /// A node, from what it said.
 fn member(name: String, said: &str) -> Option<Member> {
     let words: Vec<&str> = said.split(' ').collect();
-    let [seen_ms, history, position] = words[..] else { return None };
-    let position = scripts::position(position.as_bytes())?;
-    Some(Member { name, seen_ms: seen_ms.parse().ok()?, history: history.to_owned(), position })
+    let [seen_ms, history, position, trusts_ms] = words[..] else { return None };
+    Some(Member {
+        name,
+        seen_ms: seen_ms.parse().ok()?,
+        history: history.to_owned(),
+        position: scripts::position(position.as_bytes())?,
+        trusts_for: Duration::from_millis(trusts_ms.parse().ok()?),
+    })
 }
 
 // === impl Published ===
 
 impl Published {
+    /// The newest record that Redis has confirmed.
+    pub(super) fn newest(&self) -> Position {
+        self.unfound().newest
+    }
+
     /// Redis has confirmed a record.
     pub(super) fn published(&self, position: Position) {
         let mut unfound = self.unfound();
@@ -324,10 +360,29 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_nodes_says_since_when_it_misses_nobody_or_that_this_is_not_known() {
+        let of = |said: &[(&str, &str)]| {
+            let said = said.iter().map(|&(name, said)| (name.to_owned(), said.to_owned())).collect();
+            let census = census((9, Some("h begun".to_owned()), said), "h");
+            (census.is_settled, census.whole_since_ms, census.members.len())
+        };
+        assert_eq!(of(&[("", "8 5"), ("n", "8 h 1-1 3000")]), (true, Some(5), 1));
+        assert_eq!(of(&[("n", "8 h 1-1 3000")]), (true, None, 1));
+        assert_eq!(of(&[("", "8")]), (true, None, 0));
+    }
+
+    #[test]
     fn nodes_are_read_as_they_were_written_and_what_is_foreign_is_passed_over() {
         let of = |said| member("n".to_owned(), said);
-        let known = Member { name: "n".to_owned(), seen_ms: 5, history: "h".to_owned(), position: at(7) };
-        assert_eq!(of("5 h 1800000000000-7"), Some(known));
-        assert!(["", "5 h", "5 h x", "x h 1-1", "5 h 1-1 z"].into_iter().all(|said| of(said).is_none()));
+        let (name, history, trusts_for) = ("n".to_owned(), "h".to_owned(), Duration::from_secs(3));
+        assert_eq!(
+            of("5 h 1800000000000-7 3000"),
+            Some(Member { name, seen_ms: 5, history, position: at(7), trusts_for })
+        );
+        assert!(
+            ["", "5 h", "5 6", "5 h 1-1", "5 h x 1", "x h 1-1 1", "5 h 1-1 z", "5 h 1-1 1 1"]
+                .into_iter()
+                .all(|said| of(said).is_none())
+        );
     }
 }

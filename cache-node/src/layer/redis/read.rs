@@ -2,7 +2,14 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Shared, counts::Counts, scripts, trouble::Trouble};
+use redis::RedisResult;
+
+use super::{
+    Shared,
+    counts::Counts,
+    scripts,
+    trouble::{Trouble, all_of},
+};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
@@ -48,8 +55,11 @@ impl Shared {
             get.arg(self.keys.entry(key.as_bytes()));
         }
         let errand = self.errand(cx, "MGET", self.options.timeout);
-        let query = async move |mut connection| get.query_async(&mut connection).await;
-        let values: Vec<Option<Vec<u8>>> = self.call(&self.reads, errand, query, connected).await?;
+        let count = 1 + keys.len();
+        let query = async move |mut connection| -> RedisResult<Vec<Option<Vec<u8>>>> {
+            all_of(count, get.query_async(&mut connection).await?)
+        };
+        let values = self.call(&self.reads, errand, query, connected).await?;
         let mut values = values.into_iter();
         let floor = self.floor(values.next().flatten().as_deref())?;
         let answer = |(key, value): (&Key, Option<Vec<u8>>)| self.answer(cx.now, key, floor, value);

@@ -1,6 +1,6 @@
 //! What an error of Redis or of its connection means: for the caller, for the breaker, for health.
 
-use redis::{RedisError, ServerErrorKind};
+use redis::{ErrorKind as Kind, RedisError, RedisResult, ServerErrorKind};
 
 use crate::layer::{ErrorKind, LayerError, LayerId};
 
@@ -12,6 +12,8 @@ pub(super) struct Trouble {
     pub(super) kind: ErrorKind,
     pub(super) message: String,
     pub(super) consequence: Consequence,
+    /// It is certain that Redis did nothing of what it was to be asked.
+    pub(super) untouched: bool,
 }
 
 /// What follows from it, besides the failure of the call; each includes those before it.
@@ -48,14 +50,41 @@ impl Trouble {
         Self::new("Corrupt", ErrorKind::Corrupt, Consequence::None, message.into())
     }
 
-    const fn new(reason: &'static str, kind: ErrorKind, consequence: Consequence, message: String) -> Self {
-        Self { reason, kind, message, consequence }
+    /// An answer that is none to what was asked: what comes next over the connection may not be one either.
+    pub(super) fn no_answer(message: impl Into<String>) -> Self {
+        Self::new("Corrupt", ErrorKind::Corrupt, Consequence::Reconnect, message.into())
     }
+
+    /// The same, before anything was sent.
+    pub(super) fn unsent(self) -> Self {
+        Self { untouched: true, ..self }
+    }
+
+    /// The same, after something was sent.
+    pub(super) fn after_more(self) -> Self {
+        Self { untouched: false, ..self }
+    }
+
+    const fn new(reason: &'static str, kind: ErrorKind, consequence: Consequence, message: String) -> Self {
+        Self { reason, kind, message, consequence, untouched: false }
+    }
+}
+
+/// How an answer is told from here on that was read whole and is none to what was asked. The client library itself says
+/// this only of what it was given to send.
+pub(super) const NO_ANSWER: Kind = Kind::Client;
+
+/// The answers, if there is one to each question.
+pub(super) fn all_of<T>(questions: usize, answers: Vec<T>) -> RedisResult<Vec<T>> {
+    if answers.len() == questions {
+        return Ok(answers);
+    }
+    let found = format!("{} answers to {questions} questions", answers.len());
+    Err(RedisError::from((NO_ANSWER, "the answer is damaged", found)))
 }
 
 impl From<&RedisError> for Trouble {
     fn from(error: &RedisError) -> Self {
-        use redis::ErrorKind as Kind;
         let (reason, kind, consequence) = match (error.kind(), error.code()) {
             (_, Some("OOM")) => ("OutOfMemory", ErrorKind::Full, Consequence::None),
             (_, Some("MISCONF")) => ("WritesRefused", ErrorKind::Refused, Consequence::None),
@@ -71,6 +100,8 @@ impl From<&RedisError> for Trouble {
             // A Lua script or a save that Redis can not interrupt.
             (_, Some("BUSY")) => ("Slow", ErrorKind::Refused, Consequence::Failure),
             (Kind::Server(_) | Kind::Extension, _) => ("Refused", ErrorKind::Refused, Consequence::None),
+            // What comes next over this connection may be the answer to another question.
+            (NO_ANSWER, _) => ("Corrupt", ErrorKind::Corrupt, Consequence::Reconnect),
             _ => ("Unreachable", ErrorKind::Unreachable, Consequence::Reconnect),
         };
         Self::new(reason, kind, consequence, error.to_string())
@@ -79,7 +110,8 @@ impl From<&RedisError> for Trouble {
 
 impl From<Trouble> for LayerError {
     fn from(trouble: Trouble) -> Self {
-        Self { layer: LayerId::Redis, kind: trouble.kind, message: trouble.message }
+        let Trouble { kind, message, untouched, .. } = trouble;
+        Self { layer: LayerId::Redis, kind, message, untouched }
     }
 }
 
@@ -115,6 +147,18 @@ mod tests {
         ] {
             let trouble = of_reply(reply);
             assert_eq!((trouble.reason, trouble.kind, trouble.consequence), (reason, kind, consequence), "{reply}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_none_ends_the_connection_since_all_that_follow_may_be_out_of_step() {
+        assert_eq!(all_of(2, vec!["a", "b"]).unwrap(), ["a", "b"]);
+        let short = Trouble::from(&all_of(2, vec!["a"]).unwrap_err());
+        for trouble in [short, Trouble::no_answer("the place of a record makes no sense")] {
+            assert_eq!(
+                (trouble.reason, trouble.kind, trouble.consequence),
+                ("Corrupt", ErrorKind::Corrupt, Consequence::Reconnect)
+            );
         }
     }
 

@@ -5,7 +5,14 @@ use std::time::Duration;
 
 use redis::{Cmd, ErrorKind as Kind, Pipeline, RedisResult, ServerErrorKind, Value};
 
-use super::{Shared, counts::Counts, keys::fields, link::Writing, scripts, trouble::Trouble};
+use super::{
+    Shared,
+    counts::Counts,
+    keys::fields,
+    link::Writing,
+    scripts,
+    trouble::{NO_ANSWER, Trouble, all_of},
+};
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
@@ -38,6 +45,16 @@ enum SentKind {
     Removal,
 }
 
+/// What a script answers.
+enum Told {
+    /// The place of the record of a change.
+    At(Position),
+    /// The same of a removal, which was made in place of what was asked for.
+    Removed(Position),
+    /// Whether a fill was stored.
+    Filled(bool),
+}
+
 /// What is left to do after the answers came.
 #[derive(Default)]
 struct Left {
@@ -54,15 +71,15 @@ impl Shared {
     /// Applies the changes in their order; answers their positions. If that fails, some of them may have been applied;
     /// doing all again is safe.
     pub(super) async fn apply(&self, cx: &OperationContext, changes: &[Change]) -> Result<Vec<Position>, Trouble> {
-        self.writable()?;
+        self.writable().map_err(Trouble::unsent)?;
         let mut positions = vec![Position::NONE; changes.len()];
         let all: Vec<usize> = (0..changes.len()).collect();
         let mut left = self.send(cx, changes, &all, &mut positions).await?;
         if !left.unknown.is_empty() {
             // A server that was started, or made to forget its scripts, since they were loaded.
-            self.load_scripts(cx).await?;
+            self.load_scripts(cx).await.map_err(Trouble::after_more)?;
             let unknown = std::mem::take(&mut left.unknown);
-            let again = self.send(cx, changes, &unknown, &mut positions).await?;
+            let again = self.send(cx, changes, &unknown, &mut positions).await.map_err(Trouble::after_more)?;
             left.no_room.extend(again.no_room);
             left.refusal = left.refusal.or(again.refusal);
             if !again.unknown.is_empty() {
@@ -73,7 +90,7 @@ impl Shared {
             let removals = removals(changes, &left.no_room);
             let places: Vec<usize> = (0..removals.len()).collect();
             let mut removed = vec![Position::NONE; removals.len()];
-            let outcome = self.send(cx, &removals, &places, &mut removed).await?;
+            let outcome = self.send(cx, &removals, &places, &mut removed).await.map_err(Trouble::after_more)?;
             left.refusal = left.refusal.or(outcome.refusal);
             left.no_room.iter().zip(removed).for_each(|(&change, position)| positions[change] = position);
         }
@@ -119,20 +136,26 @@ impl Shared {
         let commands = batch.commands;
         let writing = self.link.writing(errand.deadline).await;
         let connected = writing.as_ref().map(Writing::connected);
-        let query = async move |mut connection| commands.query_async(&mut connection).await;
-        let answers: Vec<RedisResult<Value>> = self.call(&self.writes, errand, query, connected.clone()).await?;
+        let count = batch.sent.len();
+        let query = async move |mut connection| -> RedisResult<Vec<RedisResult<Value>>> {
+            all_of(count, commands.query_async(&mut connection).await?)
+        };
+        let answers = self.call(&self.writes, errand, query, connected.clone()).await?;
         drop(writing);
         for (answer, sent) in answers.into_iter().zip(&batch.sent) {
-            match answer {
-                Ok(Value::BulkString(id)) => {
-                    let Some(position) = scripts::position(&id) else { continue };
+            match answer.and_then(Told::of) {
+                Ok(Told::At(position)) => {
                     positions[sent.change] = position;
                     self.log.published(position);
                     let counter = if sent.kind == SentKind::Set { &self.counts.written } else { &self.counts.removed };
                     Counts::add(counter, 1);
                 }
-                Ok(Value::Int(stored)) => Counts::add(&self.counts.written, u64::from(stored == 1)),
-                Ok(_) => {}
+                // Nobody's record: it is not looked for among those of this node.
+                Ok(Told::Removed(position)) => {
+                    positions[sent.change] = position;
+                    Counts::add(&self.counts.removed, 1);
+                }
+                Ok(Told::Filled(is_stored)) => Counts::add(&self.counts.written, u64::from(is_stored)),
                 Err(error) if error.kind() == Kind::Server(ServerErrorKind::NoScript) => left.unknown.push(sent.change),
                 Err(error) => {
                     let trouble = self.fail(Trouble::from(&error), connected.as_ref());
@@ -166,8 +189,11 @@ impl Shared {
         batch.commands.ignore_errors();
         for &change in which {
             let (kind, command) = match &changes[change] {
-                Change::Set(entry) => match self.life_ms(entry, now) {
-                    Some(life_ms) => (SentKind::Set, self.set(&mut batch, now, entry, life_ms)),
+                Change::Set(entry) | Change::Again(entry, _) => match self.life_ms(entry, now) {
+                    Some(life_ms) => {
+                        let tried = if let Change::Again(_, tried) = &changes[change] { Some(*tried) } else { None };
+                        (SentKind::Set, self.set(&mut batch, now, (entry, life_ms), tried))
+                    }
                     // Too late to be of use; an older copy must go all the same.
                     None => (SentKind::Removal, self.remove(entry.key())),
                 },
@@ -198,11 +224,16 @@ impl Shared {
         (left_ms > 0).then_some(left_ms)
     }
 
-    fn set(&self, batch: &mut Batch, now: UnixMillis, entry: &Entry, life_ms: u64) -> Cmd {
+    /// `tried` is where the log was known to be before it was tried for the first time, unless this is that time.
+    fn set(&self, batch: &mut Batch, now: UnixMillis, (entry, life_ms): (&Entry, u64), tried: Option<Position>) -> Cmd {
         let (key, lease) = (self.keys.entry(entry.key()), self.keys.lease(entry.key()));
-        let mut call = self.scripts.set.named(&[&key, self.keys.log().as_bytes(), &lease]);
+        let script = if tried.is_some() { &self.scripts.set_again } else { &self.scripts.set };
+        let mut call = script.named(&[&key, self.keys.log().as_bytes(), &lease]);
         call.arg(&self.origin).arg(self.options.log_records).arg(entry.key());
         call.arg(self.envelope(batch, now, entry)).arg(life_ms);
+        if let Some(tried) = tried {
+            call.arg(tried.to_string()).arg(u8::from(!entry.tags().is_empty()));
+        }
         call
     }
 
@@ -228,10 +259,31 @@ impl Shared {
     }
 }
 
+// === impl Told ===
+
+impl Told {
+    /// # Errors
+    /// [`NO_ANSWER`] for what no script answers.
+    fn of(answer: Value) -> RedisResult<Self> {
+        match answer {
+            Value::BulkString(id) => scripts::position(&id).map(Self::At),
+            Value::Array(list) => match list.as_slice() {
+                [Value::BulkString(id)] => scripts::position(id).map(Self::Removed),
+                _ => None,
+            },
+            Value::Int(stored) => Some(Self::Filled(stored == 1)),
+            _ => None,
+        }
+        .ok_or_else(|| (NO_ANSWER, "the answer to a write makes no sense").into())
+    }
+}
+
 /// The same keys, to be removed.
 fn removals(changes: &[Change], which: &[usize]) -> Vec<Change> {
     let remove = |&change: &usize| match &changes[change] {
-        Change::Set(entry) => crate::entry::Key::new(entry.key().to_vec()).ok().map(Change::Remove),
+        Change::Set(entry) | Change::Again(entry, _) => {
+            crate::entry::Key::new(entry.key().to_vec()).ok().map(Change::Remove)
+        }
         _ => None,
     };
     which.iter().filter_map(remove).collect()

@@ -15,7 +15,6 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep, timeout},
 };
 use tracing::debug;
@@ -56,10 +55,10 @@ const PIECES_MAX: usize = 64;
 /// would make its kernel throw the error away unread.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// One client's connection.
+/// One client's connection, over TCP or over what a test watches.
 #[derive(Debug)]
-pub(super) struct Connection<'a> {
-    stream: TcpStream,
+pub(super) struct Connection<'a, S> {
+    stream: S,
     session: Session,
     event_loop: &'a EventLoop,
     parser: RequestParser,
@@ -107,8 +106,8 @@ enum BatchEnd {
 
 // === impl Connection ===
 
-impl<'a> Connection<'a> {
-    pub(super) fn new(stream: TcpStream, session: Session, event_loop: &'a EventLoop) -> Self {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+    pub(super) fn new(stream: S, session: Session, event_loop: &'a EventLoop) -> Self {
         let value_bytes_max = event_loop.limits.value_bytes_max;
         let limits = RequestLimits {
             argument_bytes_max: value_bytes_max.max(KEY_BYTES_MAX),
@@ -215,7 +214,7 @@ impl<'a> Connection<'a> {
 
 // === impl Connection: a turn ===
 
-impl Connection<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn poll_turn(&mut self, scratch: &mut Scratch, task: &mut Context<'_>) -> io::Result<Poll<Turn>> {
         scratch.replies.clear();
         scratch.replies.speak(self.session.protocol());
@@ -337,7 +336,7 @@ impl Connection<'_> {
 
 // === impl Connection: a batch ===
 
-impl Connection<'_> {
+impl<S> Connection<'_, S> {
     /// Runs the complete requests in `input`. Returns how many bytes they had, and why it ended.
     fn run_batch(&mut self, input: &[u8], replies: &mut Replies) -> (usize, BatchEnd) {
         let cx = self.event_loop.commands.context();
@@ -455,7 +454,11 @@ impl Connection<'_> {
 }
 
 /// Writes as much of the replies as the connection takes at once.
-fn poll_send(stream: &mut TcpStream, replies: &Replies, task: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_send(
+    stream: &mut (impl AsyncWrite + Unpin),
+    replies: &Replies,
+    task: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     let stream = Pin::new(stream);
     if let Some(piece) = replies.one_piece() {
         return stream.poll_write(task, piece);

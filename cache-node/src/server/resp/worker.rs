@@ -29,7 +29,7 @@ use super::{
     measure::Meter,
 };
 use crate::{
-    command::{Answers, Commands, Identity, NearCaches, Session, Settings},
+    command::{Commands, Identity, NearCaches, Session, Settings},
     coordinator::Coordinator,
     server::{
         Place, ServeError,
@@ -62,7 +62,6 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
     pulses: Pulses,
     meter: Arc<Meter>,
-    answers: Arc<Answers>,
     near_caches: Arc<NearCaches>,
     /// Closed when the last thread has ended.
     ended: Receiver<()>,
@@ -124,7 +123,6 @@ impl Workers {
             threads: Vec::new(),
             pulses: Pulses::new(pulses.clone()),
             meter: Arc::clone(&meter),
-            answers: commands.answers(),
             near_caches: commands.near_caches(),
             ended,
             cut: cut.clone(),
@@ -196,10 +194,6 @@ impl Workers {
 
     pub(super) fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
-    }
-
-    pub(super) fn answers(&self) -> Arc<Answers> {
-        Arc::clone(&self.answers)
     }
 
     pub(super) fn near_caches(&self) -> Arc<NearCaches> {

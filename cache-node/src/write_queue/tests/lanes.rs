@@ -7,28 +7,30 @@ use crate::{
     testing::{cx, cx_within},
 };
 
-struct Two {
-    queue: Arc<WriteQueue>,
-    redis: Arc<Scripted>,
-    disk: Arc<Scripted>,
+use tokio::time::timeout;
+
+pub(super) struct Two {
+    pub(super) queue: Arc<WriteQueue>,
+    pub(super) redis: Arc<Scripted>,
+    pub(super) disk: Arc<Scripted>,
     clock: Clock,
 }
 
-const FOREVER: usize = tokio::sync::Semaphore::MAX_PERMITS;
+pub(super) const FOREVER: usize = tokio::sync::Semaphore::MAX_PERMITS;
 
 impl Two {
     fn open(options: QueueOptions) -> Self {
         Self::over(options, Scripted::gated_as(LayerId::Redis, 0, FOREVER), Scripted::open())
     }
 
-    fn over(options: QueueOptions, redis: Arc<Scripted>, disk: Arc<Scripted>) -> Self {
+    pub(super) fn over(options: QueueOptions, redis: Arc<Scripted>, disk: Arc<Scripted>) -> Self {
         let clock = Clock::manual(START);
         let targets = vec![Arc::clone(&redis) as Arc<dyn Layer>, Arc::clone(&disk) as Arc<dyn Layer>];
         Self { queue: WriteQueue::open(options, targets, None, clock.clone()), redis, disk, clock }
     }
 
     /// One in which Redis fails, and the queue knows it.
-    async fn without_redis(options: QueueOptions) -> Self {
+    pub(super) async fn without_redis(options: QueueOptions) -> Self {
         let two = Self::open(options);
         two.redis.failing.store(true, Ordering::SeqCst);
         two.set("first", "v");
@@ -41,7 +43,7 @@ impl Two {
     }
 
     /// Redis answers again, and gets all that it is owed.
-    async fn redis_comes_back(&self) {
+    pub(super) async fn redis_comes_back(&self) {
         self.redis.failing.store(false, Ordering::SeqCst);
         eventually("the queue is empty", || self.queue.items() == 0).await;
         eventually("all is trusted", || self.queue.lanes().iter().all(|lane| lane.is_trusted)).await;
@@ -241,6 +243,22 @@ async fn clear_does_not_wait_for_a_redis_that_is_away_nor_trust_it_before_it_is_
     two.redis_comes_back().await;
     assert_eq!(two.redis.value("k").as_deref(), Some("new"), "what came after the clear is written after it");
     assert_eq!(two.redis.value("first"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clear_that_fails_lets_those_go_who_wait_behind_it() {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, 0), Scripted::open());
+    drop(two.queue.clear(|| {}));
+    eventually("the clear is under way", || two.queue.lanes[0].gate.try_read().is_err()).await;
+    let key = two.remove("k");
+    let tagged = two.queue.remove_tagged(&removal(&["a"], 5));
+    two.redis.failing.store(true, Ordering::SeqCst);
+    two.redis.write_gate.add_permits(FOREVER);
+    for receipt in [key, tagged] {
+        timeout(Duration::from_secs(60), receipt.settled()).await.expect("nobody waits for a Redis that is away");
+        assert_eq!(receipt.excused(), Lanes::of(LayerId::Redis));
+    }
+    two.redis_comes_back().await;
 }
 
 #[tokio::test]

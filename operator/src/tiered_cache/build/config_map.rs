@@ -81,8 +81,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
 }
 
 fn backplane(asked: &ValidBackplane) -> node_config::Backplane {
-    let ValidBackplane { max_staleness, when_disconnected, serve_stale_for, log_records } = *asked;
-    let outbox = node_config::Outbox::default();
+    let ValidBackplane { max_staleness, when_disconnected, serve_stale_for, outbox, log_records } = *asked;
     node_config::Backplane { max_staleness, when_disconnected, serve_stale_for, log_records, outbox }
 }
 

@@ -1,25 +1,29 @@
-//! A Redis of the cache's own: one pod with a volume, behind a Service, with a password that only pods read.
+//! A Redis of the cache's own: one pod with a volume, behind a Service, with a password that only pods read; or three of
+//! them ([`replicated`]).
 //!
 //! - **What it keeps.** Its append-only file is written before a reply is sent, so a killed or moved Redis comes back with
-//!   all it acknowledged. It is synced once a second: a sync for each change would cost every write the time of the
-//!   medium, and what a crash of the *machine* loses is a gap that nodes notice and answer by trusting nothing older.
+//!   all it acknowledged. It is synced once a second: a sync for each change would cost every call the time of the medium,
+//!   and what a crash of the *machine* loses is a gap that nodes notice and answer by trusting nothing older.
 //! - **What gives way.** `volatile-lru` evicts only keys with a time to live, which are the entries, and of these the ones
 //!   not used for longest; log, removals and floor have none and stay. `volatile-ttl` would evict what is about to expire
 //!   first, and so the short-lived marks of removals, which are there to refuse older values.
 //! - **Who replaces it.** Its StatefulSet does: a change of it restarts one pod, and the nodes go on without it meanwhile.
 
+mod replicated;
+
 use std::collections::BTreeMap;
 
-use crds::{quantity::ByteSize, tiered_cache::ManagedRedis};
+use crds::{node_config, quantity::ByteSize, tiered_cache::ManagedRedis};
 use k8s_openapi::{
     api::{
         apps::v1::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Container, ContainerPort, EnvVar, EnvVarSource, ExecAction, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, Secret, SecretKeySelector, Service, ServicePort, ServiceSpec, VolumeMount,
+            Container, EnvVar, EnvVarSource, ExecAction, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Secret,
+            SecretKeySelector, Service, ServicePort, ServiceSpec, VolumeMount,
         },
+        policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -29,10 +33,10 @@ use k8s_openapi::{
 };
 
 use super::{
-    INSTANCE_LABEL, Identity, ValidCache, claim_template, container_security, metadata, pod_security, pull_policy,
-    secret::mounted, service_account,
+    INSTANCE_LABEL, Identity, ValidCache, claim_template, container_port, container_security, metadata, pod_security,
+    pull_policy, secret::mounted, service_account, spread,
 };
-use crate::tiered_cache::validate::RedisSource;
+use crate::tiered_cache::{storage::CLASS_ANNOTATION, validate::RedisSource};
 
 /// Key of the Secret with the password.
 pub(in crate::tiered_cache) const PASSWORD_KEY: &str = "password";
@@ -56,7 +60,9 @@ const STARTUP_PERIOD_SECONDS: i32 = 2;
 /// What is made for a managed Redis, but for its Secret.
 #[derive(Clone, Debug)]
 pub(in crate::tiered_cache) struct DesiredRedis {
-    pub(in crate::tiered_cache) service: Service,
+    pub(in crate::tiered_cache) services: Vec<Service>,
+    /// `None` for one alone, which a budget could only block.
+    pub(in crate::tiered_cache) pdb: Option<PodDisruptionBudget>,
     pub(in crate::tiered_cache) stateful_set: StatefulSet,
 }
 
@@ -65,14 +71,37 @@ pub(in crate::tiered_cache) fn name(cache_name: &str) -> String {
     format!("{cache_name}-redis")
 }
 
-/// Name of the claim of its pod.
-pub(in crate::tiered_cache) fn claim_name(cache_name: &str) -> String {
-    format!("{DATA_VOLUME}-{}-0", name(cache_name))
+/// Names of its pods, of which the first begins as the master.
+pub(in crate::tiered_cache) fn pod_names(cache_name: &str, replicas: i32) -> impl Iterator<Item = String> {
+    let name = name(cache_name);
+    (0..replicas).map(move |ordinal| format!("{name}-{ordinal}"))
 }
 
-/// Where nodes find it.
-pub(super) fn endpoint(cache_name: &str) -> String {
-    format!("{}:{PORT}", name(cache_name))
+/// Name of the claim of the pod with this name.
+pub(in crate::tiered_cache) fn claim_name(pod_name: &str) -> String {
+    format!("{DATA_VOLUME}-{pod_name}")
+}
+
+/// Names of all claims that any Redis of this cache could have.
+pub(in crate::tiered_cache) fn claim_names(cache_name: &str) -> impl Iterator<Item = String> {
+    pod_names(cache_name, replicated::REPLICAS).map(|pod| claim_name(&pod))
+}
+
+/// Names of all Services that any Redis of this cache could have.
+pub(in crate::tiered_cache) fn service_names(cache_name: &str) -> impl Iterator<Item = String> {
+    [name(cache_name)].into_iter().chain(pod_names(cache_name, replicated::REPLICAS))
+}
+
+/// How nodes find it.
+pub(super) fn found(cache_name: &str, redis: &ManagedRedis) -> node_config::Redis {
+    if is_replicated(redis) {
+        return replicated::found(cache_name);
+    }
+    node_config::Redis { endpoints: vec![format!("{}:{PORT}", name(cache_name))], ..node_config::Redis::default() }
+}
+
+fn is_replicated(redis: &ManagedRedis) -> bool {
+    redis.replicas > 1
 }
 
 /// A Secret with a new password, which nobody but pods ever reads: the operator may create Secrets and do nothing else
@@ -88,32 +117,44 @@ pub(in crate::tiered_cache) fn secret(identity: &Identity) -> Secret {
     }
 }
 
-/// Builds Service and StatefulSet; none unless the cache has a Redis of its own.
+/// Builds Services, budget and StatefulSet; none unless the cache has a Redis of its own.
 pub(super) fn build(cache: &ValidCache) -> Option<DesiredRedis> {
     let RedisSource::Managed(redis) = &cache.redis.as_ref()?.source else { return None };
-    Some(DesiredRedis { service: service(cache), stateful_set: stateful_set(cache, redis) })
+    let stateful_set = stateful_set(cache, redis);
+    let identity = &cache.identity;
+    Some(if is_replicated(redis) {
+        let pdb = Some(replicated::pdb(identity));
+        DesiredRedis { services: replicated::services(identity), pdb, stateful_set }
+    } else {
+        let services = vec![service(identity, vec![service_port("redis", PORT)])];
+        DesiredRedis { services, pdb: None, stateful_set }
+    })
 }
 
-fn service(cache: &ValidCache) -> Service {
+fn service(identity: &Identity, ports: Vec<ServicePort>) -> Service {
     let spec = ServiceSpec {
         type_: Some("ClusterIP".to_owned()),
-        selector: Some(selector_labels(&cache.identity.name)),
-        ports: Some(vec![ServicePort {
-            name: Some("redis".to_owned()),
-            port: PORT,
-            target_port: Some(IntOrString::String("redis".to_owned())),
-            protocol: Some("TCP".to_owned()),
-            ..ServicePort::default()
-        }]),
+        selector: Some(selector_labels(&identity.name)),
+        ports: Some(ports),
         ..ServiceSpec::default()
     };
-    Service { metadata: redis_metadata(&cache.identity), spec: Some(spec), ..Service::default() }
+    Service { metadata: redis_metadata(identity), spec: Some(spec), ..Service::default() }
+}
+
+fn service_port(name: &str, port: i32) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port,
+        target_port: Some(IntOrString::String(name.to_owned())),
+        protocol: Some("TCP".to_owned()),
+        ..ServicePort::default()
+    }
 }
 
 fn stateful_set(cache: &ValidCache, redis: &ManagedRedis) -> StatefulSet {
     let name = &cache.identity.name;
     let spec = StatefulSetSpec {
-        replicas: Some(1),
+        replicas: Some(redis.replicas),
         service_name: Some(self::name(name)),
         selector: LabelSelector { match_labels: Some(selector_labels(name)), ..LabelSelector::default() },
         template: PodTemplateSpec {
@@ -139,19 +180,30 @@ fn stateful_set(cache: &ValidCache, redis: &ManagedRedis) -> StatefulSet {
         )]),
         ..StatefulSetSpec::default()
     };
-    StatefulSet { metadata: redis_metadata(&cache.identity), spec, status: None }
+    let class = redis.storage_class_name.clone().unwrap_or_default();
+    let annotations = Some(BTreeMap::from([(CLASS_ANNOTATION.to_owned(), class)]));
+    StatefulSet { metadata: ObjectMeta { annotations, ..redis_metadata(&cache.identity) }, spec, status: None }
 }
 
 fn pod(cache: &ValidCache, redis: &ManagedRedis) -> PodSpec {
     let users = [(USERS, USERS)].into_iter();
     let (volume, mount) = mounted(SECRET_VOLUME, &name(&cache.identity.name), users, SECRET_DIR);
+    let alone = container(cache, redis, mount);
+    let (containers, spread) = if is_replicated(redis) {
+        let selector =
+            LabelSelector { match_labels: Some(selector_labels(&cache.identity.name)), ..LabelSelector::default() };
+        (replicated::containers(&cache.identity.name, redis.memory, alone), Some(spread(&selector)))
+    } else {
+        (vec![alone], None)
+    };
     PodSpec {
         service_account_name: Some(service_account::name(&cache.identity.name)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(30),
         security_context: Some(pod_security()),
-        containers: vec![container(cache, redis, mount)],
+        topology_spread_constraints: spread,
+        containers,
         volumes: Some(vec![volume]),
         ..PodSpec::default()
     }
@@ -167,7 +219,8 @@ fn container(cache: &ValidCache, redis: &ManagedRedis, secret: VolumeMount) -> C
         ..EnvVarSource::default()
     };
     let data = VolumeMount { name: DATA_VOLUME.to_owned(), mount_path: DATA_DIR.to_owned(), ..VolumeMount::default() };
-    let limit = ByteSize(redis.memory.0 + redis.memory.0 / 2 + PROCESS.0);
+    let replication = if is_replicated(redis) { replicated::replication(redis.memory).0 } else { 0 };
+    let limit = ByteSize(redis.memory.0 + redis.memory.0 / 2 + PROCESS.0 + replication);
     let memory = ("memory".to_owned(), Quantity(limit.to_string()));
     Container {
         name: "redis".to_owned(),
@@ -179,17 +232,14 @@ fn container(cache: &ValidCache, redis: &ManagedRedis, secret: VolumeMount) -> C
         args: Some(arguments(redis)),
         // By which `redis-cli` in the probes says who it is.
         env: Some(vec![EnvVar { name: "REDISCLI_AUTH".to_owned(), value: None, value_from: Some(password) }]),
-        ports: Some(vec![ContainerPort {
-            name: Some("redis".to_owned()),
-            container_port: PORT,
-            protocol: Some("TCP".to_owned()),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(vec![container_port("redis", PORT)]),
         startup_probe: Some(probe(STARTUP_PERIOD_SECONDS, STARTUP_SECONDS / STARTUP_PERIOD_SECONDS)),
         readiness_probe: Some(probe(5, 2)),
         // A minute: a large removal or a slow medium may keep Redis from answering for a while, and a restart would make
         // it longer.
-        liveness_probe: Some(probe(10, 6)),
+        // Any answer is life, also that a replica still reads what the master has sent it: that may take as long as it
+        // takes, and a restart would have it sent once more.
+        liveness_probe: Some(probe_by(&["redis-cli", "ping"], 10, 6)),
         resources: Some(ResourceRequirements {
             requests: Some(BTreeMap::from([memory.clone(), ("cpu".to_owned(), Quantity("100m".to_owned()))])),
             limits: Some(BTreeMap::from([memory])),
@@ -221,7 +271,11 @@ fn arguments(redis: &ManagedRedis) -> Vec<String> {
 
 /// `-e`: an error is a failure, such as that the file is still being read.
 fn probe(period_seconds: i32, failures: i32) -> Probe {
-    let command = ["redis-cli", "-e", "ping"].map(str::to_owned).to_vec();
+    probe_by(&["redis-cli", "-e", "ping"], period_seconds, failures)
+}
+
+fn probe_by(command: &[&str], period_seconds: i32, failures: i32) -> Probe {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
     Probe {
         exec: Some(ExecAction { command: Some(command) }),
         period_seconds: Some(period_seconds),
@@ -276,8 +330,9 @@ mod tests {
     /// As [`crate::tiered_cache::build`] has it for the nodes.
     #[test]
     fn an_ordinary_redis_is_built_as_ever() {
-        let DesiredRedis { service, stateful_set } = desired("{redis: {mode: Managed}}");
-        let text = serde_saphyr::to_string(&json!([service, stateful_set])).unwrap();
+        let DesiredRedis { services, pdb: _, stateful_set } = desired("{redis: {mode: Managed}}");
+        let text = serde_saphyr::to_string(&json!([services[0], stateful_set])).unwrap();
+        assert_eq!(services.len(), 1);
         assert_eq!(text, include_str!("managed_redis.yaml"), "managed:\n{text}\nend of managed");
     }
 
@@ -302,6 +357,19 @@ mod tests {
         let resources = container("{redis: {mode: Managed, managed: {memory: 100Mi}}}")["resources"].clone();
         assert_eq!(resources["limits"], json!({"memory": "214Mi"}));
         assert_eq!(resources["requests"]["memory"], "214Mi");
+    }
+
+    #[test]
+    fn a_redis_that_is_still_loading_is_alive_and_not_ready() {
+        for replicas in [1, 3] {
+            let container = container(&format!("{{redis: {{mode: Managed, managed: {{replicas: {replicas}}}}}}}"));
+            let fails_at_an_error = |probe: &str| {
+                container[probe]["exec"]["command"].to_string().contains("redis-cli -e")
+                    || container[probe]["exec"]["command"].as_array().unwrap().contains(&json!("-e"))
+            };
+            let found = ["livenessProbe", "readinessProbe", "startupProbe"].map(fails_at_an_error);
+            assert_eq!(found, [false, true, true], "of {replicas}");
+        }
     }
 
     #[test]

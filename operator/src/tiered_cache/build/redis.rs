@@ -29,10 +29,9 @@ pub(super) fn config(cache: &ValidCache) -> node_config::Redis {
     };
     let found = match source {
         RedisSource::External(external) => external_config(external),
-        RedisSource::Managed(_) => node_config::Redis {
-            endpoints: vec![managed_redis::endpoint(&cache.identity.name)],
+        RedisSource::Managed(managed) => node_config::Redis {
             password_file: Some(file(CREDENTIALS_DIR, PASSWORD)),
-            ..node_config::Redis::default()
+            ..managed_redis::found(&cache.identity.name, managed)
         },
     };
     node_config::Redis {

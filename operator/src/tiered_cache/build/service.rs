@@ -31,7 +31,7 @@ pub(super) fn headless(cache: &ValidCache) -> Service {
 pub(super) fn client(cache: &ValidCache) -> Service {
     let spec = ServiceSpec {
         ports: Some(vec![port("resp", RESP_PORT)]),
-        // Nodes share no layer yet: a client must find on its next connection what it stored on the last.
+        // A client must find on its next connection what it stored on the last, also before Redis has it.
         session_affinity: Some("ClientIP".to_owned()),
         ..spec(cache)
     };

@@ -9,9 +9,8 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, Lifecycle,
-            LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
+            ConfigMapVolumeSource, Container, HTTPGetAction, Lifecycle, LifecycleHandler, PersistentVolumeClaim,
+            PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SleepAction, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
@@ -20,8 +19,8 @@ use k8s_openapi::{
 use super::{
     ADMIN_PORT, RESP_PORT, TEMPLATE_ANNOTATION, ValidCache, claim_template,
     config_map::{DATA_DIR, FILE},
-    container_security, hash, label_selector, labels, metadata, pod_security, pull_policy, redis, service,
-    service_account, telemetry,
+    container_port, container_security, hash, label_selector, labels, metadata, pod_name_env, pod_security,
+    pull_policy, redis, service, service_account, spread, telemetry,
 };
 use crate::tiered_cache::lineage;
 
@@ -64,9 +63,13 @@ pub(super) fn build(cache: &ValidCache, config_map: &str) -> (StatefulSet, Strin
         volume_claim_templates: claim_templates(cache),
         ..StatefulSetSpec::default()
     };
-    let annotations = BTreeMap::from([(lineage::ANNOTATION.to_owned(), cache.lineage.text())]);
-    let metadata = ObjectMeta { annotations: Some(annotations), ..metadata(&cache.identity, name.clone()) };
+    let metadata = ObjectMeta { annotations: Some(lineage_of(cache)), ..metadata(&cache.identity, name.clone()) };
     (StatefulSet { metadata, spec, status: None }, revision)
+}
+
+/// Which data in Redis counts, for [`lineage`] to read again.
+fn lineage_of(cache: &ValidCache) -> BTreeMap<String, String> {
+    BTreeMap::from([(lineage::ANNOTATION.to_owned(), cache.lineage.text())])
 }
 
 fn retention(policy: RetentionPolicy) -> String {
@@ -87,7 +90,10 @@ fn template(cache: &ValidCache, config_map: &str) -> (PodTemplateSpec, String) {
     let spec = Some(pod(cache, config_map));
     let unnamed = PodTemplateSpec { metadata: Some(metadata.clone()), spec };
     let revision = hash(&serde_json::to_vec(&unnamed).expect("a pod template is plain data"));
-    metadata.annotations = Some(BTreeMap::from([(TEMPLATE_ANNOTATION.to_owned(), revision.clone())]));
+    // Another lineage is another configuration, by whose name it is part of the hash already.
+    let mut annotations = lineage_of(cache);
+    annotations.insert(TEMPLATE_ANNOTATION.to_owned(), revision.clone());
+    metadata.annotations = Some(annotations);
     (PodTemplateSpec { metadata: Some(metadata), ..unnamed }, revision)
 }
 
@@ -105,35 +111,14 @@ fn pod(cache: &ValidCache, config_map: &str) -> PodSpec {
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(PRE_STOP_SECONDS + drain_seconds + CLOSE_SECONDS),
         security_context: Some(pod_security()),
-        topology_spread_constraints: Some(vec![
-            spread(cache, "kubernetes.io/hostname"),
-            spread(cache, "topology.kubernetes.io/zone"),
-        ]),
+        topology_spread_constraints: Some(spread(&label_selector(&cache.identity.name))),
         containers: vec![container(cache)],
         volumes: Some([config].into_iter().chain(secrets).collect()),
         ..PodSpec::default()
     }
 }
 
-/// Nodes are spread if there is room; a cache that runs crowded is better than one that does not run.
-fn spread(cache: &ValidCache, topology_key: &str) -> TopologySpreadConstraint {
-    TopologySpreadConstraint {
-        max_skew: 1,
-        topology_key: topology_key.to_owned(),
-        when_unsatisfiable: "ScheduleAnyway".to_owned(),
-        label_selector: Some(label_selector(&cache.identity.name)),
-        ..TopologySpreadConstraint::default()
-    }
-}
-
 fn container(cache: &ValidCache) -> Container {
-    let node_name = EnvVarSource {
-        field_ref: Some(ObjectFieldSelector {
-            api_version: Some("v1".to_owned()),
-            field_path: "metadata.name".to_owned(),
-        }),
-        ..EnvVarSource::default()
-    };
     let pre_stop =
         LifecycleHandler { sleep: Some(SleepAction { seconds: PRE_STOP_SECONDS }), ..LifecycleHandler::default() };
     Container {
@@ -141,8 +126,8 @@ fn container(cache: &ValidCache) -> Container {
         image: Some(cache.image.clone()),
         image_pull_policy: Some(pull_policy(cache.image_pull_policy)),
         args: Some(vec!["--config".to_owned(), format!("{CONFIG_DIR}/{FILE}")]),
-        env: Some(vec![EnvVar { name: "NODE_NAME".to_owned(), value: None, value_from: Some(node_name) }]),
-        ports: Some(vec![port("resp", RESP_PORT), port("admin", ADMIN_PORT)]),
+        env: Some(vec![pod_name_env("NODE_NAME")]),
+        ports: Some(vec![container_port("resp", RESP_PORT), container_port("admin", ADMIN_PORT)]),
         startup_probe: Some(Probe { failure_threshold: Some(STARTUP_SECONDS), ..probe("/livez", 1) }),
         readiness_probe: Some(probe("/readyz", 2)),
         liveness_probe: Some(probe("/livez", 10)),
@@ -179,15 +164,6 @@ fn volume_mounts(cache: &ValidCache) -> Vec<VolumeMount> {
 /// Secrets that the node reads as files.
 fn secrets(cache: &ValidCache) -> impl Iterator<Item = (Volume, VolumeMount)> {
     redis::volumes(cache).into_iter().chain(telemetry::volume(cache))
-}
-
-fn port(name: &str, number: i32) -> ContainerPort {
-    ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: number,
-        protocol: Some("TCP".to_owned()),
-        ..ContainerPort::default()
-    }
 }
 
 fn probe(path: &str, period_seconds: i32) -> Probe {

@@ -130,6 +130,9 @@ fn the_node_is_told_how_far_to_trust_itself_and_how_long_the_log_is() {
     assert_eq!(words(&format!("{{{external}, {own}}}")), told("10s", "Miss", "5m", 5000));
     assert_eq!(words("{redis: {mode: Managed}}"), told("3s", "ServeStale", "1m", 1_000_000));
     assert_eq!(words("{redis: {mode: Managed, managed: {memory: 64Mi}}}"), told("3s", "ServeStale", "1m", 262_144));
+    let outbox = |backplane: &str| config(&format!("{{{external}, backplane: {backplane}}}")).backplane.outbox;
+    use crds::node_config::Outbox::{Queue, Refuse};
+    assert_eq!((outbox("{}"), outbox("{outbox: Queue}"), outbox("{outbox: Refuse}")), (Queue, Queue, Refuse));
     // What has no effect rolls nothing.
     assert_eq!(desired(&format!("{{{own}}}")).revisions, desired("{}").revisions);
 }

@@ -9,7 +9,7 @@ use crds::{
 };
 
 use super::{Node, layers::is_ill};
-use crate::tiered_cache::validate::ValidBackplane;
+use crate::tiered_cache::{lineage::Lineage, validate::ValidBackplane};
 
 /// Nodes named one by one; of more the number is told.
 const NAMED_MAX: usize = 5;
@@ -23,6 +23,8 @@ pub(super) enum Holds {
     Alone,
     /// They run a configuration of before there was one.
     NotYet,
+    /// They follow another log than the others.
+    Apart,
     Memory,
     TagIndex,
     WriteQueue,
@@ -42,17 +44,23 @@ pub(super) enum Holds {
 
 /// What the guarantee is about.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::tiered_cache) struct Terms<'a>(pub(in crate::tiered_cache) Option<&'a ValidBackplane>);
+pub(in crate::tiered_cache) struct Terms<'a> {
+    /// What nodes promise each other where there is a log.
+    pub(in crate::tiered_cache) backplane: Option<&'a ValidBackplane>,
+    /// Which log.
+    pub(in crate::tiered_cache) lineage: &'a Lineage,
+}
 
 // === impl Holds ===
 
 impl Holds {
     /// Every row of the table.
     #[cfg(test)]
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Whole,
         Self::Alone,
         Self::NotYet,
+        Self::Apart,
         Self::Memory,
         Self::TagIndex,
         Self::WriteQueue,
@@ -76,6 +84,9 @@ impl Holds {
                 "nodes do not share invalidations: spec.redis.mode is Disabled, and spec.backplane has no effect"
             }
             Self::NotYet => "changes of other nodes are not known before the present configuration runs",
+            Self::Apart => {
+                "the log of another Redis is followed: invalidations do not reach all nodes until these are replaced"
+            }
             Self::Memory => "reads go on with the layers below memory, and are slower",
             Self::TagIndex => "nothing wrong is served; more than was asked for may be gone",
             Self::WriteQueue => {
@@ -123,15 +134,39 @@ impl Holds {
 impl Terms<'_> {
     /// What holds as long as every node is well.
     pub(super) fn whole(self) -> String {
-        self.say(if self.0.is_some() { Holds::Whole } else { Holds::Alone })
+        self.say(if self.backplane.is_some() { Holds::Whole } else { Holds::Alone })
     }
 
     /// What holds of a fleet, with the names of the nodes where it is less than the whole.
     pub(super) fn now(self, nodes: &[Node]) -> String {
+        self.tell(self.less(nodes))
+    }
+
+    /// What holds of a fleet whose layers are all well.
+    pub(super) fn of_change(self, nodes: &[Node]) -> String {
+        let mut less = self.less(nodes);
+        less.retain(|(holds, _)| matches!(holds, Holds::NotYet | Holds::Apart));
+        self.tell(less)
+    }
+
+    /// The nodes that follow another log, if these nodes follow more than one.
+    pub(super) fn apart<'n>(self, nodes: impl Iterator<Item = &'n Node> + Clone) -> Vec<&'n str> {
+        let lineages = || nodes.clone().filter_map(|node| node.lineage.as_ref());
+        let are_one = !lineages().any(|one| lineages().any(|other| one.is_another_log(other)));
+        let strangers = nodes.clone().filter(|node| !are_one && node.follows_another_log(self.lineage));
+        strangers.map(|node| node.name.as_str()).collect()
+    }
+
+    /// Where it is less than the whole.
+    fn less(self, nodes: &[Node]) -> Vec<(Holds, &str)> {
         let reports = nodes.iter().filter(|node| !node.terminating);
         let reports = reports.filter_map(|node| Some((node.name.as_str(), node.report.as_ref()?)));
-        let mut less: Vec<(Holds, &str)> =
-            reports.flat_map(|(name, report)| self.less_on(report).map(move |holds| (holds, name))).collect();
+        let less = reports.flat_map(|(name, report)| self.less_on(report).map(move |holds| (holds, name)));
+        // Also those on their way down: until they are gone they may answer.
+        less.chain(self.apart(nodes.iter()).into_iter().map(|name| (Holds::Apart, name))).collect()
+    }
+
+    fn tell(self, mut less: Vec<(Holds, &str)>) -> String {
         less.sort_by_key(|(holds, _)| *holds);
         if less.is_empty() {
             return self.whole();
@@ -148,13 +183,13 @@ impl Terms<'_> {
     fn less_on(self, report: &NodeReport) -> impl Iterator<Item = Holds> {
         let follows =
             || report.layer(LayerName::Backplane).is_some_and(|layer| layer.health.state != HealthState::Disabled);
-        let not_yet = (self.0.is_some() && report.ready && !follows()).then_some(Holds::NotYet);
+        let not_yet = (self.backplane.is_some() && report.ready && !follows()).then_some(Holds::NotYet);
         ill(report).filter_map(move |layer| Holds::of(layer, self)).chain(not_yet)
     }
 
     /// Whether nodes follow a log where there is to be one, and do not where there is not.
     pub(super) fn is_as_asked(self, health: HealthState) -> bool {
-        health == if self.0.is_some() { HealthState::Healthy } else { HealthState::Disabled }
+        health == if self.backplane.is_some() { HealthState::Healthy } else { HealthState::Disabled }
     }
 
     /// What a node that serves clients can not promise; empty if there is nothing.
@@ -165,7 +200,7 @@ impl Terms<'_> {
     }
 
     fn say(self, holds: Holds) -> String {
-        let Some(backplane) = self.0 else { return holds.sentence().to_owned() };
+        let Some(backplane) = self.backplane else { return holds.sentence().to_owned() };
         let then = match backplane.when_disconnected {
             WhenDisconnected::ServeStale => {
                 format!("serves them as stale for at most {}", backplane.serve_stale_for)
@@ -183,7 +218,7 @@ impl Terms<'_> {
             WhenDisconnected::ServeStale => backplane.max_staleness.0 + backplane.serve_stale_for.0,
             WhenDisconnected::Miss => backplane.max_staleness.0,
         };
-        self.0.map(of).unwrap_or_default()
+        self.backplane.map(of).unwrap_or_default()
     }
 
     /// Whether a fenced node still serves what it holds.
@@ -197,7 +232,8 @@ fn ill(report: &NodeReport) -> impl Iterator<Item = &LayerReport> {
     report.layers.iter().filter(|layer| is_ill(report, layer))
 }
 
-fn listed(names: &[&str]) -> String {
+/// Names in a sentence, as many as one still reads.
+pub(in crate::tiered_cache) fn listed(names: &[&str]) -> String {
     match names.len().saturating_sub(NAMED_MAX) {
         0 => names.join(", "),
         more => format!("{} and {more} more", names[..NAMED_MAX].join(", ")),
@@ -207,11 +243,12 @@ fn listed(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tiered_cache::testing::{NodeFixture as N, backplane};
+    use crate::tiered_cache::testing::{NodeFixture as N, backplane, lineage};
 
     fn now(whens: WhenDisconnected, nodes: &[N]) -> String {
         let backplane = ValidBackplane { when_disconnected: whens, ..backplane() };
-        Terms(Some(&backplane)).now(&nodes.iter().map(N::build).collect::<Vec<_>>())
+        let terms = Terms { backplane: Some(&backplane), lineage: &lineage() };
+        terms.now(&nodes.iter().map(N::build).collect::<Vec<_>>())
     }
 
     fn ill_backplane(ordinal: i32, state: HealthState, reason: &str) -> N {
@@ -251,7 +288,8 @@ mod tests {
              serves them as stale for at most 1m"
         );
         assert!(now(Miss, &[]).ends_with("after 3s, and answers as if they were absent"));
-        assert_eq!(Terms(None).now(&[N::current(0).build()]), Holds::Alone.sentence());
+        let without = Terms { backplane: None, lineage: &Lineage::default() };
+        assert_eq!(without.now(&[N::current(0).build()]), Holds::Alone.sentence());
     }
 
     #[test]
@@ -299,6 +337,25 @@ mod tests {
         let words = "on sessions-1 changes of other nodes are not known before the present configuration runs";
         assert_eq!(now(Miss, &[N::current(0), off]), words);
         assert_eq!(now(Miss, &[N::current(1).without_layer(LayerName::Backplane)]), words);
+    }
+
+    #[test]
+    fn while_there_are_two_logs_invalidations_are_not_said_to_reach_every_node() {
+        let stranger = |ordinal| N::outdated(ordinal).following("external-a/1700000000");
+        let words = "on sessions-0, sessions-1 the log of another Redis is followed: invalidations do not reach all nodes \
+                     until these are replaced";
+        for present in [N::current(2), N::current(2).starting()] {
+            assert_eq!(now(Miss, &[stranger(0), stranger(1).terminating(), present]), words);
+        }
+        let two_earlier = [stranger(0), stranger(1).following("managed/1600000000")];
+        assert_eq!(now(Miss, &two_earlier), words);
+        // Before the first is replaced, and after the last, all of them hear of each other.
+        for one in [[stranger(0), stranger(1)], [N::current(0), N::current(1)]] {
+            assert!(now(Miss, &one).starts_with("invalidations reach every node"));
+        }
+        let nodes = [stranger(0), N::current(1).following("none/0")].map(|node| node.build());
+        let without = Terms { backplane: None, lineage: &Lineage::default() };
+        assert_eq!(without.now(&nodes), Holds::Alone.sentence());
     }
 
     #[test]

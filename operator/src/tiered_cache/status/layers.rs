@@ -5,8 +5,9 @@ use crds::{
     tiered_cache::LayerStatus,
 };
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, View, count, cut, seconds};
+use super::{AS_EXPECTED, MESSAGE_MAX, Node, State, TroubleKind, View, count, cut, guarantee::listed, seconds};
 
 /// Causes before their effects: where Redis is ill, nodes can not follow its log either.
 pub(in crate::tiered_cache) const LAYERS: [LayerName; 6] = [
@@ -30,16 +31,27 @@ enum Answer<'a> {
 }
 
 /// Joins what the nodes say about each layer. Of a Redis that does not run they only see that it does not answer; what
-/// keeps it from running says more.
+/// keeps it from running says more. Of one that runs they know more.
 pub(super) fn roll_up(view: &View<'_>, previous: &[LayerStatus], now: Timestamp) -> Vec<LayerStatus> {
     let mut layers: Vec<LayerStatus> = LAYERS.into_iter().map(|name| layer(name, view.nodes, previous, now)).collect();
+    // Those on their way up or down are no news. Where nodes of two logs serve side by side each follows its own well, and
+    // none knows what all others change.
+    let apart = view.terms.apart(view.nodes.iter().filter(|node| node.is_ready()));
     for layer in &mut layers {
         match (layer.name, &view.redis_trouble) {
-            (LayerName::Redis, Some(trouble)) if is_worse(layer) => {
+            (LayerName::Redis, Some(trouble)) if is_worse(layer) && trouble.kind != TroubleKind::NotReady => {
                 layer.reason = trouble.kind.reason().to_owned();
                 layer.message = cut(trouble.message.clone(), MESSAGE_MAX);
             }
-            (LayerName::Backplane, _) if view.terms.is_as_asked(layer.health) => layer.message = view.terms.whole(),
+            (LayerName::Backplane, _) if !apart.is_empty() && !is_worse(layer) => {
+                layer.health = HealthState::Degraded;
+                layer.reason = "AnotherLog".to_owned();
+                layer.message = cut(format!("{}: the log of another Redis is followed", listed(&apart)), MESSAGE_MAX);
+                layer.since = since(layer.name, layer.health, previous, now);
+            }
+            (LayerName::Backplane, _) if view.terms.is_as_asked(layer.health) => {
+                layer.message = cut(view.terms.of_change(view.nodes), MESSAGE_MAX);
+            }
             _ => {}
         }
     }
@@ -130,7 +142,6 @@ fn layer(name: LayerName, nodes: &[Node], previous: &[LayerStatus], now: Timesta
         }
         (Some(_), None) => (HealthState::Healthy, AS_EXPECTED.to_owned(), "works on every node that is up".to_owned()),
     };
-    let before = previous.iter().find(|before| before.name == name && before.health == health);
     LayerStatus {
         name,
         health,
@@ -138,8 +149,13 @@ fn layer(name: LayerName, nodes: &[Node], previous: &[LayerStatus], now: Timesta
         nodes_total: count(nodes.len()),
         reason,
         message: cut(message, MESSAGE_MAX),
-        since: before.map_or_else(|| Some(seconds(now)), |before| before.since.clone()),
+        since: since(name, health, previous, now),
     }
+}
+
+fn since(name: LayerName, health: HealthState, previous: &[LayerStatus], now: Timestamp) -> Option<Time> {
+    let before = previous.iter().find(|before| before.name == name && before.health == health);
+    before.map_or_else(|| Some(seconds(now)), |before| before.since.clone())
 }
 
 fn answer(node: &Node, name: LayerName) -> Answer<'_> {

@@ -2,8 +2,10 @@ use crds::node_report::{HealthState, LayerName};
 
 use super::*;
 use crate::tiered_cache::{
+    diagnose::OF_NODES,
+    lineage::Lineage,
     rollout::{Block, Rule},
-    testing::{NodeFixture as N, at, backplane, revisions},
+    testing::{NodeFixture as N, at, backplane, lineage, revisions},
 };
 
 fn identity() -> Identity {
@@ -21,15 +23,9 @@ fn applied(step: Step) -> Verdict {
 
 fn status_of(replicas: i32, nodes: &[N], verdict: Verdict) -> TieredCacheStatus {
     let nodes: Vec<Node> = nodes.iter().map(N::build).collect();
-    let backplane = backplane();
-    let view = View {
-        identity: &identity(),
-        replicas,
-        nodes: &nodes,
-        redis_trouble: None,
-        terms: Terms(Some(&backplane)),
-        verdict,
-    };
+    let (identity, backplane, lineage) = (identity(), backplane(), lineage());
+    let terms = Terms { backplane: Some(&backplane), lineage: &lineage };
+    let view = View { identity: &identity, replicas, nodes: &nodes, absent: &[], redis_trouble: None, terms, verdict };
     compose(&view, &TieredCacheStatus::default(), at(0))
 }
 
@@ -125,6 +121,78 @@ fn a_rollout_that_is_held_back_names_rule_and_node() {
     assert_eq!(says(&status, "Stalled"), "True ImageUnavailable");
     assert_eq!(kstatus(&status, 7), "Failed");
     assert_eq!((status.ready_replicas, status.updated_replicas), (2, 1));
+}
+
+#[test]
+fn a_node_that_is_not_made_is_starting_at_first_and_then_waits_for_a_person() {
+    let trouble = crate::tiered_cache::diagnose::not_created("sessions-2", "sessions", &OF_NODES);
+    let (identity, nodes) = (identity(), [N::current(0), N::current(1)].map(|node| node.build()));
+    let terms = Terms { backplane: None, lineage: &lineage() };
+    let (absent, verdict) = (&[("sessions-2".to_owned(), trouble)], applied(Step::Settled));
+    let view = View { identity: &identity, replicas: 3, nodes: &nodes, absent, redis_trouble: None, terms, verdict };
+    let status = compose(&view, &TieredCacheStatus::default(), at(0));
+    for (kind, words) in [("Ready", "False"), ("Degraded", "True"), ("Stalled", "True")] {
+        assert_eq!(says(&status, kind), format!("{words} PodNotCreated"));
+    }
+    let status = compose(&View { absent: &[], ..view }, &TieredCacheStatus::default(), at(0));
+    assert_eq!(
+        (says(&status, "Ready"), says(&status, "Stalled")),
+        ("False Starting".into(), "False AsExpected".into())
+    );
+}
+
+/// A node that follows the log of the Redis of before.
+fn stranger(ordinal: i32) -> N {
+    N::outdated(ordinal).following("external-a/1700000000")
+}
+
+#[test]
+fn a_change_to_another_redis_is_told_until_the_last_node_of_the_first_is_gone() {
+    let before = settled(&[stranger(0), stranger(1), N::outdated(2)]);
+    for kind in ["Ready", "Progressing"] {
+        assert!(says(&before, kind).ends_with(" SwitchingRedis"), "{}", says(&before, kind));
+    }
+    let message = &condition(&before, "Progressing").message;
+    let how = "to be replaced, all together, because they follow the log of another Redis: sessions-0, sessions-1; one at \
+               a time: sessions-2";
+    assert_eq!(message, how);
+    assert_eq!(before.nodes[0].message, "is to be replaced: it follows the log of another Redis");
+    let going = settled(&[stranger(0).terminating(), stranger(1).terminating(), N::current(2)]);
+    assert_eq!(says(&going, "Degraded"), "False AsExpected");
+    let message = &condition(&going, "Degraded").message;
+    let holds = "a change is under way: on sessions-0, sessions-1 the log of another Redis is followed: invalidations do not \
+                 reach all nodes until these are replaced";
+    assert_eq!(message, holds);
+    assert_eq!(says(&going, "BackplaneHealthy"), "True AsExpected");
+    assert_eq!(condition(&going, "BackplaneHealthy").message, holds.replace("a change is under way: ", ""));
+    assert_eq!(says(&settled(&[N::current(0).starting(), N::current(2)]), "Progressing"), "True Starting");
+}
+
+#[test]
+fn nodes_of_two_logs_that_serve_side_by_side_are_a_fault_of_the_backplane() {
+    let nodes = [stranger(0), N::current(1), N::current(2)];
+    let status = settled(&nodes);
+    assert_eq!(says(&status, "BackplaneHealthy"), "False AnotherLog");
+    assert_eq!(condition(&status, "BackplaneHealthy").message, "sessions-0: the log of another Redis is followed");
+    assert_eq!(says(&status, "Degraded"), "True BackplaneDegraded");
+    let message = &condition(&status, "Degraded").message;
+    assert!(message.ends_with("invalidations do not reach all nodes until these are replaced"), "{message}");
+    // Also when they can not be stopped; and it stays as it is while nothing changes.
+    let status = status_of(3, &nodes, Verdict::Failed("could not delete Pod sessions-0".to_owned()));
+    assert_eq!(says(&status, "BackplaneHealthy"), "False AnotherLog");
+    let message = &condition(&status, "Degraded").message;
+    assert!(
+        message.contains("could not delete Pod sessions-0. What holds: on sessions-0 the log of another"),
+        "{message}"
+    );
+    let (identity, backplane, lineage) = (identity(), backplane(), lineage());
+    let nodes = nodes.map(|node| node.build());
+    let terms = Terms { backplane: Some(&backplane), lineage: &lineage };
+    let verdict = applied(Step::Settled);
+    let view =
+        View { identity: &identity, replicas: 3, nodes: &nodes, absent: &[], redis_trouble: None, terms, verdict };
+    let first = compose(&view, &TieredCacheStatus::default(), at(0));
+    assert_eq!(compose(&view, &first, at(100)), first);
 }
 
 #[test]
@@ -293,8 +361,15 @@ fn the_guarantee_is_told_also_while_nothing_is_wrong() {
     let off = |ordinal| N::current(ordinal).with_layer(LayerName::Backplane, HealthState::Disabled, "Disabled");
     let nodes = [off(0).build()];
     let (identity, verdict) = (identity(), applied(Step::Settled));
-    let view =
-        View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble: None, terms: Terms(None), verdict };
+    let view = View {
+        identity: &identity,
+        replicas: 1,
+        nodes: &nodes,
+        absent: &[],
+        redis_trouble: None,
+        terms: Terms { backplane: None, lineage: &Lineage::default() },
+        verdict,
+    };
     let status = compose(&view, &TieredCacheStatus::default(), at(0));
     assert_eq!(says(&status, "BackplaneHealthy"), "True Disabled");
     for kind in ["Degraded", "BackplaneHealthy"] {
@@ -311,7 +386,15 @@ fn what_keeps_redis_from_running_is_said_in_place_of_what_the_nodes_see() {
         let nodes = vec![N::current(0).with_layer(LayerName::Redis, state, "Unreachable").build()];
         let (identity, verdict) = (identity(), applied(Step::Settled));
         let redis_trouble = Some(trouble.clone());
-        let view = View { identity: &identity, replicas: 1, nodes: &nodes, redis_trouble, terms: Terms(None), verdict };
+        let view = View {
+            identity: &identity,
+            replicas: 1,
+            nodes: &nodes,
+            absent: &[],
+            redis_trouble,
+            terms: Terms { backplane: None, lineage: &Lineage::default() },
+            verdict,
+        };
         compose(&view, &TieredCacheStatus::default(), at(0))
     };
     let status = compose_with(HealthState::Unavailable);
@@ -320,7 +403,9 @@ fn what_keeps_redis_from_running_is_said_in_place_of_what_the_nodes_see() {
     assert_eq!(says(&status, "Degraded"), "True RedisUnavailable");
     assert_eq!(says(&status, "Stalled"), "True ImageUnavailable");
     assert_eq!(says(&status, "Ready"), "True AllNodesReady");
-    assert_eq!(says(&compose_with(HealthState::Healthy), "RedisHealthy"), "True AsExpected");
+    let spare = compose_with(HealthState::Healthy);
+    assert_eq!(says(&spare, "RedisHealthy"), "True AsExpected", "another one serves");
+    assert_eq!(says(&spare, "Degraded"), "True ImageUnavailable", "but none would take its place");
 }
 
 #[test]
@@ -367,8 +452,15 @@ fn the_same_view_gives_the_same_status_for_ever_and_times_move_only_with_states(
     let nodes = [N::current(0), N::current(1), N::current(2)].map(|node| node.build());
     let identity = identity();
     let verdict = applied(Step::Settled);
-    let view =
-        View { identity: &identity, replicas: 3, nodes: &nodes, redis_trouble: None, terms: Terms(None), verdict };
+    let view = View {
+        identity: &identity,
+        replicas: 3,
+        nodes: &nodes,
+        absent: &[],
+        redis_trouble: None,
+        terms: Terms { backplane: None, lineage: &Lineage::default() },
+        verdict,
+    };
     let first = compose(&view, &TieredCacheStatus::default(), at(0));
     let second = compose(&view, &first, at(100));
     assert_eq!(first, second);

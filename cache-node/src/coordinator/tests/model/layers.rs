@@ -148,7 +148,7 @@ impl Mood {
 }
 
 fn trouble(layer: LayerId, kind: ErrorKind) -> LayerError {
-    LayerError { layer, kind, message: "a mood".to_owned() }
+    LayerError::new(layer, kind, "a mood")
 }
 
 // === impl Moody ===
@@ -257,7 +257,9 @@ impl Layer for Remote {
         let mut kept = self.kept.lock().unwrap();
         for change in changes {
             match change {
-                Change::Set(entry) => drop(kept.entries.insert(entry.key().to_vec(), entry.clone())),
+                Change::Set(entry) | Change::Again(entry, _) => {
+                    drop(kept.entries.insert(entry.key().to_vec(), entry.clone()))
+                }
                 Change::Fill(entry) => drop(kept.entries.entry(entry.key().to_vec()).or_insert_with(|| entry.clone())),
                 Change::Remove(key) => drop(kept.entries.remove(key.as_bytes())),
                 Change::RemoveTagged(removal) => {

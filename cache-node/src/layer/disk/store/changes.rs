@@ -47,7 +47,7 @@ impl Store {
         for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Fill(entry) if !self.may_fill(now, entry, &changes[..place]) => {}
-                Change::Set(entry) | Change::Fill(entry) if admit(entry) => {
+                Change::Set(entry) | Change::Again(entry, _) | Change::Fill(entry) if admit(entry) => {
                     self.codec.encode(entry, now, &mut envelope);
                     batch.put_cf(family, entry.key(), &envelope);
                     applied.written += 1;
@@ -55,7 +55,7 @@ impl Store {
                 }
                 // What may have been there before is dead, by `may_fill`.
                 Change::Fill(_) => {}
-                Change::Set(_) | Change::Remove(_) => {
+                Change::Set(_) | Change::Again(..) | Change::Remove(_) => {
                     batch.delete_cf(family, change.key());
                     applied.removed += 1;
                 }

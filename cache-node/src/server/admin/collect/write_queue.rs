@@ -2,7 +2,7 @@
 
 use super::{BYTES, CAPACITY, ENTRIES, Export, Facts, HEALTH, counter, extra, gauge};
 use crate::{
-    layer::metered::LATENCY,
+    layer::metered::{LATENCY, REQUESTS, STALE_READS},
     metrics::{Definition, Samples},
 };
 
@@ -62,6 +62,8 @@ const DEFINITIONS: &[Definition] = &[
     ENTRIES,
     BYTES,
     CAPACITY,
+    REQUESTS,
+    STALE_READS,
     OLDEST,
     ACCEPTED,
     FLUSHED,
@@ -88,7 +90,12 @@ fn write_queue(Facts { stats, lanes, .. }: &Facts<'_>, samples: &mut Samples) {
     samples.put(&DROPPED, &["overflow"], extra(stats, "droppedOverflow"));
     samples.put(&DROPPED, &["unreachable"], extra(stats, "droppedUnreachable"));
     samples.put(&DROPPED, &["fill"], extra(stats, "droppedFills"));
-    samples.put(&ACCEPTED, &[], stats.operations as f64);
+    let accepted = stats.operations.saturating_sub(stats.hits + stats.misses);
+    samples.put(&ACCEPTED, &[], accepted as f64);
+    samples.put(&REQUESTS, &["get", "hit"], stats.hits as f64);
+    samples.put(&REQUESTS, &["get", "miss"], stats.misses as f64);
+    samples.put(&REQUESTS, &["write", "ok"], accepted as f64);
+    samples.put(&STALE_READS, &[], stats.stale_hits as f64);
     for lane in *lanes {
         let to = [lane.layer.label()];
         samples.put(&LANE_ENTRIES, &to, lane.items as f64);

@@ -1,7 +1,12 @@
-use std::io::{BufRead, BufReader};
+use std::{
+    cell::Cell,
+    io::{BufRead, BufReader, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex},
     task::spawn_blocking,
 };
 
@@ -117,7 +122,7 @@ async fn an_event_loop_that_a_command_holds_up_is_missed_until_it_goes_on() {
 }
 
 /// Sends a request and receives its reply, without allocating.
-async fn exchange(client: &mut tokio::net::TcpStream, request: &str, reply: &str) {
+async fn exchange(client: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str, reply: &str) {
     let mut received = [0; 1024];
     let received = &mut received[..reply.len()];
     client.write_all(request.as_bytes()).await.unwrap();
@@ -165,6 +170,57 @@ async fn a_hit_in_memory_allocates_nothing_from_its_request_to_its_reply() {
     let begun = allocated_bytes();
     drop(std::hint::black_box(vec![0_u8; 4096]));
     assert!(allocated_bytes() >= begun + 4096, "allocations of this thread are counted");
+}
+
+/// The node's end of a connection, which counts how often the node writes.
+struct Counted<'a> {
+    stream: DuplexStream,
+    writes: &'a Cell<u32>,
+}
+
+impl AsyncRead for Counted<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(task, buffer)
+    }
+}
+
+impl AsyncWrite for Counted<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.set(self.writes.get() + 1);
+        Pin::new(&mut self.stream).poll_write(task, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.set(self.writes.get() + 1);
+        Pin::new(&mut self.stream).poll_write_vectored(task, pieces)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
+
+#[tokio::test]
+async fn what_arrives_together_is_answered_with_one_write() {
+    let event_loop = event_loop(ServerFacts::default).await;
+    let (mut client, stream) = duplex(4096);
+    let (writes, address) = (Cell::new(0), SocketAddr::from(([127, 0, 0, 1], 6379)));
+    let session = Session::new(1, address, address, Clock::system().now());
+    let stop = event_loop.stop.clone();
+    let asking = async {
+        exchange(&mut client, &"PING\r\n".repeat(100), &"+PONG\r\n".repeat(100)).await;
+        stop.cancel();
+    };
+    tokio::join!(asking, Connection::new(Counted { stream, writes: &writes }, session, &event_loop).run());
+    assert_eq!(writes.get(), 1);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! How reads of clients ended, over all layers.
+//! How reads of clients ended, over all layers: each is counted once, by who answers the client.
 
 use crate::{clock::UnixMillis, context::Trail, entry::Entry, tally::Tally};
 
@@ -15,7 +15,7 @@ pub enum Answer {
     Failed,
 }
 
-/// The counts of one server.
+/// The counts of one node.
 #[derive(Default)]
 pub struct Answers {
     tally: Tally<{ Answer::ALL.len() }>,
@@ -56,9 +56,19 @@ impl Answers {
         self.tally.sum(answer as usize)
     }
 
+    /// Reads that ended with a value, be it stale.
+    pub fn hits(&self) -> u64 {
+        self.count(Answer::Hit) + self.count(Answer::Stale)
+    }
+
+    /// Reads that ended without one.
+    pub fn misses(&self) -> u64 {
+        self.count(Answer::Miss) + self.count(Answer::Failed)
+    }
+
     /// A read has ended with this.
     #[inline]
-    pub(super) fn note(&self, now: UnixMillis, entry: Option<&Entry>, trail: &Trail) {
+    pub fn note(&self, now: UnixMillis, entry: Option<&Entry>, trail: &Trail) {
         self.tally.add(Answer::of(now, entry, trail) as usize, 1);
     }
 }
@@ -98,5 +108,6 @@ mod tests {
         answers.note(START, None, &failed);
         answers.note(START, None, &failed);
         assert_eq!(Answer::ALL.map(|answer| answers.count(answer)), [1, 1, 1, 2]);
+        assert_eq!((answers.hits(), answers.misses()), (2, 3));
     }
 }

@@ -1,0 +1,38 @@
+//! A change that may have been carried out before.
+
+/// KEYS entry, log, lease; ARGV as of SET, then the id up to which all records were known when the change was accepted,
+/// and 1 if the entry has tags. An attempt before this one may have been carried out, and others may have changed the key
+/// since, who must not see it come back. So if one of the records since, by others, is about the key, about everything or,
+/// for an entry with tags, about any tag, if one may have been trimmed, or if they are too many to look at, the key is
+/// removed: by nobody, so that the node that asked for it forgets it, too. Answers the id of the record, in a list if it
+/// is that of the removal.
+pub(super) const SET_AGAIN: &str = "#!lua
+local function is_certain()
+  if #redis.call('XRANGE', KEYS[2], '-', ARGV[6], 'COUNT', 1) == 0 and redis.call('EXISTS', KEYS[2]) == 1 then
+    local facts, stream = {}, redis.call('XINFO', 'STREAM', KEYS[2])
+    for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end
+    if facts['entries-added'] > facts['length'] then return false end
+  end
+  local since = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6], '+', 'COUNT', 257)
+  if #since > 256 then return false end
+  for _, record in ipairs(since) do
+    local kind, what, origin = record[2][2], record[2][4], record[2][6]
+    if origin ~= ARGV[1] then
+      if kind == 't' then
+        if ARGV[7] == '1' then return false end
+      elseif kind ~= 'a' and (what == ARGV[3] or (kind ~= 's' and kind ~= 'r')) then
+        return false
+      end
+    end
+  end
+  return true
+end
+if not is_certain() then
+  redis.call('UNLINK', KEYS[1], KEYS[3])
+  return {redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 'r', 'w', ARGV[3], 'o', '')}
+end
+local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 's', 'w', ARGV[3], 'o', ARGV[1])
+local ms, seq = string.match(id, '(%d+)-(%d+)')
+redis.call('SET', KEYS[1], 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[4], 'PX', ARGV[5])
+redis.call('UNLINK', KEYS[3])
+return id";

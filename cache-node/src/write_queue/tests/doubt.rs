@@ -1,0 +1,79 @@
+//! Changes of which nobody knows whether Redis has carried them out: the attempt failed, and may have been seen by others.
+
+use std::sync::Mutex;
+
+use super::{
+    lanes::{FOREVER, Two},
+    *,
+};
+use crate::entry::Position;
+
+/// A queue that has sent Redis a value, and hears nothing yet.
+async fn on_its_way(name: &str) -> Two {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, 0), Scripted::open());
+    two.set(name, "v");
+    eventually("a batch is under way", || two.queue.lanes[0].applying_since_ms() != NEVER_MS).await;
+    two
+}
+
+fn supersede(two: &Two, name: &str) -> bool {
+    two.queue.turn(name.as_bytes()).supersede(START, name.as_bytes(), Position::from_bits(7))
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_is_stored_again_as_one_that_may_have_been_stored_before() {
+    let two = Two::without_redis(OPTIONS).await;
+    two.redis_comes_back().await;
+    let batches = two.redis.batches.lock().unwrap();
+    assert!(matches!(batches[0][..], [Change::Again(..)]), "{batches:?}");
+    let batches = two.disk.batches.lock().unwrap();
+    assert!(matches!(batches[0][..], [Change::Set(_)]), "{batches:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn newer_value_is_stored_for_the_first_time() {
+    let two = Two::without_redis(OPTIONS).await;
+    two.set("first", "newer");
+    // Else it would be taken on the way.
+    two.redis.failing.store(false, Ordering::SeqCst);
+    two.redis_comes_back().await;
+    let batches = two.redis.batches.lock().unwrap();
+    assert!(matches!(batches[0][..], [Change::Set(_)]), "{batches:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_another_node_may_have_seen_before_it_changed_the_key_is_removed_everywhere() {
+    let two = Two::without_redis(OPTIONS).await;
+    eventually("the disk has it", || two.disk.value("first").is_some()).await;
+    assert!(supersede(&two, "first"), "memory has to forget it");
+    assert!(matches!(two.pending("first"), Pending::Removed));
+    two.redis.put(entry("first", "of the other node"));
+    two.redis_comes_back().await;
+    assert_eq!((two.redis.value("first"), two.disk.value("first")), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_whose_key_another_node_changed_during_a_lost_attempt_is_removed_everywhere() {
+    let two = on_its_way("k").await;
+    let dropped = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&dropped);
+    two.queue.on_drop(move |key| heard.lock().unwrap().push(key.to_vec()));
+    assert!(!supersede(&two, "k"), "its answer decides");
+    two.redis.failing.store(true, Ordering::SeqCst);
+    two.redis.write_gate.add_permits(FOREVER);
+    eventually("memory has to forget it", || *dropped.lock().unwrap() == [b"k"]).await;
+    assert!(matches!(two.pending("k"), Pending::Removed));
+    two.redis.put(entry("k", "of the other node"));
+    two.redis_comes_back().await;
+    assert_eq!((two.redis.value("k"), two.disk.value("k")), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn value_that_was_never_tried_comes_after_what_another_node_has_changed() {
+    let two = on_its_way("k").await;
+    two.set("later", "v");
+    assert!(!supersede(&two, "later"));
+    two.redis.write_gate.add_permits(FOREVER);
+    two.redis_comes_back().await;
+    assert_eq!(two.redis.value("later").as_deref(), Some("v"));
+}

@@ -1,0 +1,91 @@
+//! Which tests may run beside each other: most look at a namespace of their own only. Whoever cuts machines, replaces the
+//! operator, counts what the whole cluster does or times it, is alone.
+//!
+//! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first those that
+//! may run beside each other, so many at a time that the machine is not the limit, then the others one by one.
+
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// Tests that run beside each other. They wait for pods most of the time.
+const BESIDE_MAX: usize = 4;
+/// Until every test that was started with this one has asked for its turn.
+const ALL_ASK_WITHIN: Duration = Duration::from_millis(500);
+
+static TURNS: Mutex<Turns> =
+    Mutex::new(Turns { beside: 0, wait_to_be_beside: 0, is_alone: false, wait_to_be_alone: 0 });
+static CHANGED: Condvar = Condvar::new();
+
+struct Turns {
+    beside: usize,
+    wait_to_be_beside: usize,
+    is_alone: bool,
+    /// Without the one that comes last.
+    wait_to_be_alone: usize,
+}
+
+/// The cluster is the holder's, until this is dropped.
+pub(crate) enum Turn {
+    Beside,
+    Alone,
+}
+
+/// The cluster, beside others.
+pub(crate) fn beside() -> Turn {
+    let mut turns = turns();
+    turns.wait_to_be_beside += 1;
+    turns = wait(turns, |turns| turns.is_alone || turns.beside == BESIDE_MAX);
+    turns.wait_to_be_beside -= 1;
+    turns.beside += 1;
+    Turn::Beside
+}
+
+/// The cluster, for one test alone.
+pub(crate) fn alone() -> Turn {
+    turns().wait_to_be_alone += 1;
+    thread::sleep(ALL_ASK_WITHIN);
+    let mut turns = wait(turns(), Turns::is_taken);
+    turns.wait_to_be_alone -= 1;
+    turns.is_alone = true;
+    Turn::Alone
+}
+
+/// The cluster, for one test alone, once all others have had their turn.
+pub(crate) fn last() -> Turn {
+    thread::sleep(ALL_ASK_WITHIN);
+    wait(turns(), |turns| turns.is_taken() || turns.wait_to_be_alone > 0).is_alone = true;
+    Turn::Alone
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// Whether nobody can be alone now.
+    fn is_taken(&self) -> bool {
+        self.is_alone || self.beside + self.wait_to_be_beside > 0
+    }
+}
+
+// === impl Turn ===
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut turns = turns();
+        match self {
+            Self::Beside => turns.beside -= 1,
+            Self::Alone => turns.is_alone = false,
+        }
+        CHANGED.notify_all();
+    }
+}
+
+fn turns() -> MutexGuard<'static, Turns> {
+    TURNS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait(turns: MutexGuard<'static, Turns>, has_to: impl Fn(&Turns) -> bool) -> MutexGuard<'static, Turns> {
+    CHANGED.wait_while(turns, |turns| has_to(turns)).unwrap_or_else(PoisonError::into_inner)
+}
