@@ -7,7 +7,7 @@ export NODES ?= 3
 ARGS ?=
 ROCKS := tests/with-rocksdb.sh
 RELEASE := $(ROCKS) cargo build --locked --release
-CLUSTER_TOOL = cargo run --locked --quiet --bin cluster -- --name $(CLUSTER)
+CLUSTER_TOOL = tests/setup.sh && cargo run --locked --quiet --bin cluster -- --name $(CLUSTER)
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +36,8 @@ chaos: ## Break a fleet in every way, over and over, and judge ten million reads
 chaos-pods: ## Delete, kill and cut off a fleet in pods on the test cluster, ten rounds (CHAOS_ROUNDS=n), and judge its reads
 	@tests/chaos/pods.sh
 
-mutants: ## Plant known bugs one by one and see the unit tests catch them
-	@tests/mutants/run.sh
+mutants: ## Plant known bugs one by one and see the unit tests catch them (ARGS=model: the model test alone)
+	@tests/mutants/run.sh $(ARGS)
 
 chaos-mutants: ## Plant known bugs one by one and see the judge of the fleet catch them
 	@tests/chaos/mutants/run.sh

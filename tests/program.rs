@@ -9,8 +9,11 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, channel},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -70,8 +73,11 @@ pub fn run(args: &[&str]) -> Ended {
 }
 
 /// Runs a prepared command to its end.
+///
+/// # Panics
+/// If it goes on for longer than [`PATIENCE`]; it is killed then.
 pub fn ended(command: &mut Command) -> Ended {
-    let output = command.stdin(Stdio::null()).output().expect("the program starts");
+    let output = output_within(PATIENCE, command);
     Ended {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -131,9 +137,9 @@ impl Node {
 
     /// Waits for the log line with this message.
     pub fn logged(&self, message: &str) -> Value {
-        let mut seen = Vec::new();
+        let (mut seen, until) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
-            let Ok(line) = self.log.recv_timeout(PATIENCE) else {
+            let Ok(line) = self.log.recv_timeout(until.saturating_duration_since(Instant::now())) else {
                 panic!("no message {message:?} in the log:\n{}", seen.join("\n"));
             };
             match serde_json::from_str::<Value>(&line) {
@@ -150,8 +156,12 @@ impl Node {
     }
 
     /// Waits for its end.
+    ///
+    /// # Panics
+    /// With what it logged last if it goes on for longer than [`PATIENCE`].
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().expect("the child is ours")
+        status_within(PATIENCE, &mut self.child)
+            .unwrap_or_else(|| panic!("the node does not end:\n{}", self.log.try_iter().collect::<Vec<_>>().join("\n")))
     }
 
     /// Asks the admin port.
@@ -181,6 +191,7 @@ impl Node {
     pub fn connect(&self) -> BufReader<TcpStream> {
         let stream = TcpStream::connect(self.resp).expect("the node accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a positive time");
         BufReader::new(stream)
     }
 
@@ -209,6 +220,67 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(begun.elapsed() < PATIENCE, "did not happen: {what}");
         thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits for the end of a process; `None` if it goes on for longer than that.
+pub fn status_within(limit: Duration, child: &mut Child) -> Option<ExitStatus> {
+    let begun = Instant::now();
+    loop {
+        let status = child.try_wait().expect("the child is ours");
+        if status.is_some() || begun.elapsed() >= limit {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a program without input to its end; what it printed.
+///
+/// # Panics
+/// If it does not start, or goes on for longer than that; it is killed then.
+pub fn output_within(limit: Duration, command: &mut Command) -> Output {
+    output_of_fed_within(limit, command, Stdio::null())
+}
+
+/// The same with an input.
+///
+/// # Panics
+/// As [`output_within`].
+pub fn output_of_fed_within(limit: Duration, command: &mut Command, input: impl Into<Stdio>) -> Output {
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // Read on threads of their own: nobody ends who waits for somebody to read what it prints. They go on while a process
+    // that it left behind keeps the pipe.
+    let (stdout, stderr) = (read_aside(child.stdout.take()), read_aside(child.stderr.take()));
+    let Some(status) = status_within(limit, &mut child) else {
+        // It may have ended by now.
+        let _ = child.kill();
+        panic!("{command:?} does not end");
+    };
+    let all =
+        |pipe: Receiver<Vec<u8>>| pipe.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{command:?} left a process"));
+    Output { status, stdout: all(stdout), stderr: all(stderr) }
+}
+
+fn read_aside(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    let mut pipe = pipe.expect("asked for as a pipe");
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What can not be read is missing in what is looked for.
+        let _ = pipe.read_to_end(&mut bytes);
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// Sets a flag when it is dropped: the threads of a test that work until then also end when the test fails.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

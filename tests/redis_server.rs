@@ -12,7 +12,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{ports::free_port, program::eventually};
+use crate::{
+    ports::free_port,
+    program::{PATIENCE, eventually, output_within},
+};
 
 /// Makes a command that runs a server, to which only its options are added.
 pub type Program = fn() -> Command;
@@ -99,8 +102,7 @@ impl Server {
 
     /// Runs one command, given word by word, and gives back what `redis-cli` prints.
     pub fn cli(&self, words: &[&str]) -> String {
-        let output =
-            Command::new("redis-cli").args(&self.cli_args).args(words).output().expect("redis-cli is installed");
+        let output = output_within(PATIENCE, Command::new("redis-cli").args(&self.cli_args).args(words));
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 

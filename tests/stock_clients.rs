@@ -4,8 +4,14 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
+
+use crate::program::output_of_fed_within;
+
+/// Longer than any of them takes to come from its registry and to be compiled.
+const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Version of redis-py.
 pub const REDIS_PY: &str = "8.1.0";
@@ -52,9 +58,17 @@ pub fn pip_install(package: &str, folder: &Path) {
 /// Runs a command that has to succeed, and returns what it printed.
 ///
 /// # Panics
-/// If it does not succeed, with what it said.
+/// If it does not succeed, with what it said, or takes longer than five minutes.
 pub fn succeed(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    succeed_fed(command, Stdio::null())
+}
+
+/// The same of a command with an input.
+///
+/// # Panics
+/// As [`succeed`].
+pub fn succeed_fed(command: &mut Command, input: impl Into<Stdio>) -> String {
+    let Output { status, stdout, stderr } = output_of_fed_within(ENDS_WITHIN, command, input);
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{command:?} ended with {status}\n{out}\n{err}");
     out.into_owned()

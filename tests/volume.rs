@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{Advice, fadvise, statvfs};
 
-use crate::program::PATIENCE;
+use crate::program::{PATIENCE, output_within};
 
 /// While it lives, whatever writes to the volume waits.
 pub struct Frozen<'a>(&'a Volume);
@@ -136,7 +136,7 @@ fn path(path: &Path) -> &str {
 
 /// Runs a program that must succeed; what it printed.
 fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = output_within(PATIENCE, Command::new(program).args(args));
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

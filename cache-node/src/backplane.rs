@@ -85,6 +85,8 @@ struct Counts {
     own: AtomicU64,
     applied: AtomicU64,
     behind: AtomicU64,
+    /// How much older the newest record that has taken effect is than the newest of the log.
+    lag_ms: AtomicU64,
     failures: AtomicU64,
     stale: AtomicU64,
     gaps: [AtomicU64; Gap::ALL.len()],

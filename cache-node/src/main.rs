@@ -2,7 +2,7 @@
 
 mod args;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use cache_node::{config, node::Node, telemetry};
 use clap::Parser;
@@ -19,12 +19,15 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 /// For the admin port, signals, the queue's flusher and upkeep; clients have threads of their own.
 const BACKGROUND_THREADS: usize = 2;
 
+/// How long the threads of blocking work may take to end once everything is closed.
+const STUCK_THREADS_GRACE: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let environment = config::Environment::read();
     let (file, purpose) = Arguments::parse().split();
     let config = match config::Config::load(file.as_deref(), &environment) {
         Ok(config) => config,
-        Err(error) => return failed(&environment, 2, &error.to_string()),
+        Err(error) => return report(&environment, 2, &error.to_string()).into(),
     };
     if purpose == Purpose::Check {
         print!("{}", config.to_yaml());
@@ -35,10 +38,15 @@ fn main() -> ExitCode {
     }
     telemetry::start(&config.effective().log);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(BACKGROUND_THREADS).enable_all().build();
-    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(config))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&environment, 1, &format!("{error:#}")),
-    }
+    let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        let ended = runtime.block_on(run(config));
+        // Dropped, it would wait for a thread that hangs in a file system for as long as that hangs.
+        runtime.shutdown_timeout(STUCK_THREADS_GRACE);
+        ended
+    });
+    let code = ended.map_or_else(|error| report(&environment, 1, &format!("{error:#}")), |()| 0);
+    // A usual exit would wait for RocksDB's threads: for a compaction to end, or for a device that hangs.
+    signal_hook::low_level::exit(code.into())
 }
 
 async fn run(config: config::Config) -> anyhow::Result<()> {
@@ -49,9 +57,10 @@ async fn run(config: config::Config) -> anyhow::Result<()> {
     tokio::select! { () = node.shutdown() => Ok(()), () = asked_to_stop() => anyhow::bail!("a second signal cut the drain short") }
 }
 
-fn failed(environment: &config::Environment, code: u8, message: &str) -> ExitCode {
+/// Says why it ends; its exit code.
+fn report(environment: &config::Environment, code: u8, message: &str) -> u8 {
     eprintln!("cache-node: {message}");
     // The same words for `kubectl describe pod`; if they can not be left there, standard error has them.
     let _ = environment.write_last_words(message);
-    ExitCode::from(code)
+    code
 }

@@ -23,12 +23,15 @@ mod metrics;
 
 mod clock;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use args::{Args, Command};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
+
+/// How long the threads of blocking work may take to end once everything has ended.
+const STUCK_THREADS_GRACE: Duration = Duration::from_secs(1);
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
@@ -44,7 +47,10 @@ fn main() -> anyhow::Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("start the async runtime")?;
-            runtime.block_on(runtime::run(run))
+            let ended = runtime.block_on(runtime::run(run));
+            // Dropped, it would wait for a look-up of a name that nobody answers.
+            runtime.shutdown_timeout(STUCK_THREADS_GRACE);
+            ended
         }
         Command::Crds => {
             print!("{}", crds::tiered_cache::yaml());

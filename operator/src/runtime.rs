@@ -26,6 +26,8 @@ use crate::{
 const LEASE_LOST: u8 = 3;
 /// How long passes under way may take after SIGTERM; one call has a limit of 15 s.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long the lease may take to be given up. With all else this is less than the kubelet waits by default.
+const RELEASE: Duration = Duration::from_secs(3);
 
 /// Runs until SIGTERM or SIGINT, or until the lease is lost.
 ///
@@ -65,10 +67,12 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         metrics.set_leader(false);
     }
     heartbeats.retire("lease");
-    if code == ExitCode::SUCCESS
-        && let Err(error) = election.release().await
-    {
-        tracing::warn!(%error, "could not release the lease; it expires by itself");
+    if code == ExitCode::SUCCESS {
+        match timeout(RELEASE, election.release()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "could not release the lease; it expires by itself"),
+            Err(_) => tracing::warn!("could not release the lease in time; it expires by itself"),
+        }
     }
     stop.cancel();
     stop_admin.cancel();

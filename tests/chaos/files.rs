@@ -49,7 +49,9 @@ impl Files {
             all.absorb(part);
         }
         let history = records::in_order(all).context("the files are not of one run")?;
-        let law = Law { bound: nanos(BOUND), write_through: self.writes == Writes::Through, late: nanos(LATE) };
+        let write_through = self.writes == Writes::Through;
+        // These are of nodes that serve nothing while they are cut off.
+        let law = Law { bound: nanos(BOUND), stale: 0, write_through, late: nanos(LATE) };
         let verdict = judge(&history, law);
         let mut complaints = complaints(&history);
         complaints.append(&mut silent);

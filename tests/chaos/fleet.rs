@@ -7,6 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use ::tests::{ports::free_port, program::Node, volume::Volume};
@@ -38,6 +39,8 @@ pub(crate) struct Shape {
     pub(crate) small_disk: bool,
     /// Whether clocks can be put wrong.
     pub(crate) clocks: bool,
+    /// For how long a fenced node serves what it holds; none if not at all.
+    pub(crate) serve_stale_for: Option<Duration>,
 }
 
 /// What a node is.
@@ -197,13 +200,17 @@ impl Member {
         let memory = ["1Mi", "2Mi", "64Mi"][node % 3];
         let (redis, write_mode) = (to_redis.address, if shape.write_through { "WriteThrough" } else { "WriteBehind" });
         let order = if shape.disk_first { "[Disk, Redis]" } else { "[Redis, Disk]" };
+        let fenced = shape.serve_stale_for.map_or_else(
+            || "whenDisconnected: Miss".to_owned(),
+            |span| format!("whenDisconnected: ServeStale, serveStaleFor: {}s", span.as_secs()),
+        );
         let text = format!(
             "cache: {{name: {CACHE}, uid: {CACHE}, node: node-{node}}}\n\
              listen: {{resp: '{resp}', admin: '{admin}', threads: 1}}\n\
              memory: {{capacity: {memory}}}\n\
              redis: {{mode: External, endpoints: ['{redis}'], timeout: 250ms, writeMode: {write_mode}}}\n\
              disk: {{path: '{data}', minTtl: 0s, memory: 16Mi}}\n\
-             backplane: {{whenDisconnected: Miss}}\n\
+             backplane: {{{fenced}}}\n\
              readOrder: {order}\n",
             data = data.display(),
         );

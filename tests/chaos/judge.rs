@@ -2,8 +2,10 @@
 //!
 //! A value is *gone* for a read if some change that is surely later than the value's write was acknowledged early
 //! enough before the read was sent: on the same node at any time before; on another node by the bound, or before the
-//! reading node's process was made, since a node that is ready has caught up. "Surely later" is: sent after the write
-//! had its place in the order that all nodes share. Where an answer is not known, both ways are allowed.
+//! reading node's process was made, since a node that is ready has caught up. Where a node that is cut off goes on to serve
+//! what it held, the bound is longer by that time, and is all that holds for a process that was made meanwhile. "Surely
+//! later" is: sent after the write had its place in the order that all nodes share. Where an answer is not known, both
+//! ways are allowed.
 //!
 //! Changes lie in lists, one for each key, tag and node, sorted by when they take effect, with the latest moment of
 //! sending so far beside each: one binary search a list answers whether any of them makes a value gone.
@@ -20,6 +22,9 @@ use crate::{
 pub(crate) struct Law {
     /// How long after the acknowledgement of a change another node may serve what was there before.
     pub(crate) bound: Nanos,
+    /// How much longer a node that is cut off may serve it, also if it is started again meanwhile; zero if such a node
+    /// serves nothing.
+    pub(crate) stale: Nanos,
     /// Whether an acknowledged write has its place in the order of all nodes. If not, it has it with the next flush.
     pub(crate) write_through: bool,
     /// How much later than its expiry a value may be served. [`NEVER`], while clocks are put wrong, allows any time.
@@ -240,12 +245,14 @@ impl<'a> Judge<'a> {
         if let Some(source) = later(before(&line.told, read.invoked)) {
             return Some((Rule::Told, source));
         }
+        let bound = read.invoked.saturating_sub(self.law.bound.saturating_add(self.law.stale));
         let spawned = self.spawned(read);
-        if let Some(source) = later(before(&line.fleet, spawned)) {
+        // One that is started while it is cut off serves what it held without having caught up.
+        let caught_up = if self.law.stale == 0 { spawned } else { spawned.min(bound) };
+        if let Some(source) = later(before(&line.fleet, caught_up)) {
             return Some((Rule::Ready, source));
         }
-        let source = later(before(&line.fleet, read.invoked.saturating_sub(self.law.bound)))?;
-        Some((Rule::Fleet, source))
+        Some((Rule::Fleet, later(before(&line.fleet, bound))?))
     }
 
     /// When the process that answered the read was made, at the earliest.

@@ -38,7 +38,7 @@ mod history;
 
 mod clock;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::Rng;
@@ -47,12 +47,15 @@ use crate::{
     files::Files,
     fleet::Program,
     nemesis::Fault,
+    propagation::By,
     run::{Ended, Setting, Writes},
     stock::StockClient,
 };
 
 /// Of one run at most so many violations are told.
 const STORIES_MAX: usize = 3;
+/// Pairs of faults in one run at most. More take further runs, so that what is drawn for a run is drawn more than once.
+const PAIRS_MAX: u32 = 6;
 
 /// Breaks a fleet of cache nodes and judges what its clients read meanwhile.
 #[derive(Parser)]
@@ -69,6 +72,9 @@ enum Verb {
     Propagation {
         #[arg(long, default_value_t = 1_000_000)]
         removals: u64,
+        /// Removes each value by a tag that it alone carries, instead of by its key.
+        #[arg(long)]
+        tags: bool,
         #[command(flatten)]
         fleet: FleetArguments,
     },
@@ -100,6 +106,9 @@ struct Run {
     /// Faults in one run.
     #[arg(long, default_value_t = 1)]
     cycles: u32,
+    /// Pairs of faults in each round. Default: as many as faults in one run.
+    #[arg(long)]
+    pair_cycles: Option<u32>,
     /// Repeats the choices of a run; its number is printed.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
@@ -109,6 +118,10 @@ struct Run {
     /// When writes are acknowledged; by default each run draws it.
     #[arg(long, value_enum)]
     writes: Option<Writes>,
+    /// For how many seconds nodes serve what they hold while they are cut off from Redis, 0 for not at all
+    /// (`whenDisconnected: Miss`); by default each run draws it.
+    #[arg(long, value_name = "SECONDS")]
+    serve_stale: Option<u64>,
     #[command(flatten)]
     fleet: FleetArguments,
 }
@@ -136,8 +149,9 @@ enum Kind {
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().verb {
         Verb::Run(run) => run.all(),
-        Verb::Propagation { removals, fleet } => {
-            let measured = propagation::measure(fleet.program()?, usize::from(fleet.nodes), removals)?;
+        Verb::Propagation { removals, tags, fleet } => {
+            let by = if tags { By::Tag } else { By::Key };
+            let measured = propagation::measure(fleet.program()?, usize::from(fleet.nodes), removals, by)?;
             println!("{}", measured.text());
             Ok(if measured.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -170,13 +184,13 @@ impl Run {
                     Ok(ended) => {
                         checked += ended.verdict.checked;
                         let good =
-                            if self.control { control(&setting, &ended) } else { report(&setting.name(), &ended) };
+                            if self.control { control(&setting, &ended) } else { report(&setting.title(), &ended) };
                         passed += u32::from(good);
                         failed += u32::from(!good);
                     }
                     Err(error) => {
                         failed += 1;
-                        println!("FAILED {:<12} run {index}: {error:#}", setting.name());
+                        println!("FAILED {:<26} run {index}: {error:#}", setting.title());
                     }
                 }
             }
@@ -189,26 +203,38 @@ impl Run {
     }
 
     fn settings(&self, seed: u64) -> anyhow::Result<Vec<Setting>> {
-        let program = self.fleet.program()?;
-        let all = Fault::all();
-        let faults = if self.faults.is_empty() { &all } else { &self.faults };
-        let setting = |faults: Vec<Fault>, pairs| Setting {
-            program: program.clone(),
+        let setting = Setting {
+            program: self.fleet.program()?,
             nodes: usize::from(self.fleet.nodes),
-            faults,
-            pairs,
+            faults: if self.faults.is_empty() { Fault::all() } else { self.faults.clone() },
+            pairs: false,
             cycles: self.cycles,
             write_through: self.writes.map(|writes| writes == Writes::Through),
+            serve_stale_for: self.serve_stale.map(Duration::from_secs),
             seed,
         };
         let mut settings = Vec::new();
         if !self.pairs {
-            settings.extend(faults.iter().map(|fault| setting(vec![*fault], false)));
+            settings.extend(setting.faults.iter().map(|fault| Setting { faults: vec![*fault], ..setting.clone() }));
         }
         if self.pairs || self.faults.is_empty() {
-            settings.push(setting(faults.clone(), true));
+            let cycles = self.pair_cycles.unwrap_or(self.cycles);
+            settings.extend((0..cycles.div_ceil(PAIRS_MAX)).map(|run| self.run_of_pairs(&setting, cycles, run)));
         }
         Ok(settings)
+    }
+
+    /// One of the runs that so many pairs of faults take.
+    fn run_of_pairs(&self, setting: &Setting, cycles: u32, run: u32) -> Setting {
+        let mut faults = setting.faults.clone();
+        // The ends of lives are judged only where no clock is put wrong: unless faults are named, in every other run.
+        if self.faults.is_empty() && !setting.seed.wrapping_add(u64::from(run)).is_multiple_of(2) {
+            faults.retain(|fault| *fault != Fault::Clock);
+        }
+        let cycles = PAIRS_MAX.min(cycles - run * PAIRS_MAX);
+        // Far from the seeds of the next rounds.
+        let seed = setting.seed.wrapping_add(u64::from(run) << 32);
+        Setting { faults, pairs: true, cycles, seed, ..setting.clone() }
     }
 }
 
@@ -216,14 +242,14 @@ impl Run {
 fn control(setting: &Setting, ended: &Ended) -> bool {
     let broken = ended.verdict.violations.len();
     let verdict = if broken > 0 { "ok    " } else { "FAILED" };
-    println!("{verdict} {:<12} control: {broken} reads broke a promise; {}", setting.name(), ended.figures());
+    println!("{verdict} {:<12} control: {broken} reads broke a promise; {}", setting.title(), ended.figures());
     broken > 0
 }
 
 /// Prints what came of a run; whether all was well.
 fn report(name: &str, ended: &Ended) -> bool {
     let verdict = if ended.is_good() { "ok    " } else { "FAILED" };
-    println!("{verdict} {name:<12} {}", ended.figures());
+    println!("{verdict} {name:<26} {}", ended.figures());
     ended.complaints.iter().for_each(|complaint| println!("       {complaint}"));
     let violations = &ended.verdict.violations;
     if !violations.is_empty() {

@@ -22,6 +22,15 @@ const BATCH: usize = 200;
 /// A value that another node still has after this is lost to it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What removes a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A removal of its key.
+    Key,
+    /// A removal of a tag that it alone carries, so that there are as many removals as values.
+    Tag,
+}
+
 /// Somebody who watches one node: is given keys, tells when each was seen to be gone.
 struct Watcher {
     keys: Sender<Vec<String>>,
@@ -30,17 +39,26 @@ struct Watcher {
 
 /// What was measured, in microseconds.
 pub(crate) struct Measured {
-    pub(crate) latency: Histogram<u64>,
+    by: By,
+    latency: Histogram<u64>,
 }
 
-/// Removes so many keys on the first node and watches the others.
+/// Removes so many values on the first node and watches the others.
 ///
 /// # Errors
 /// If a node fails, or keeps a value for longer than 20 s.
-pub(crate) fn measure(program: Program, nodes: usize, removals: u64) -> anyhow::Result<Measured> {
+pub(crate) fn measure(program: Program, nodes: usize, removals: u64, by: By) -> anyhow::Result<Measured> {
     ensure!(nodes > 1, "propagation takes two nodes at least");
     let clock = Clock::start();
-    let shape = Shape { nodes, program, write_through: true, disk_first: false, small_disk: false, clocks: false };
+    let shape = Shape {
+        nodes,
+        program,
+        write_through: true,
+        disk_first: false,
+        small_disk: false,
+        clocks: false,
+        serve_stale_for: None,
+    };
     let fleet = Fleet::start(&shape, clock)?;
     fleet.members.iter().try_for_each(|member| await_redis(&mut Connection::open(member.resp)?, clock))?;
     let mut writer = Connection::open(fleet.members[0].resp)?;
@@ -49,13 +67,13 @@ pub(crate) fn measure(program: Program, nodes: usize, removals: u64) -> anyhow::
     let mut done = 0;
     while done < removals {
         let keys: Vec<String> = (0..BATCH as u64).map(|index| format!("p{}", done + index)).collect();
-        store(&mut writer, &keys)?;
+        store(&mut writer, &keys, by)?;
         watchers.iter().try_for_each(|watcher| watcher.keys.send(keys.clone()))?;
         // All have read every value, so all have it in memory.
         for watcher in &watchers {
             watcher.gone.recv()??;
         }
-        let acknowledged = remove(&mut writer, &keys, clock)?;
+        let acknowledged = remove(&mut writer, &keys, clock, by)?;
         for watcher in &watchers {
             let gone = watcher.gone.recv()??;
             for (acknowledged, gone) in acknowledged.iter().zip(gone) {
@@ -64,7 +82,7 @@ pub(crate) fn measure(program: Program, nodes: usize, removals: u64) -> anyhow::
         }
         done += BATCH as u64;
     }
-    Ok(Measured { latency })
+    Ok(Measured { by, latency })
 }
 
 /// Waits until the node tells Redis of what it removes.
@@ -83,27 +101,37 @@ fn await_redis(connection: &mut Connection, clock: Clock) -> anyhow::Result<()> 
     }
 }
 
-fn store(writer: &mut Connection, keys: &[String]) -> anyhow::Result<()> {
+fn store(writer: &mut Connection, keys: &[String], by: By) -> anyhow::Result<()> {
     let mut batch = Vec::new();
-    keys.iter().for_each(|key| wire::command(&mut batch, &[b"SET", key.as_bytes(), b"value"]));
+    for key in keys.iter().map(String::as_bytes) {
+        match by {
+            By::Key => wire::command(&mut batch, &[b"SET", key, b"value"]),
+            By::Tag => wire::command(&mut batch, &[b"TC.SET", key, b"value", b"TAGS", b"1", key]),
+        }
+    }
     writer.send(&batch)?;
     for key in keys {
         let reply = writer.reply()?;
-        ensure!(reply == Reply::Simple(b"OK"), "SET {key}: {reply:?}");
+        ensure!(reply == Reply::Simple(b"OK"), "storing {key}: {reply:?}");
     }
     Ok(())
 }
 
 /// When each removal was acknowledged.
-fn remove(writer: &mut Connection, keys: &[String], clock: Clock) -> anyhow::Result<Vec<Nanos>> {
+fn remove(writer: &mut Connection, keys: &[String], clock: Clock, by: By) -> anyhow::Result<Vec<Nanos>> {
     let mut batch = Vec::new();
-    keys.iter().for_each(|key| wire::command(&mut batch, &[b"DEL", key.as_bytes()]));
+    for key in keys.iter().map(String::as_bytes) {
+        match by {
+            By::Key => wire::command(&mut batch, &[b"DEL", key]),
+            By::Tag => wire::command(&mut batch, &[b"TC.INVALIDATE", key]),
+        }
+    }
     writer.send(&batch)?;
     let mut acknowledged = Vec::with_capacity(keys.len());
     for key in keys {
-        match writer.reply()? {
-            Reply::Integer(_) => acknowledged.push(clock.nanos()),
-            other => bail!("DEL {key}: {other:?}"),
+        match (by, writer.reply()?) {
+            (By::Key, Reply::Integer(_)) | (By::Tag, Reply::Simple(b"OK")) => acknowledged.push(clock.nanos()),
+            (_, other) => bail!("removing {key}: {other:?}"),
         }
     }
     Ok(acknowledged)
@@ -177,8 +205,12 @@ impl Measured {
     /// The figures in one line, in milliseconds.
     pub(crate) fn text(&self) -> String {
         let ms = |quantile: f64| self.latency.value_at_quantile(quantile) as f64 / 1000.0;
+        let by = match self.by {
+            By::Key => "key",
+            By::Tag => "tag",
+        };
         format!(
-            "{} invalidations seen: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, longest {:.1} ms",
+            "{} invalidations by {by} seen: p50 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, longest {:.1} ms",
             self.latency.len(),
             ms(0.5),
             ms(0.99),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -34,10 +34,15 @@ const FAULT: Duration = Duration::from_millis(4800);
 const QUIET: Duration = Duration::from_millis(4200);
 /// Before the first fault there are to be values.
 const WARM_UP: Duration = Duration::from_millis(1500);
+/// For how long nodes serve what they hold while they are cut off, in the runs in which they do: so short that it is over
+/// before the fault is, so that the judge sees its end; or so long that a node that is killed is started again within it.
+const SERVE_STALE_FOR: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// Changes a second on each node.
 const CHANGES_PER_SECOND: u32 = 400;
 /// Changes of each kind without which a run shows nothing.
 const ACKNOWLEDGED_MIN: usize = 100;
+/// Cycles that are added to a run which has acknowledged too little.
+const MORE_CYCLES_MAX: u32 = 4;
 /// Reads with a value that every node must have answered after the last fault.
 pub(crate) const FOUND_MIN: u64 = 200;
 
@@ -62,6 +67,8 @@ pub(crate) struct Setting {
     pub(crate) cycles: u32,
     /// Whether a write is acknowledged once it has its place in the log; none is left to chance.
     pub(crate) write_through: Option<bool>,
+    /// For how long a fenced node serves what it holds, zero for not at all; none is left to chance.
+    pub(crate) serve_stale_for: Option<Duration>,
     pub(crate) seed: u64,
 }
 
@@ -92,10 +99,13 @@ pub(crate) fn run(setting: &Setting) -> anyhow::Result<Ended> {
         stop: AtomicBool::new(false),
         writes: AtomicU32::new(0),
         found: (0..setting.nodes).map(|_| AtomicU64::new(0)).collect(),
+        stored: AtomicUsize::new(0),
+        removed: AtomicUsize::new(0),
+        receipt_nodes_min: if shape.serve_stale_for.is_some() { setting.nodes } else { 0 },
         plan: setting.plan(&shape),
     });
     let clients = start_clients(&fleet, &shared, &mut random);
-    let outcome = torment(setting, &mut fleet, &mut random).map(|()| wait_for_service(&shared));
+    let outcome = torment(setting, &mut fleet, &shared, &mut random).map(|()| wait_for_service(&shared));
     shared.stop.store(true, Ordering::Relaxed);
     let mut history = History::default();
     for client in clients {
@@ -124,16 +134,21 @@ fn start_clients(fleet: &Fleet, shared: &Arc<Shared>, random: &mut SmallRng) -> 
     clients
 }
 
-/// Brings the faults about, one cycle after the other.
-fn torment(setting: &Setting, fleet: &mut Fleet, random: &mut SmallRng) -> anyhow::Result<()> {
+/// Brings the faults about, one cycle after the other, and goes on until there is something to be wrong about: a fleet
+/// whose Redis was killed may acknowledge little.
+fn torment(setting: &Setting, fleet: &mut Fleet, shared: &Shared, random: &mut SmallRng) -> anyhow::Result<()> {
     rest(WARM_UP);
-    for _ in 0..setting.cycles {
+    let enough = |count: &AtomicUsize| count.load(Ordering::Relaxed) >= ACKNOWLEDGED_MIN;
+    for cycle in 0..setting.cycles + MORE_CYCLES_MAX {
+        if cycle >= setting.cycles && enough(&shared.stored) && enough(&shared.removed) {
+            break;
+        }
         let mut active = Vec::new();
         for fault in setting.choose(random) {
-            active.push(fault.begin(fleet, random)?);
-            if setting.pairs {
+            if !active.is_empty() {
                 rest(Duration::from_millis(random.random_range(0..1500)));
             }
+            active.push(fault.begin(fleet, random)?);
         }
         rest(FAULT);
         for fault in active {
@@ -185,6 +200,22 @@ impl Setting {
             disk_first: random.random(),
             small_disk: self.faults.contains(&Fault::DiskFull) && matches!(self.program, Program::CacheNode(_)),
             clocks: self.faults.contains(&Fault::Clock),
+            serve_stale_for: self.serves_stale_for(),
+        }
+    }
+
+    /// For how long a fenced node of this run serves what it holds; none if not at all. That is so in two runs of three,
+    /// because the judge has to allow what such a node may serve. Drawn by itself, from seed and name: no other choice
+    /// depends on it, and the runs of one seed differ.
+    fn serves_stale_for(&self) -> Option<Duration> {
+        let name = self.name();
+        let seed = name.bytes().fold(self.seed, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let mut random = SmallRng::seed_from_u64(seed);
+        let drawn = if random.random_ratio(1, 3) { SERVE_STALE_FOR.choose(&mut random).copied() } else { None };
+        match (&self.program, self.serve_stale_for) {
+            (Program::Plain, _) => None,
+            (Program::CacheNode(_), None) => drawn,
+            (Program::CacheNode(_), Some(span)) => (!span.is_zero()).then_some(span),
         }
     }
 
@@ -200,7 +231,8 @@ impl Setting {
 
     fn law(&self, shape: &Shape) -> Law {
         let late = if shape.clocks { NEVER } else { nanos(LATE) };
-        Law { bound: nanos(BOUND), write_through: shape.write_through, late }
+        let stale = shape.serve_stale_for.map_or(0, nanos);
+        Law { bound: nanos(BOUND), stale, write_through: shape.write_through, late }
     }
 
     fn choose(&self, random: &mut SmallRng) -> Vec<Fault> {
@@ -216,6 +248,16 @@ impl Setting {
             _ if self.pairs => "pairs".to_owned(),
             [fault] => fault.name(),
             _ => "mixed".to_owned(),
+        }
+    }
+
+    /// Its name, and what its nodes do while they are cut off.
+    pub(crate) fn title(&self) -> String {
+        let name = self.name();
+        match (&self.program, self.serves_stale_for()) {
+            (Program::Plain, _) => name,
+            (Program::CacheNode(_), None) => format!("{name:<12} Miss"),
+            (Program::CacheNode(_), Some(span)) => format!("{name:<12} ServeStale {}s", span.as_secs()),
         }
     }
 }

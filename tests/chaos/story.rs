@@ -151,7 +151,7 @@ mod tests {
             notes: vec![note],
             ..History::default()
         };
-        let verdict = judge(&history, Law { bound: 3500 * ms, write_through: true, late: 0 });
+        let verdict = judge(&history, Law { bound: 3500 * ms, stale: 0, write_through: true, late: 0 });
         let story = tell(&history, &verdict.violations[0]);
         let expected = "VIOLATION  P6: a removal by tag concerns every entry that carries the tag\n  \
              node 2 answered w0 for k7, asked at     5.0000 s\n  \

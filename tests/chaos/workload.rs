@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -36,6 +36,13 @@ pub(crate) struct Shared {
     pub(crate) writes: AtomicU32,
     /// Reads that found a value so far, by node.
     pub(crate) found: Vec<AtomicU64>,
+    /// Writes acknowledged as done so far.
+    pub(crate) stored: AtomicUsize,
+    /// The same of removals.
+    pub(crate) removed: AtomicUsize,
+    /// So many nodes a receipt must speak of. It says nothing of those that are silent, which may serve what they held
+    /// where nodes do so while they are cut off.
+    pub(crate) receipt_nodes_min: usize,
     pub(crate) plan: Plan,
 }
 
@@ -173,8 +180,13 @@ impl Client {
             }
             Asked::Write(..) | Asked::Removal(_) | Asked::Flush | Asked::Receipt => {
                 let outcome = match asked {
-                    Asked::Receipt => receipt(connection)?,
+                    Asked::Receipt => receipt(connection, self.shared.receipt_nodes_min)?,
                     _ => outcome(&connection.reply()?),
+                };
+                match asked {
+                    Asked::Write(..) if outcome == Outcome::Ok => self.shared.stored.fetch_add(1, Ordering::Relaxed),
+                    Asked::Removal(_) if outcome == Outcome::Ok => self.shared.removed.fetch_add(1, Ordering::Relaxed),
+                    _ => 0,
                 };
                 self.diary.change(asked, outcome, (invoked, self.shared.clock.nanos()));
                 Ok(())
@@ -200,8 +212,8 @@ impl Client {
     }
 }
 
-/// Reads a receipt; whether all nodes have carried out what was accepted before.
-fn receipt(connection: &mut Connection) -> io::Result<Outcome> {
+/// Reads a receipt; whether all nodes, and so many of them, have carried out what was accepted before.
+fn receipt(connection: &mut Connection, nodes_min: usize) -> io::Result<Outcome> {
     match connection.reply()? {
         Reply::Array(10) => {}
         other => return Ok(outcome(&other)),
@@ -219,7 +231,11 @@ fn receipt(connection: &mut Connection) -> io::Result<Outcome> {
         }
     }
     let [applied, nodes] = numbers[..] else { return Err(io::Error::other("a receipt has two numbers")) };
-    Ok(if applied == nodes { Outcome::Ok } else { Outcome::Unknown })
+    Ok(if is_of_all(applied, nodes, nodes_min) { Outcome::Ok } else { Outcome::Unknown })
+}
+
+fn is_of_all(applied: i64, nodes: i64, nodes_min: usize) -> bool {
+    applied == nodes && usize::try_from(nodes).is_ok_and(|nodes| nodes >= nodes_min)
 }
 
 fn outcome(reply: &Reply<'_>) -> Outcome {
@@ -241,5 +257,11 @@ mod tests {
         assert_eq!(outcome(&Reply::Simple(b"QUEUED")), Outcome::Queued);
         assert_eq!(outcome(&Reply::Error(b"ERR")), Outcome::Unknown);
         assert_eq!(outcome(&Reply::Null), Outcome::Unknown);
+    }
+
+    #[test]
+    fn a_receipt_that_leaves_silent_nodes_out_counts_only_if_those_serve_nothing() {
+        assert!(is_of_all(2, 2, 0) && is_of_all(3, 3, 3));
+        assert!(!is_of_all(2, 3, 0) && !is_of_all(2, 2, 3));
     }
 }

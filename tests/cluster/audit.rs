@@ -52,6 +52,23 @@ impl Cluster {
     /// # Errors
     /// `Io`.
     pub fn requests_of(&self, user: &str) -> Result<Vec<Value>> {
+        self.requests(user, |entry| entry["user"]["username"] == user)
+    }
+
+    /// What anybody has changed so far in this namespace, and what the operator noted there, oldest first. As
+    /// [`Cluster::requests_of`].
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn writes_in(&self, namespace: &str) -> Result<Vec<Value>> {
+        self.requests(namespace, |entry| {
+            entry["objectRef"]["namespace"] == namespace
+                && !["get", "list", "watch"].iter().any(|verb| entry["verb"] == *verb)
+        })
+    }
+
+    /// Entries that contain the text and are meant.
+    fn requests(&self, text: &str, is_meant: impl Fn(&Value) -> bool) -> Result<Vec<Value>> {
         let folder = self.layout().logs();
         let mut logs = Vec::new();
         for file in fs::read_dir(&folder).at("reading", &folder)? {
@@ -65,10 +82,10 @@ impl Cluster {
         logs.sort_unstable();
         let mut requests = Vec::new();
         for log in logs {
-            let text = fs::read_to_string(&log).at("reading", &log)?;
-            let lines = text.lines().filter(|line| line.contains(user));
+            let content = fs::read_to_string(&log).at("reading", &log)?;
+            let lines = content.lines().filter(|line| line.contains(text));
             let entries = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            requests.extend(entries.filter(|entry| entry["user"]["username"] == user));
+            requests.extend(entries.filter(&is_meant));
         }
         Ok(requests)
     }

@@ -33,9 +33,13 @@ impl Cluster {
     /// If kubectl does not start.
     pub fn rest(&self) -> Result<Rest> {
         let kubectl = self.kubectl_command()?;
-        // The shell's input closes when this process ends, however it ends, and the shell then ends the proxy.
+        // The shell's input closes when this process ends, however it ends, and the shell then ends the proxy. It gives its
+        // own output up, so that the end of a proxy which does not start is the end of what is read here.
         let mut command = std::process::Command::new("sh");
-        command.args(["-c", r#""$@" & read -r _; kill $!"#, "sh"]).arg(kubectl.get_program()).args(kubectl.get_args());
+        command
+            .args(["-c", r#""$@" & exec >&-; read -r _; kill $!"#, "sh"])
+            .arg(kubectl.get_program())
+            .args(kubectl.get_args());
         command.envs(kubectl.get_envs().filter_map(|(key, value)| Some((key, value?))));
         command.args(["proxy", "--port=0"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("a shell starts");

@@ -134,19 +134,6 @@ fn canonical(object: &mut Value) {
     }
 }
 
-/// What the operator wrote to the fleet's namespace so far, by the API server's audit log.
-fn writes(fleet: &Fleet) -> Vec<String> {
-    let log = std::fs::read_to_string(fleet.cluster.layout().logs().join("audit.log"))
-        .expect("the API server keeps an audit log");
-    let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let ours = entries.filter(|entry| {
-        entry["userAgent"].as_str().is_some_and(|agent| agent.starts_with("tieredcache-operator/"))
-            && entry["objectRef"]["namespace"] == fleet.namespace.as_str()
-            && !["get", "list", "watch"].iter().any(|verb| entry["verb"] == *verb)
-    });
-    ours.map(|entry| format!("{} {}", entry["verb"], entry["objectRef"])).collect()
-}
-
 #[test]
 fn killed_thirty_times_at_random_in_its_pods_it_comes_to_the_same_end_and_then_rests() {
     let turn = alone();
@@ -165,20 +152,20 @@ fn killed_thirty_times_at_random_in_its_pods_it_comes_to_the_same_end_and_then_r
         kill(&pod).expect("the leader is killed");
         holder = identity;
     }
-    println!("{KILLS} kills in {:.0} s, {} writes", started.elapsed().as_secs_f64(), writes(&stormy).len());
+    println!("{KILLS} kills in {:.0} s, {} writes", started.elapsed().as_secs_f64(), stormy.writes().len());
     leader_after(&holder);
     await_end(&stormy);
     println!("settled after {:.0} s", started.elapsed().as_secs_f64());
 
     let mut since = Instant::now();
-    let mut last = writes(&stormy).len();
+    let mut last = stormy.writes().len();
     assert!(last > 0, "the audit log tells the operator's writes");
     // The one that nobody kills shows the end state; it has a namespace of its own, so both go on at once.
     (0..STEPS).for_each(|number| step(&calm, number));
     await_end(&calm);
     // What still settles (a node's first report, late events) ends soon; after that nothing may be written.
     eventually("60 s without a write", SILENCE * 2, || {
-        let writes = writes(&stormy);
+        let writes = stormy.writes();
         if writes.len() != last {
             println!("after {:.0} s: {:?}", since.elapsed().as_secs_f64(), &writes[last..]);
             (since, last) = (Instant::now(), writes.len());

@@ -192,6 +192,13 @@ metadata:
         Ok(names)
     }
 
+    /// What was written to this namespace so far, by the API server's audit log: by the operator, and by others because of
+    /// it, but for the events of others.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        let writes = self.cluster.writes_in(&self.namespace).expect("the API server keeps an audit log");
+        writes.iter().map(|entry| format!("{} {} {}", entry["userAgent"], entry["verb"], entry["objectRef"])).collect()
+    }
+
     /// What a node says on its admin port.
     pub(crate) fn admin(&self, pod: &str, path: &str) -> Result<String, String> {
         rest().text(&format!("/api/v1/namespaces/{}/pods/{pod}:9090/proxy{path}", self.namespace))

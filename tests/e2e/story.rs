@@ -146,7 +146,7 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
     println!("{ROUNDS} kills: no older value came back, {lost} of the newest were not on disk yet");
 }
 
-fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
+pub(crate) fn queue_is_empty(fleet: &Fleet, pod: &str) -> Result<(), String> {
     equal(number(fleet, pod, "tieredcache_layer_entries{layer=\"writeQueue\"}")?, 0.0)
 }
 
@@ -180,7 +180,7 @@ fn scaling_keeps_or_deletes_claims_as_the_retention_says() {
     });
 }
 
-fn claims_of(fleet: &Fleet, cache: &str) -> Result<usize, String> {
+pub(crate) fn claims_of(fleet: &Fleet, cache: &str) -> Result<usize, String> {
     Ok(fleet.names(&["pvc"], &format!("app.kubernetes.io/instance={cache}"))?.len())
 }
 

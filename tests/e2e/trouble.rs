@@ -63,11 +63,29 @@ fn kubectl_describe_shows_what_is_wrong_with_a_configuration() {
 }
 
 #[test]
-fn a_storage_class_that_does_not_exist_is_named() {
+fn a_storage_class_that_does_not_exist_is_named_and_the_fleet_heals_once_it_does() {
     let turn = beside();
     let fleet = Fleet::new(&turn, "trouble-class");
     fleet.apply("cache", &TWO.replace("size: 1Gi", "size: 1Gi, storageClassName: no-such-class"));
     await_explanation(&fleet, "cache", "no-such-class");
+    let listed = fleet.kubectl(&["get", "storageclasses", "-o", "jsonpath={.items[0].provisioner}"]);
+    let class = format!(
+        "{{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {{name: no-such-class}}, provisioner: {listed}, \
+         volumeBindingMode: WaitForFirstConsumer}}"
+    );
+    let _class = Class;
+    cluster().apply(&class).expect("a class can be made");
+    fleet.await_ready("cache", 2, READY_WITHIN * 2);
+}
+
+/// The class of the test above, for which nothing is left once it is dropped.
+struct Class;
+
+impl Drop for Class {
+    fn drop(&mut self) {
+        // It may not have been made.
+        let _ = cluster().kubectl(["delete", "storageclass", "no-such-class", "--ignore-not-found"]);
+    }
 }
 
 /// Cuts a machine off and heals it; the status must say so both times.

@@ -5,9 +5,10 @@
 //! may run beside each other, so many at a time that the machine is not the limit, then the others one by one.
 
 use std::{
+    io::{self, Write},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Tests that run beside each other. They wait for pods most of the time.
@@ -27,8 +28,14 @@ struct Turns {
     wait_to_be_alone: usize,
 }
 
-/// The cluster is the holder's, until this is dropped.
-pub(crate) enum Turn {
+/// The cluster is the holder's, until this is dropped, which says how long it was.
+pub(crate) struct Turn {
+    with: Company,
+    begun: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Company {
     Beside,
     Alone,
 }
@@ -40,7 +47,7 @@ pub(crate) fn beside() -> Turn {
     turns = wait(turns, |turns| turns.is_alone || turns.beside == BESIDE_MAX);
     turns.wait_to_be_beside -= 1;
     turns.beside += 1;
-    Turn::Beside
+    Turn::begin(Company::Beside)
 }
 
 /// The cluster, for one test alone.
@@ -50,14 +57,14 @@ pub(crate) fn alone() -> Turn {
     let mut turns = wait(turns(), Turns::is_taken);
     turns.wait_to_be_alone -= 1;
     turns.is_alone = true;
-    Turn::Alone
+    Turn::begin(Company::Alone)
 }
 
 /// The cluster, for one test alone, once all others have had their turn.
 pub(crate) fn last() -> Turn {
     thread::sleep(ALL_ASK_WITHIN);
     wait(turns(), |turns| turns.is_taken() || turns.wait_to_be_alone > 0).is_alone = true;
-    Turn::Alone
+    Turn::begin(Company::Alone)
 }
 
 // === impl Turns ===
@@ -71,14 +78,24 @@ impl Turns {
 
 // === impl Turn ===
 
+impl Turn {
+    fn begin(with: Company) -> Self {
+        Self { with, begun: Instant::now() }
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut turns = turns();
-        match self {
-            Self::Beside => turns.beside -= 1,
-            Self::Alone => turns.is_alone = false,
+        match self.with {
+            Company::Beside => turns.beside -= 1,
+            Company::Alone => turns.is_alone = false,
         }
         CHANGED.notify_all();
+        // Not by a macro, whose lines the harness keeps to itself. Nobody depends on it.
+        let (thread, seconds) = (thread::current(), self.begun.elapsed().as_secs());
+        let name = thread.name().unwrap_or_default();
+        let _ = writeln!(io::stderr(), "turn: {seconds:>4} s, {:?}: {name}", self.with);
     }
 }
 

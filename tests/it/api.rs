@@ -2,7 +2,7 @@
 //! this process.
 
 use std::{
-    io::Write,
+    io::{Seek, Write},
     process::{Child, Command, Stdio},
     sync::{
         OnceLock,
@@ -12,7 +12,11 @@ use std::{
     time::Duration,
 };
 
-use tests::cluster::{Cluster, Rest};
+use tempfile::tempfile;
+use tests::{
+    cluster::{Cluster, Rest},
+    program::output_of_fed_within,
+};
 
 /// An API server and the process that takes it down.
 pub(crate) struct Api {
@@ -21,7 +25,11 @@ pub(crate) struct Api {
     caretaker: Child,
 }
 
-static SHARED: OnceLock<Api> = OnceLock::new();
+/// Longer than kubectl and helm wait for anything here.
+const ENDS_WITHIN: Duration = Duration::from_secs(300);
+
+/// Or why it could not be had: a test that asks again does not wait for it again.
+static SHARED: OnceLock<Result<Api, String>> = OnceLock::new();
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
 /// The CustomResourceDefinition as committed.
@@ -29,20 +37,21 @@ pub(crate) const CRD: &str = include_str!("../../crds/tieredcaches.yaml");
 
 /// The API server, up and with the resource installed.
 pub(crate) fn api() -> &'static Api {
-    SHARED.get_or_init(|| {
-        let api = Api::start("");
+    let shared = SHARED.get_or_init(|| {
+        let api = Api::try_start("")?;
         let applied = api.kubectl(&["apply", "--server-side", "-f", "-"], CRD);
-        assert!(applied.ok, "{}", applied.text);
         let established = ["wait", "crd/tieredcaches.tieredcache.io", "--for=condition=Established", "--timeout=30s"];
-        api.cluster.kubectl(established).expect("the CRD is established");
-        api
-    })
+        let waited = api.kubectl(&established, "");
+        if applied.ok && waited.ok { Ok(api) } else { Err(applied.text + &waited.text) }
+    });
+    shared.as_ref().unwrap_or_else(|error| panic!("there is no API server: {error}"))
 }
 
 /// The API server over HTTP.
 pub(crate) fn rest() -> &'static Rest {
     static REST: OnceLock<Rest> = OnceLock::new();
-    REST.get_or_init(|| api().cluster.rest().expect("the API is up"))
+    let api = api();
+    REST.get_or_init(|| api.cluster.rest().expect("the API is up"))
 }
 
 /// A namespace of one test's own.
@@ -79,13 +88,17 @@ pub(crate) struct Answer {
 impl Api {
     /// Starts an API server without anything of ours in it.
     pub(crate) fn start(suffix: &str) -> Self {
+        Self::try_start(suffix).expect("the API server starts")
+    }
+
+    fn try_start(suffix: &str) -> Result<Self, String> {
         // A name of this process's own: a run that begins while an earlier one is being cleared away does not meet it.
         let name = format!("it-{}{suffix}", std::process::id());
         let cluster = Cluster::named(&name).expect("the name is short");
         let caretaker = caretaker(&name, &cluster);
         let api = Self { cluster, caretaker };
-        api.cluster.api_up().expect("the API server starts");
-        api
+        api.cluster.api_up().map_err(|error| error.to_string())?;
+        Ok(api)
     }
 
     /// Runs kubectl as the administrator.
@@ -122,13 +135,9 @@ fn caretaker(name: &str, cluster: &Cluster) -> Child {
 }
 
 fn answer(command: &mut Command, input: &str) -> Answer {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
-    let mut stdin = child.stdin.take().expect("asked for as a pipe");
-    // The program may end without reading it all; its status then says why.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().expect("the program ends");
+    let mut file = tempfile().expect("a scratch file can be made");
+    file.write_all(input.as_bytes()).and_then(|()| file.rewind()).expect("a scratch file can be written");
+    let output = output_of_fed_within(ENDS_WITHIN, command, file);
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Answer { ok: output.status.success(), text }
 }

@@ -91,12 +91,17 @@ impl Fleet {
         part["stats"]["extras"][name].as_u64().unwrap_or_else(|| panic!("{name} in {part}"))
     }
 
+    /// What Redis says of the log under this name.
+    fn log_fact(&self, name: &str) -> String {
+        let facts = self.redis.cli(&["XINFO", "STREAM", "{tc:local}:log"]);
+        let found = facts.lines().skip_while(|line| *line != name).nth(1);
+        found.unwrap_or_else(|| panic!("{name} in {facts}")).to_owned()
+    }
+
     /// Waits until all nodes have done what the log says now.
     fn settled(&self) {
         eventually("Redis has all writes", || (0..3).all(|number| self.client(number).call("TC.FLUSH") == Reply::ok()));
-        let added = || self.redis.cli(&["XINFO", "STREAM", "{tc:local}:log"]);
-        let last = added().lines().skip_while(|line| *line != "last-generated-id").nth(1).unwrap().to_owned();
-        let millis: u64 = last.split('-').next().unwrap().parse().unwrap();
+        let millis: u64 = self.log_fact("last-generated-id").split('-').next().unwrap().parse().unwrap();
         eventually("all nodes have caught up", || {
             (0..3).all(|number| self.extra(number, "positionMs") >= millis && self.extra(number, "behind") == 0)
         });
@@ -174,11 +179,29 @@ fn a_removal_holds_on_a_node_that_was_away_and_what_nobody_changed_is_still_on_i
 #[test]
 fn a_node_does_not_obey_its_own_records() {
     let mut fleet = Fleet::start(&[]);
-    let (own, applied) = (fleet.extra(0, "own"), fleet.extra(0, "applied"));
-    assert_eq!(fleet.client(0).call("SET own v EX 3600"), Reply::ok());
     fleet.settled();
-    eventually("it is read", || fleet.extra(0, "own") > own);
-    assert_eq!(fleet.extra(0, "applied"), applied);
+    let added = |fleet: &Fleet| fleet.log_fact("entries-added").parse::<u64>().unwrap();
+    let counted = |fleet: &Fleet, number: usize| {
+        ["published", "received", "own", "applied"].map(|name| fleet.extra(number, name))
+    };
+    let (added_before, before) = (added(&fleet), [0, 1, 2].map(|number| counted(&fleet, number)));
+    assert_eq!(fleet.client(0).call("SET own v EX 3600"), Reply::ok());
+    let others = ["SET other v", "DEL absent", "TC.DEL gone", "TC.INVALIDATE red"];
+    others.iter().for_each(|change| drop(fleet.client(0).call(change)));
+    fleet.settled();
+    // Of a change that Redis was slow to confirm there may be two records.
+    let (changes, records) = (1 + others.len() as u64, added(&fleet) - added_before);
+    assert!(records >= changes, "{records}");
+    for (number, before) in before.into_iter().enumerate() {
+        let since = || {
+            let now = counted(&fleet, number);
+            [0, 1, 2, 3].map(|place| now[place] - before[place])
+        };
+        // Counted last.
+        eventually("all records are read", || since()[2..].iter().sum::<u64>() == records);
+        let expected = if number == 0 { [changes, records, records, 0] } else { [0, records, 0, records] };
+        assert_eq!(since(), expected, "node {number}");
+    }
     // What Redis holds must not be what answers, nor what memory holds.
     fleet.redis.cli(&["DEL", "{tc:local}:e:own"]);
     fleet.kill_node(0);

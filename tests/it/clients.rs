@@ -7,9 +7,9 @@ use std::{
 };
 
 use tempfile::tempdir;
-use tests::stock_clients::{REDIS_PY, installed, pip_install, redis_py, succeed};
+use tests::stock_clients::{REDIS_PY, installed, pip_install, redis_py, succeed, succeed_fed};
 
-use crate::program::{Node, config};
+use crate::program::{Node, PATIENCE, config, output_within};
 
 /// Of the Node.js that is fetched where the system has none. Debian's npm would bring three hundred packages along.
 const NODE_JS: &str = "24.19.0";
@@ -40,6 +40,14 @@ fn node() -> (tempfile::TempDir, Node, String) {
     (folder, node, port)
 }
 
+/// Has the near cache of redis-py read from the node at the first port what is changed at the last.
+pub(crate) fn redis_py_near(ports: &[u16]) {
+    let script = sources().join("redis_py_near.py");
+    let ports = ports.iter().map(u16::to_string);
+    let out = succeed(Command::new("python3").arg(script).args(ports).env("PYTHONPATH", redis_py()));
+    assert_eq!(out, format!("redis-py {REDIS_PY} keeps nothing that is no longer good\n"));
+}
+
 #[test]
 fn redis_cli_works() {
     let (_folder, _node, port) = node();
@@ -55,7 +63,7 @@ fn redis_cli_works() {
     let requests: String = (0..10_000).map(|number| format!("SET import-{number} {number}\r\n")).collect();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, requests).unwrap();
-    let imported = succeed(Command::new("redis-cli").args(["-p", &port, "--pipe"]).stdin(file.reopen().unwrap()));
+    let imported = succeed_fed(Command::new("redis-cli").args(["-p", &port, "--pipe"]), file.reopen().unwrap());
     assert!(imported.contains("errors: 0, replies: 10000"), "{imported}");
 }
 
@@ -65,7 +73,7 @@ fn redis_benchmark_works() {
     let tests = "ping_inline,ping_mbulk,set,get,incr,mset";
     for pipeline in ["1", "16"] {
         let args = ["-p", &port, "-n", "20000", "-c", "20", "-r", "1000", "-P", pipeline, "-t", tests, "--csv"];
-        let output = Command::new("redis-benchmark").args(args).output().unwrap();
+        let output = output_within(PATIENCE, Command::new("redis-benchmark").args(args));
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{out}{err}");
         assert_eq!(out.lines().count(), 7, "one head and one line per test: {out}");
@@ -75,14 +83,11 @@ fn redis_benchmark_works() {
 
 #[test]
 fn redis_py_works() {
-    let (_folder, _node, port) = node();
-    let folder = redis_py();
+    let (_folder, node, port) = node();
     let script = sources().join("redis_py.py");
-    let out = succeed(Command::new("python3").arg(script).arg(&port).env("PYTHONPATH", &folder));
+    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", redis_py()));
     assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));
-    let script = sources().join("redis_py_near.py");
-    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", folder));
-    assert_eq!(out, format!("redis-py {REDIS_PY} keeps nothing that is no longer good\n"));
+    redis_py_near(&[node.resp.port()]);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Leases: of all who miss a key, one fetches its value.
 
-use std::{sync::Barrier, thread};
+use std::{sync::Barrier, thread, time::Instant};
 
 use tempfile::{TempDir, tempdir};
 
 use crate::{
-    program::{Node, config},
+    program::{Node, PATIENCE, config},
     resp::client::{Client, Reply},
 };
 
@@ -118,7 +118,9 @@ fn a_lease_ends_by_itself() {
         Reply::Integer(token) => token.to_string(),
         other => panic!("a token: {other:?}"),
     };
+    let begun = Instant::now();
     let second = loop {
+        assert!(begun.elapsed() < PATIENCE, "the lease goes on");
         match words(client.call("TC.GETLEASE k")) {
             (word, rest) if word == "wait" => assert!(matches!(rest[0], Reply::Integer(1..=30)), "{rest:?}"),
             (_, rest) => break rest,

@@ -81,6 +81,12 @@ impl Lab {
         Self { namespace, kubelet }
     }
 
+    /// Waits for an event of this reason.
+    fn until_event(&self, reason: &str) {
+        let events = || rest().list(&self.path("/apis/events.k8s.io/v1", "events"));
+        within(10, reason, || events().iter().any(|event| event["reason"] == reason).then_some(()));
+    }
+
     /// An operator for this namespace alone.
     fn operator(&self) -> Start {
         Start::in_namespace(&self.namespace)

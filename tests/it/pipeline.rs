@@ -4,6 +4,7 @@ mod away;
 mod batch;
 pub(crate) mod network;
 mod order;
+mod overflow;
 mod secrets;
 mod slow;
 mod trails;
@@ -18,7 +19,7 @@ use tempfile::{TempDir, tempdir};
 use tests::redis_server::Server;
 
 use crate::{
-    program::{Node, PATIENCE, config_of_disk, eventually},
+    program::{Node, PATIENCE, Stop, config_of_disk, eventually, output_within},
     resp::client::{Client, Reply},
 };
 

@@ -10,7 +10,7 @@ use std::{
 use tempfile::{TempDir, tempdir};
 
 use crate::{
-    program::{Node, PATIENCE, config},
+    program::{Node, PATIENCE, Stop, config},
     resp::client::{Client, Reply, request},
 };
 
@@ -189,6 +189,7 @@ fn race(more: &str, value_bytes: usize, writes: usize) {
     let padding = "x".repeat(value_bytes);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let stops = Stop(&done);
         let readers: Vec<_> = (0..4_usize)
             .map(|number| {
                 let mut near = NearCache { client: tracking(&node, ""), kept: HashMap::new() };
@@ -225,7 +226,7 @@ fn race(more: &str, value_bytes: usize, writes: usize) {
             })
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
-        done.store(true, Ordering::SeqCst);
+        drop(stops);
         let mut plain = Client::connect(node.resp);
         let truth: HashMap<&str, Reply> =
             keys.iter().map(|key| (key.as_str(), plain.call_args(&["GET", key]))).collect();

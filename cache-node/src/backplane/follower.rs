@@ -140,7 +140,8 @@ impl Follower {
         }
         let own = look.records.iter().filter(|record| record.author == Author::Own).count();
         let behind = look.state.added.saturating_sub(next.added);
-        self.backplane.advance(&next, look.records.len(), own, behind);
+        let lag_ms = look.state.last.millis().saturating_sub(next.position.millis());
+        self.backplane.advance(&next, look.records.len(), own, (behind, lag_ms));
         self.cursor = Some(next.clone());
         let is_awaited = look.records.iter().any(|record| record.what == Recorded::Awaited);
         if !look.is_all {
@@ -179,8 +180,9 @@ impl Follower {
         let now = self.backplane.clock.monotonic();
         let trusts_for = self.backplane.options().map_or(Duration::ZERO, |options| options.max_staleness);
         let outcome = self.log.beat(history, position, trusts_for).await;
-        // Where nobody can write, nobody can speak, and nothing changes either.
-        if matches!(&outcome, Ok(()) | Err(LayerError { kind: ErrorKind::Refused | ErrorKind::Full, .. })) {
+        // Where nobody can write, nobody can speak, and nothing changes either. One that alone may not speak would be missing
+        // in the receipts of others.
+        if matches!(&outcome, Ok(()) | Err(LayerError { kind: ErrorKind::Full, .. })) {
             self.said = Some(now);
         }
         outcome
@@ -270,7 +272,7 @@ impl Follower {
         let cursor = Cursor { origins: vec![self.log.origin().to_owned()], ..Cursor::at_head(&state) };
         self.effects.start_over(&cursor).await;
         self.beat(&cursor.history, cursor.position).await?;
-        self.backplane.advance(&cursor, 0, 0, 0);
+        self.backplane.advance(&cursor, 0, 0, (0, 0));
         self.cursor = Some(cursor);
         self.gap = None;
         // When that was confirmed is kept at once: what is stored from here on is to be trusted after a kill, too.
@@ -322,12 +324,13 @@ impl Backplane {
         tracing::warn!(reason = gap.label(), "records of the invalidation log are missing: {}", gap.sentence());
     }
 
-    fn advance(&self, cursor: &Cursor, records: usize, own: usize, behind: u64) {
+    fn advance(&self, cursor: &Cursor, records: usize, own: usize, (behind, lag_ms): (u64, u64)) {
         let counts = &self.counts;
         self.applied.store(cursor.position.to_bits(), Ordering::Release);
         counts.received.fetch_add(records as u64, Ordering::Relaxed);
         counts.own.fetch_add(own as u64, Ordering::Relaxed);
         counts.applied.fetch_add((records - own) as u64, Ordering::Relaxed);
         counts.behind.store(behind, Ordering::Relaxed);
+        counts.lag_ms.store(lag_ms, Ordering::Relaxed);
     }
 }

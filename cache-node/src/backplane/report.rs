@@ -125,6 +125,7 @@ impl Component for Backplane {
             ("own", count(&counts.own)),
             ("applied", count(&counts.applied)),
             ("behind", count(&counts.behind)),
+            ("lagMs", count(&counts.lag_ms)),
             ("failures", count(&counts.failures)),
             ("servedStale", count(&counts.stale)),
             ("leaseAgeMs", self.confirmed_ago().map_or(u64::MAX, |ago| micros(ago) / 1000)),

@@ -284,12 +284,18 @@ async fn a_node_does_not_trust_itself_before_it_has_said_that_it_is_there() {
 async fn where_nobody_can_write_a_node_goes_on_without_a_word() {
     let mut f = Fixture::open();
     f.steps(2).await;
-    f.paper.0.lock().unwrap().is_silenced = Some(ErrorKind::Refused);
+    f.paper.0.lock().unwrap().is_silenced = Some(ErrorKind::Full);
     for _ in 0..20 {
         f.clock.advance(Duration::from_millis(500));
         f.steps(1).await;
         assert_eq!(f.trust(), Trust::Full);
     }
+    f.paper.0.lock().unwrap().is_silenced = Some(ErrorKind::Refused);
+    for _ in 0..20 {
+        f.clock.advance(Duration::from_millis(500));
+        f.steps(1).await;
+    }
+    assert_eq!(f.trust(), Trust::Stale, "it alone may not write, and is in nobody's receipt");
 }
 
 #[tokio::test]
@@ -381,22 +387,21 @@ async fn after_a_restart_without_the_last_record_seen_nobody_is_asked() {
     assert_eq!((f.trust(), f.backplane.gaps(Gap::HistoryChanged)), (Trust::None, 1));
 }
 
-/// A process of the node that goes on where the one before it has ended, whose last word was this.
-async fn started_again(f: &Fixture, newest: Option<Position>) -> Follower {
+/// A process of the node goes on where the one before it has ended, whose last word was this.
+async fn start_again(f: &mut Fixture, newest: Option<Position>) {
     let cursor = f.node.kept.lock().unwrap().clone().unwrap();
     *f.node.kept.lock().unwrap() = Some(Cursor { newest, ..cursor });
-    let backplane = Arc::new(Backplane::following(OPTIONS, f.clock.clone()));
+    f.backplane = Arc::new(Backplane::following(OPTIONS, f.clock.clone()));
     let effects = Arc::clone(&f.node) as Arc<dyn Effects>;
-    let mut follower = Follower::new(backplane, Box::new(f.paper.clone()), effects);
-    follower.recall().await;
-    follower
+    f.follower = Follower::new(Arc::clone(&f.backplane), Box::new(f.paper.clone()), effects);
+    f.follower.recall().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_a_restart_a_process_that_was_killed_can_not_be_vouched_for_by_the_next() {
     let mut f = restarted().await;
     f.paper.0.lock().unwrap().members.clear();
-    f.follower = started_again(&f, None).await;
+    start_again(&mut f, None).await;
     let _ = f.follower.step().await;
     assert!(f.paper.0.lock().unwrap().members.is_empty(), "it has said nothing");
     f.steps(1).await;
@@ -407,7 +412,7 @@ async fn after_a_restart_a_process_that_was_killed_can_not_be_vouched_for_by_the
 async fn after_a_restart_a_process_that_has_left_word_is_vouched_for_by_the_next() {
     let mut f = restarted().await;
     f.paper.0.lock().unwrap().members.clear();
-    f.follower = started_again(&f, Some(Position::from_parts(START.0, 1))).await;
+    start_again(&mut f, Some(Position::from_parts(START.0, 1))).await;
     f.steps(2).await;
     assert_eq!(f.done(), ["applied 1"], "nothing is given up");
     assert_eq!(f.paper.0.lock().unwrap().settled.last().unwrap(), "h2");
@@ -441,12 +446,27 @@ async fn a_node_that_is_started_without_its_log_is_trusted_for_as_long_as_if_it_
     assert_eq!(f.trust(), Trust::Full);
     for (away, trust) in [(1, Trust::Stale), (11, Trust::Stale), (1, Trust::None)] {
         f.clock.advance(Duration::from_secs(away));
-        let backplane = Arc::new(Backplane::following(OPTIONS, f.clock.clone()));
-        let effects = Arc::clone(&f.node) as Arc<dyn Effects>;
-        Follower::new(Arc::clone(&backplane), Box::new(f.paper.clone()), effects).recall().await;
-        assert_eq!(backplane.trust(f.clock.monotonic()), trust, "{away} s later");
-        assert!(!backplane.is_caught_up());
+        start_again(&mut f, None).await;
+        assert_eq!((f.trust(), f.backplane.is_caught_up()), (trust, false), "{away} s later");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_was_away_for_a_day_gives_nothing_up_if_the_log_still_has_its_place() {
+    let mut f = Fixture::open();
+    f.steps(2).await;
+    f.record(Recorded::Cleared);
+    f.clock.advance(Duration::from_secs(1));
+    f.steps(1).await;
+    f.clock.advance(Duration::from_secs(24 * 3600));
+    (0..2).for_each(|_| f.record(Recorded::Cleared));
+    // What it had read is trimmed by now.
+    f.paper.0.lock().unwrap().state.length = 2;
+    start_again(&mut f, None).await;
+    assert_eq!(f.trust(), Trust::None);
+    f.steps(2).await;
+    assert_eq!(f.done(), ["started over", "applied 1", "applied 2"]);
+    assert_eq!((f.trust(), Gap::ALL.map(|gap| f.backplane.gaps(gap))), (Trust::Full, [0; 6]));
 }
 
 /// Counts how often nothing that is kept outside is certain any more.

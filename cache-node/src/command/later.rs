@@ -281,7 +281,7 @@ impl Commands {
                 Source::Known(entry) => entry,
                 Source::Cold(_) => found.next().flatten(),
             };
-            self.answers.note(cx.now, entry.as_ref(), &trail);
+            self.answers.note(cx, entry.as_ref(), &trail);
             if tracked {
                 self.learn(entry.as_ref());
             }
@@ -307,7 +307,7 @@ impl Commands {
             debug_assert_eq!(entries.len(), end - many.told, "one answer per key");
             self.values.read(entries.iter().flatten().map(|entry| entry.value().len()).max());
             for entry in &entries {
-                self.answers.note(cx.now, entry.as_ref(), &asked);
+                self.answers.note(cx, entry.as_ref(), &asked);
                 if many.tracked {
                     self.learn(entry.as_ref());
                 }

@@ -93,7 +93,7 @@ impl Commands {
     }
 
     fn note_read(&self, cx: &OperationContext, entry: Option<&Entry>, trail: &Trail, tracked: bool) {
-        self.answers.note(cx.now, entry, trail);
+        self.answers.note(cx, entry, trail);
         if tracked {
             self.learn(entry);
         }

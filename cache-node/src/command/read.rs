@@ -24,7 +24,7 @@ impl Commands {
     /// Writes the reply of a read without I/O, and counts how it ended.
     #[inline]
     fn tell(&self, call: &Call<'_>, what: One, entry: Option<&Entry>, out: &mut Replies) {
-        self.answers.note(call.cx.now, entry, &Trail::default());
+        self.answers.note(call.cx, entry, &Trail::default());
         if call.tracked {
             self.learn(entry);
         }
@@ -59,7 +59,7 @@ impl Commands {
             };
             match known.filter(|_| out.len() <= REPLY_BYTES_PAUSE) {
                 Some(entry) => {
-                    self.answers.note(call.cx.now, entry.as_ref(), &Trail::default());
+                    self.answers.note(call.cx, entry.as_ref(), &Trail::default());
                     if call.tracked {
                         self.learn(entry.as_ref());
                     }

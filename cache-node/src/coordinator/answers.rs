@@ -1,13 +1,17 @@
 //! How reads of clients ended, over all layers: each is counted once, by who answers the client.
 
-use crate::{clock::UnixMillis, context::Trail, entry::Entry, tally::Tally};
+use crate::{
+    context::{OperationContext, Trail, Trust},
+    entry::Entry,
+    tally::Tally,
+};
 
 /// How a read of one key ended for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// With a live value.
     Hit,
-    /// With a value past its expiry that was allowed to be served.
+    /// With a value past its expiry that was allowed to be served, or one for which a fenced node can not vouch.
     Stale,
     /// Without a value.
     Miss,
@@ -38,9 +42,9 @@ impl Answer {
     }
 
     #[inline]
-    fn of(now: UnixMillis, entry: Option<&Entry>, trail: &Trail) -> Self {
+    fn of(cx: &OperationContext, entry: Option<&Entry>, trail: &Trail) -> Self {
         match entry {
-            Some(entry) if entry.is_live(now) => Self::Hit,
+            Some(entry) if entry.is_live(cx.now) && cx.trust != Trust::Stale => Self::Hit,
             Some(_) => Self::Stale,
             None if trail.has_failed() => Self::Failed,
             None => Self::Miss,
@@ -68,8 +72,8 @@ impl Answers {
 
     /// A read has ended with this.
     #[inline]
-    pub fn note(&self, now: UnixMillis, entry: Option<&Entry>, trail: &Trail) {
-        self.tally.add(Answer::of(now, entry, trail) as usize, 1);
+    pub fn note(&self, cx: &OperationContext, entry: Option<&Entry>, trail: &Trail) {
+        self.tally.add(Answer::of(cx, entry, trail) as usize, 1);
     }
 }
 
@@ -85,8 +89,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::{Clock, UnixMillis},
         context::{Outcome, TrailStep},
-        testing::{START, entry, entry_until},
+        testing::{START, cx, entry, entry_until},
     };
 
     #[test]
@@ -102,12 +107,16 @@ mod tests {
             took: Duration::ZERO,
         });
         let (live, old) = (entry("k", "v"), entry_until("k", "v", UnixMillis(START.0 - 1)));
-        answers.note(START, Some(&live), &failed);
-        answers.note(START, Some(&old), &Trail::default());
-        answers.note(START, None, &Trail::default());
-        answers.note(START, None, &failed);
-        answers.note(START, None, &failed);
-        assert_eq!(Answer::ALL.map(|answer| answers.count(answer)), [1, 1, 1, 2]);
-        assert_eq!((answers.hits(), answers.misses()), (2, 3));
+        let cx = cx(&Clock::manual(START));
+        answers.note(&cx, Some(&live), &failed);
+        answers.note(&cx, Some(&old), &Trail::default());
+        answers.note(&OperationContext { trust: Trust::Stale, ..cx }, Some(&live), &Trail::default());
+        // What a node that trusts nothing of its own has got comes from Redis.
+        answers.note(&OperationContext { trust: Trust::None, ..cx }, Some(&live), &Trail::default());
+        answers.note(&cx, None, &Trail::default());
+        answers.note(&cx, None, &failed);
+        answers.note(&cx, None, &failed);
+        assert_eq!(Answer::ALL.map(|answer| answers.count(answer)), [2, 2, 1, 2]);
+        assert_eq!((answers.hits(), answers.misses()), (4, 3));
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// How long one call of a layer may take here, and the pause before it is tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a disk may hang before all that it holds is given up.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(100);
 
 // === impl Stores ===
@@ -112,14 +114,11 @@ impl Stores {
         let _ = timeout(CALL_TIMEOUT, receipt.settled()).await;
     }
 
-    /// Has the removals by tag that Redis keeps read once more; until then nothing that it holds is served.
+    /// Has the removals by tag that Redis keeps read once more; until then, and until it knows those of this node, nothing
+    /// that it holds is served. For the latter nobody waits here: it takes writes only once this node follows its log.
     async fn learn_anew(&self) {
         self.forget_tags_of(LayerId::Redis);
-        loop {
-            self.learn_tags(&self.background()).await;
-            if self.knows_tags_of(LayerId::Redis) {
-                return;
-            }
+        while self.learn_tags(&self.background()).await.contains(&LayerId::Redis) {
             sleep(RETRY).await;
         }
     }
@@ -137,10 +136,14 @@ impl Stores {
     async fn keep(&self, mut changes: Vec<Change>, cursor: &Cursor) {
         let Some(disk) = self.disk().filter(|disk| !self.write_queue.is_void(disk.id())) else { return };
         changes.push(Change::Follow(Box::new(cursor.clone())));
-        if let Err(error) = disk.apply(&self.background(), &changes).await {
-            tracing::warn!(%error, "the disk can not be told what other nodes changed; it is cleared");
-            self.write_queue.distrust_own();
-        }
+        let error = match timeout(DISK_PATIENCE, disk.apply(&self.background(), &changes)).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            // Memory is fenced meanwhile, and must not be for as long as the disk hangs.
+            Err(elapsed) => elapsed.to_string(),
+        };
+        tracing::warn!(error, "the disk can not be told what other nodes changed; it is cleared");
+        self.write_queue.distrust_own();
     }
 
     fn heard(&self, position: Position, what: What<'_>) {

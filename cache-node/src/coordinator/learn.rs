@@ -16,9 +16,9 @@ const REMOVALS_AT_ONCE: usize = 256;
 
 impl Stores {
     /// Learns which tagged entries the layers know to be gone, from those that have not told yet; and tells them of those
-    /// that they do not know, if they have not been told yet.
-    pub(super) async fn learn_tags(&self, cx: &OperationContext) {
-        let mut told = Vec::new();
+    /// that they do not know, if they have not been told yet. Answers which could not say what they know.
+    pub(super) async fn learn_tags(&self, cx: &OperationContext) -> Vec<LayerId> {
+        let (mut told, mut silent) = (Vec::new(), Vec::new());
         let is_due = |cold: &&Cold| !cold.tags_known.load(Ordering::Acquire) || self.is_untold(cold);
         for cold in self.cold.iter().filter(is_due) {
             let forgotten = cold.tags_forgotten.load(Ordering::Acquire);
@@ -33,7 +33,10 @@ impl Stores {
                     told.push((cold, forgotten, removals));
                 }
                 // It is asked again with the next tick, and not read before.
-                Err::<_, LayerError>(error) => tracing::debug!(%error, "removals by tag are not known yet"),
+                Err::<_, LayerError>(error) => {
+                    tracing::debug!(%error, "removals by tag are not known yet");
+                    silent.push(cold.layer.id());
+                }
             }
         }
         // Only now: what one layer knows may be news to another.
@@ -50,6 +53,7 @@ impl Stores {
                 Err(error) => tracing::debug!(%error, "removals by tag are not told yet"),
             }
         }
+        silent
     }
 
     /// Tells a layer of the removals that it has missed: made while it was away, by a process that has ended since. The

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Semaphore, time::timeout_at};
@@ -19,6 +19,9 @@ use crate::{
     tag_index::{TagIndex, TagOptions},
     write_queue::{JournalPlace, QueueOptions, WriteQueue},
 };
+
+/// How long the disk may take at the end to keep how far this node had heard.
+const LAST_WORD_GRACE: Duration = Duration::from_secs(1);
 
 /// What a coordinator joins.
 pub struct Parts {
@@ -110,15 +113,22 @@ impl Coordinator {
     }
 
     /// Writes what is queued, then closes the layers from top to bottom. Nobody may use the coordinator any more.
+    ///
+    /// Each step has its share of the time: neither a read that hangs in the disk nor a backlog for a Redis that is away
+    /// keeps the database from being closed, without which a machine that goes down as well costs the volume its content.
     pub async fn shutdown(&self, deadline: Instant) {
+        let now = self.clock.monotonic();
+        let quarter = deadline.saturating_duration_since(now) / 4;
         self.stop.cancel();
         self.tasks.close();
-        // Reads under way end by their own deadlines; the queue need not wait for them longer than for itself.
-        let _ = timeout_at(deadline.into(), self.tasks.wait()).await;
-        self.stores.write_queue.shutdown(deadline).await;
+        // Most end by their own deadlines.
+        let _ = timeout_at((now + quarter).into(), self.tasks.wait()).await;
+        self.stores.write_queue.shutdown(deadline - quarter).await;
         // One that has not read the log to its end does not know whether it has what the process before it had written.
         if let Some(followers) = self.followers.as_ref().filter(|_| self.backplane().is_caught_up()) {
-            self.stores.leave_word(followers.newest()).await;
+            // Also when the queue took all the time, but a disk that hangs does not keep the process.
+            let until = deadline.max(self.clock.monotonic() + LAST_WORD_GRACE);
+            let _ = timeout_at(until.into(), self.stores.leave_word(followers.newest())).await;
         }
         for cold in &self.stores.cold {
             cold.layer.shutdown(deadline).await;

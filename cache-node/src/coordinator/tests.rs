@@ -349,6 +349,43 @@ async fn write_waits_for_room() {
     assert_eq!(f.get("k3").await.as_deref(), Some("a"));
 }
 
+fn rejecting() -> QueueOptions {
+    QueueOptions { overflow: Overflow::Reject, ..tight() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_queue_that_rejects_answers_at_once_changes_nothing_and_takes_the_value_once_there_is_room() {
+    let f = Fixture::over(Scripted::gated(1000, 0), rejecting()).await;
+    f.layer.put(entry("k3", "older"));
+    assert_eq!(f.get("k3").await.as_deref(), Some("older"));
+    f.set("k1", "a").await;
+    f.set("k2", "a").await;
+    let started = tokio::time::Instant::now();
+    assert_eq!(f.coordinator.set(&f.cx(), entry("k3", "a")).await, Err(WriteError::QueueFull));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!(f.get("k3").await.as_deref(), Some("older"), "in memory");
+    f.evict("k3");
+    assert_eq!(f.get("k3").await.as_deref(), Some("older"), "and below");
+    f.layer.write_gate.add_permits(1000);
+    f.flushed().await;
+    f.set("k3", "a").await;
+    f.flushed().await;
+    f.evict("k3");
+    assert_eq!(f.get("k3").await.as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn removal_waits_for_room_also_where_values_are_rejected() {
+    let f = Fixture::over(Scripted::gated(1000, 0), rejecting()).await;
+    f.layer.put(entry("k3", "older"));
+    f.set("k1", "a").await;
+    f.set("k2", "a").await;
+    let (removed, ()) = tokio::join!(f.remove("k3"), async { f.layer.write_gate.add_permits(9) });
+    assert_eq!((removed, f.layer.value("k3")), (1, None));
+    let refused = f.coordinator.write_queue().stats().extras.into_iter().find(|(name, _)| *name == "refusedFull");
+    assert!(refused.is_some_and(|(_, count)| count > 0), "it found no room at first: {refused:?}");
+}
+
 #[tokio::test]
 async fn entry_larger_than_the_queue_is_refused() {
     let f = Fixture::over(Scripted::open(), tight()).await;

@@ -185,7 +185,7 @@ pub trait Log: Send + 'static {
     /// taken effect, and for how long the node trusts what it holds without another look.
     ///
     /// # Errors
-    /// [`LayerError`] if that can not be noted.
+    /// [`LayerError`] if that can not be noted; [`Full`](super::ErrorKind::Full) if nobody can note or change anything now.
     async fn beat(&mut self, history: &str, position: Position, trusts_for: Duration) -> Result<(), LayerError>;
 
     /// Who follows the log, and whether it is settled how it goes on under this history.

@@ -140,7 +140,7 @@ impl Pipeline {
             Peek::Absent => Reading { entry: None, trail: Trail::default() },
             Peek::Cold => self.coordinator.get(&cx, &key, Wants::Value).await,
         };
-        self.coordinator.answers().note(cx.now, entry.as_ref(), &trail);
+        self.coordinator.answers().note(&cx, entry.as_ref(), &trail);
         Ok(entry.map(|entry| entry.value().to_vec()))
     }
 
@@ -322,8 +322,13 @@ fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::tempdir;
+
     use super::*;
-    use crate::config::Environment;
+    use crate::{
+        config::Environment,
+        testing::{START, eventually, key},
+    };
 
     fn config(yaml: &str) -> Config {
         Config::from_yaml(yaml, &Environment::read()).unwrap()
@@ -348,6 +353,63 @@ mod tests {
             let options = tag_options(&config(&format!("tagIndex: {{removalsMax: 1234}}\n{lives}")));
             assert_eq!(options, TagOptions { removals_max: 1234, life_max: Duration::from_secs(3 * 3600) }, "{lives}");
         }
+    }
+
+    /// What the disk holds of a key, served or not.
+    async fn copy_on_disk(pipeline: &Pipeline, name: &str) -> Option<Entry> {
+        let explanation = pipeline.coordinator().explain(&pipeline.context(), &key(name)).await;
+        explanation.seen.into_iter().find(|seen| seen.part == "disk").and_then(|seen| seen.entry)
+    }
+
+    /// Dead entries that compaction has dropped.
+    fn reclaimed(pipeline: &Pipeline) -> u64 {
+        let parts = pipeline.parts();
+        let stats = parts.iter().find(|part| part.name() == "disk").unwrap().stats();
+        stats.extras.into_iter().find(|(name, _)| *name == "reclaimed").unwrap().1
+    }
+
+    #[test]
+    fn compaction_is_told_which_entries_were_removed_by_tag() {
+        let (config, clock) = (config(""), Clock::manual(START));
+        let tags = Arc::new(TagIndex::open(tag_options(&config), clock.clone()));
+        let options = disk_options(&config, &tags);
+        let (red, blue) = (tag_set(&["red"]).unwrap(), tag_set(&["blue"]).unwrap());
+        let before = tags.position(clock.now());
+        tags.remove(clock.now(), red.clone(), Matching::Any);
+        let after = tags.position(clock.now());
+        let is_removed = |of: &TagSet, position| (options.is_removed)(of.tags(), position);
+        assert!(is_removed(&red, before) && !is_removed(&red, after) && !is_removed(&blue, before));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn compaction_drops_from_disk_what_was_removed_by_tag() {
+        let folder = tempdir().unwrap();
+        let disk = format!("disk: {{path: '{}', memory: 16Mi}}", folder.path().display());
+        let config = config(&format!("{disk}\nlimits: {{requestTimeout: 1m}}"));
+        let pipeline = Pipeline::open(&config, &Metrics::new(""), Clock::system()).await.unwrap();
+        let flush = async || pipeline.coordinator().flush(&pipeline.context()).await.unwrap();
+        for word in ["red", "blue"] {
+            pipeline.set(word.as_bytes(), b"v", SetOptions { tags: &[word], ..SetOptions::default() }).await.unwrap();
+        }
+        flush().await;
+        pipeline.remove_by_tag(&["red"]).await.unwrap();
+        assert!(copy_on_disk(&pipeline, "red").await.is_some(), "a removal is one position");
+        // Nobody can order a compaction from here. RocksDB begins one by itself once four memtables of two MiB have
+        // become files, whose keys overlap, or it would only rename them.
+        for round in 0..40 {
+            if reclaimed(&pipeline) > 0 {
+                break;
+            }
+            for number in 0..250 {
+                let name = format!("{number}-{round}");
+                pipeline.set(name.as_bytes(), &[0; 3000], SetOptions::default()).await.unwrap();
+            }
+            flush().await;
+        }
+        eventually("compaction comes across it", || reclaimed(&pipeline) > 0).await;
+        assert!(copy_on_disk(&pipeline, "red").await.is_none());
+        assert!(copy_on_disk(&pipeline, "blue").await.is_some());
+        pipeline.shutdown().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

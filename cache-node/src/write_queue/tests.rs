@@ -1,5 +1,6 @@
 mod by_hand;
 mod doubt;
+mod health;
 mod lanes;
 mod orders;
 mod recovery;

@@ -309,16 +309,18 @@ impl WriteQueue {
 
     /// Ends the journal if every layer has everything; otherwise it says which have not.
     pub(super) fn close_journal(&self) {
+        // Before the journal is locked: others lock it while they hold the shards.
+        let lacking = self.lanes_that(|lane| self.shards.iter().any(|shard| lock(shard).owed(lane.place) > 0));
+        let is_done = self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void());
         let journal = lock(&self.journal);
         let Some(journal) = journal.as_ref() else { return };
-        if self.items() == 0 && self.lanes.iter().all(|lane| !lane.is_void()) {
+        if is_done {
             if let Err(error) = journal.discard() {
                 tracing::warn!(%error, "the journal of queued keys can not be given up; the next start removes its keys");
             }
             return;
         }
-        let lacks = |lane: &Lane| self.shards.iter().any(|shard| lock(shard).owed(lane.place) > 0);
-        journal.end_lacking(self.lanes_that(lacks));
+        journal.end_lacking(lacking);
     }
 }
 

@@ -7,6 +7,10 @@ const SECOND: Nanos = 1_000_000_000;
 const MS: Nanos = 1_000_000;
 /// The bound of these histories.
 const BOUND: Nanos = 3500 * MS;
+/// What is held against them, if nothing else is said.
+const LAW: Law = Law { bound: BOUND, stale: 0, write_through: true, late: 20 * MS };
+/// The same of nodes that serve what they held for 5 s while they are cut off.
+const SERVES_STALE: Law = Law { stale: 5 * SECOND, ..LAW };
 
 /// A history told in milliseconds, of key 0 and tag 0.
 #[derive(Default)]
@@ -78,7 +82,7 @@ impl Told {
     }
 
     fn broken(&self) -> Vec<Rule> {
-        self.broken_under(Law { bound: BOUND, write_through: true, late: 20 * MS })
+        self.broken_under(LAW)
     }
 
     fn broken_under(&self, law: Law) -> Vec<Rule> {
@@ -113,7 +117,7 @@ fn value_is_not_read_before_it_was_sent() {
 fn value_is_not_read_past_its_life() {
     assert_eq!(told().wrote_for(0, 10, 1000).read(1, 1032, 0).broken(), [], "20 ms late");
     assert_eq!(told().wrote_for(0, 10, 1000).read(1, 1033, 0).broken(), [Rule::Expired]);
-    let wrong_clocks = Law { bound: BOUND, write_through: true, late: NEVER };
+    let wrong_clocks = Law { late: NEVER, ..LAW };
     assert_eq!(told().wrote_for(0, 10, 1000).read(1, 1033, 0).broken_under(wrong_clocks), []);
 }
 
@@ -165,6 +169,38 @@ fn node_that_starts_after_a_removal_knows_of_it_at_once() {
 }
 
 #[test]
+fn value_that_a_node_serves_while_it_is_cut_off_has_that_much_longer_and_no_time_where_it_serves_none() {
+    let removed = || told().wrote(0, 10).removed(0, 20);
+    assert_eq!(removed().read(1, 22 + 8500, 0).broken_under(SERVES_STALE), []);
+    assert_eq!(removed().read(1, 23 + 8500, 0).broken_under(SERVES_STALE), [Rule::Fleet]);
+    assert_eq!(removed().read(1, 23 + 3500, 0).broken(), [Rule::Fleet]);
+    let tagged = || told().wrote_tagged(0, 10).removal(Target::Tag(0), 0, 20, Outcome::Ok);
+    assert_eq!(tagged().read(1, 22 + 8500, 0).broken_under(SERVES_STALE), []);
+    assert_eq!(tagged().read(1, 23 + 8500, 0).broken_under(SERVES_STALE), [Rule::Tag]);
+}
+
+#[test]
+fn node_that_is_started_while_it_is_cut_off_serves_no_longer_than_if_it_had_gone_on() {
+    let started = || told().wrote(0, 10).removed(0, 20).started(1, 23);
+    assert_eq!(started().read(1, 200, 0).broken_under(SERVES_STALE), []);
+    assert_eq!(started().read(1, 22 + 8500, 0).broken_under(SERVES_STALE), []);
+    assert_eq!(started().read(1, 23 + 8500, 0).broken_under(SERVES_STALE), [Rule::Ready]);
+    assert_eq!(started().read(1, 200, 0).broken(), [Rule::Ready], "it serves nothing before it has caught up");
+    // Made long after: the bound is what counts.
+    let late = told().wrote(0, 10).removed(0, 20).started(1, 20_000).read(1, 20_100, 0);
+    assert_eq!(late.broken_under(SERVES_STALE), [Rule::Ready]);
+}
+
+#[test]
+fn values_that_nodes_serve_while_they_are_cut_off_excuse_no_other_promise() {
+    let removed = || told().wrote(0, 10).removed(0, 20);
+    assert_eq!(removed().read(0, 23, 0).broken_under(SERVES_STALE), [Rule::SameNode]);
+    assert_eq!(removed().receipt(0, 30).read(1, 33, 0).broken_under(SERVES_STALE), [Rule::Told]);
+    assert_eq!(told().wrote_for(0, 10, 1000).read(1, 1033, 0).broken_under(SERVES_STALE), [Rule::Expired]);
+    assert_eq!(told().wrote(0, 10).read(0, 20, FOREIGN).broken_under(SERVES_STALE), [Rule::Foreign]);
+}
+
+#[test]
 fn removal_by_tag_concerns_what_carries_the_tag() {
     let tagged = || told().wrote_tagged(0, 10).removal(Target::Tag(0), 0, 20, Outcome::Ok);
     assert_eq!(tagged().read(1, 3000, 0).broken(), []);
@@ -197,7 +233,7 @@ fn change_of_unknown_outcome_forbids_nothing_and_may_come_at_any_time() {
 
 #[test]
 fn queued_write_has_its_place_for_others_only_once_it_is_flushed() {
-    let behind = Law { bound: BOUND, write_through: false, late: 0 };
+    let behind = Law { write_through: false, late: 0, ..LAW };
     let removed = |told: Told| told.removed(1, 50).read(2, 10_000, 0).broken_under(behind);
     assert_eq!(removed(told().wrote(0, 10)), [], "may have left the queue after the removal");
     assert_eq!(removed(told().wrote(0, 10).flushed(0, 11)), [], "flushed before it was acknowledged");
@@ -209,7 +245,7 @@ fn queued_write_has_its_place_for_others_only_once_it_is_flushed() {
 
 #[test]
 fn queued_overwrite_reaches_the_others_only_once_it_is_flushed() {
-    let behind = Law { bound: BOUND, write_through: false, late: 0 };
+    let behind = Law { write_through: false, late: 0, ..LAW };
     let overwritten = || told().wrote(0, 10).flushed(0, 13).wrote(1, 20);
     assert_eq!(overwritten().read(2, 10_000, 0).broken_under(behind), []);
     assert_eq!(overwritten().read(1, 10_000, 0).broken_under(behind), [Rule::SameNode]);
@@ -228,7 +264,7 @@ fn early_acknowledgement_of_a_late_removal_is_found_behind_a_slow_one() {
 #[test]
 fn violation_names_the_change_that_forbids_the_read() {
     let told = told().wrote(0, 10).removed(1, 20).removed(1, 5000).read(2, 9000, 0);
-    let verdict = judge(&told.0, Law { bound: BOUND, write_through: true, late: 0 });
+    let verdict = judge(&told.0, LAW);
     assert_eq!(verdict.violations[0].change, Some(Change::Removal(told.0.removals[1])));
     assert_eq!(verdict.checked, 1);
 }

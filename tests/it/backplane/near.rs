@@ -1,6 +1,7 @@
 //! Clients with near caches, of a fleet: what they keep is as good as what their node knows.
 
 use super::*;
+use crate::clients::redis_py_near;
 
 /// A client that tracks on this node.
 fn tracking(fleet: &Fleet, number: usize) -> Client {
@@ -70,6 +71,12 @@ fn a_near_cache_hears_of_what_another_node_changes() {
     }
     writer.call("FLUSHALL");
     told(&mut reader, None);
+}
+
+#[test]
+fn the_near_cache_of_redis_py_keeps_nothing_that_another_node_has_changed() {
+    let fleet = Fleet::start(&[]);
+    redis_py_near(&[0, 1].map(|number| fleet.node(number).resp.port()));
 }
 
 #[test]

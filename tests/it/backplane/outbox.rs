@@ -89,13 +89,38 @@ fn asked_to_refuse_a_node_answers_an_error_that_names_the_reason_and_the_removal
     ["k", "t", "c"].iter().for_each(|key| gone_everywhere(&fleet, key));
 }
 
-#[test]
-fn whatever_is_killed_meanwhile_nothing_older_than_a_removal_comes_back_and_what_is_newer_stays() {
+/// A Redis that has, after its end and a restart, all that it had acknowledged, under another history.
+fn durable_redis() -> Server {
     let port = tests::ports::free_port();
     let text = port.to_string();
     let durable =
         ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
-    let mut fleet = Fleet::start_with(Server::start_as(port, durable.to_vec()), "");
+    Server::start_as(port, durable.to_vec())
+}
+
+#[test]
+fn a_removal_that_redis_was_not_told_of_does_not_keep_its_node_from_a_log_that_others_have_begun_anew() {
+    let mut fleet = Fleet::start_with(durable_redis(), "");
+    old_values(&fleet);
+    fleet.redis.kill();
+    assert_eq!(fleet.client(0).call("TC.INVALIDATE red"), queued());
+    fleet.kill_node(0);
+    fleet.redis.restart();
+    // Nobody can say for the node that is away whether Redis has all of its records.
+    let begun_anew = |number| fleet.extra(number, "gapsHistoryChanged") + fleet.extra(number, "gapsAnnounced") > 0;
+    eventually("the others begin anew", || begun_anew(1) && begun_anew(2));
+    fleet.start_node(0);
+    fleet.ready(0);
+    ["k", "t", "c"].iter().for_each(|key| gone_everywhere(&fleet, key));
+    let mut one = fleet.client(0);
+    assert_eq!(one.call("TC.SET k new PX 3600000 TAGS 1 red"), Reply::ok());
+    fleet.settled();
+    fleet.warm("k", "new");
+}
+
+#[test]
+fn whatever_is_killed_meanwhile_nothing_older_than_a_removal_comes_back_and_what_is_newer_stays() {
+    let mut fleet = Fleet::start_with(durable_redis(), "");
     for round in 0..8 {
         let (is_killed, is_early, is_clear) = (round % 2 == 0, round % 4 < 2, round >= 4);
         old_values(&fleet);

@@ -1,9 +1,13 @@
 """redis-py with its default settings against a cache node: `redis_py.py PORT`."""
 
+import faulthandler
 import sys
 import time
 
 import redis
+
+# Whatever hangs is shown and ends.
+faulthandler.dump_traceback_later(90, exit=True)
 
 
 def check(name, found, wanted):

@@ -1,6 +1,7 @@
-//! Random damage to a database that holds removals by tag and blobs, as by a failing medium.
+//! Damage to a database, as by a failing medium: at random, to one that holds removals by tag and blobs; and such that it
+//! can not be opened.
 
-use std::{path::Path, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use cache_node::{
     clock::Clock,
@@ -11,13 +12,19 @@ use cache_node::{
     },
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use rustix::process::Signal;
 use tempfile::tempdir;
 use tokio::runtime;
 
-use super::room::{cx, number};
+use super::{
+    VOLUME_BYTES, config, disk_health, folder_and_volume,
+    room::{cx, number},
+    store, wait_for,
+};
 use crate::{
     durability::damage::{copy, damage},
-    program::PATIENCE,
+    program::{Node, PATIENCE, eventually},
+    resp::client::{Client, Reply},
 };
 
 const ROUNDS: usize = 100;
@@ -95,4 +102,38 @@ fn damaged_volume_never_forgets_a_removal_by_tag_while_it_serves_an_entry_that_c
         println!("{ROUNDS} damaged volumes: {cold} started cold, {partial} with some misses, the others whole");
         assert!(cold > 0 && partial > 0, "nothing was damaged that mattered");
     });
+}
+
+#[test]
+fn database_that_does_not_open_is_put_aside_and_given_up_once_the_volume_fills() {
+    let (folder, volume) = folder_and_volume();
+    let file = config(&folder, &volume, "");
+    let mut node = Node::start(&file);
+    store(&mut Client::connect(node.resp), 0..20, 1);
+    node.flushed();
+    node.signal(Signal::TERM);
+    node.wait();
+    let data = volume.path().join("data");
+    // The one line that says where everything else is.
+    fs::write(data.join("db/CURRENT"), "nonsense").unwrap();
+
+    let mut node = Node::start(&file);
+    wait_for("StartedCold", || disk_health(&node));
+    assert!(disk_health(&node).contains("it does not open"), "{}", disk_health(&node));
+    assert_eq!(fs::read(data.join("aside/CURRENT")).unwrap(), b"nonsense", "somebody may want to look at it");
+    let mut client = Client::connect(node.resp);
+    assert_eq!(client.call("GET k1"), Reply::Null);
+    store(&mut client, 0..20, 2);
+    node.flushed();
+    // Again, because RocksDB gives some room back meanwhile.
+    eventually("the room is given back", || {
+        volume.fill_but(VOLUME_BYTES / 10);
+        !data.join("aside").exists()
+    });
+    fs::remove_file(volume.fill_but(VOLUME_BYTES / 10)).unwrap();
+    node.signal(Signal::TERM);
+    node.wait();
+    let node = Node::start(&file);
+    let found = Client::connect(node.resp).call("GET k1");
+    assert!(found == Reply::Bulk(super::value(1, 2)), "the database in its place is as good as any");
 }

@@ -51,6 +51,7 @@ fn a_change_replaces_one_node_at_a_time_and_old_configurations_go() {
     lab.until_ready("sessions");
     assert!(uids(&lab).iter().all(|uid| !before.contains(uid)), "every node was replaced");
     assert!(lab.kubelet.fewest_ready() >= 2, "{} ready at once", lab.kubelet.fewest_ready());
+    ["ReplacingNode", "RolledOut"].iter().for_each(|reason| lab.until_event(reason));
     let selector = "labelSelector=app.kubernetes.io/instance%3Dsessions";
     let path = format!("{}?{selector}", lab.path("/api/v1", "configmaps"));
     within(30, "the old configuration to go", || (rest().list(&path).len() == 1).then_some(()));

@@ -102,8 +102,7 @@ fn nodes_of_another_redis_are_all_stopped_at_once_and_the_budget_does_not_hold_t
         (writes.len() == 3).then_some(writes)
     });
     assert!(nodes.iter().all(|deleted| first_three.contains(deleted)), "{first_three:?}");
-    let events = || rest().list(&lab.path("/apis/events.k8s.io/v1", "events"));
-    within(10, "the event", || events().iter().any(|event| event["reason"] == "SwitchingRedis").then_some(()));
+    lab.until_event("SwitchingRedis");
 
     lab.kubelet.watch_ready();
     lab.edit("sessions", &json!({"redis": {"mode": "Disabled"}}));

@@ -1,10 +1,21 @@
-//! What real nodes report, in the words of the status.
+//! What real nodes report, in the words of the status, and what they do with the configuration that they are given.
+
+use std::{fs, iter::successors};
 
 use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
 use tests::{ports::free_port, redis_server::Server};
 
 use super::{Lab, message, says};
-use crate::redis::makes::Make;
+use crate::{
+    api::rest,
+    program::{Node, command, eventually, run},
+    redis::makes::Make,
+    resp::client::{Client, Reply},
+};
+
+const NOT_ADMITTED: &str = "tieredcache_disk_not_written_total{layer=\"disk\",reason=\"admission\"}";
+const WRITTEN_BYTES: &str = "tieredcache_disk_entry_bytes_total{layer=\"disk\"}";
 
 fn spec(port: u16) -> Value {
     json!({
@@ -79,4 +90,84 @@ fn a_fence_is_told_with_what_it_means_and_so_is_its_end() {
     redis.thaw();
     lab.until("sessions", "BackplaneHealthy", "True AsExpected");
     lab.until("sessions", "Degraded", "False AsExpected");
+}
+
+/// A node with the configuration that the operator has made for this cache, on ports and a volume of its own; and what the
+/// program makes of the file.
+fn started(lab: &Lab, cache: &str) -> (TempDir, Node, String) {
+    let selector = format!("labelSelector=app.kubernetes.io/instance%3D{cache}");
+    let found = rest().list(&format!("{}?{selector}", lab.path("/api/v1", "configmaps")));
+    assert_eq!(found.len(), 1, "{found:?}");
+    let folder = tempdir().unwrap();
+    let text = found[0]["data"]["config.yaml"].as_str().expect("a file");
+    let text = text.replace("0.0.0.0:6379", "127.0.0.1:0").replace("0.0.0.0:9090", "127.0.0.1:0");
+    let text = text.replace("/var/lib/tieredcache", folder.path().to_str().expect("a plain name"));
+    let file = folder.path().join("config.yaml");
+    fs::write(&file, text).unwrap();
+    let checked = run(&["check-config", file.to_str().expect("a plain name")]);
+    let node = Node::start_by(command().arg("--config").arg(&file).env("NODE_NAME", format!("{cache}-0")));
+    let name = found[0]["metadata"]["name"].as_str().expect("a name");
+    assert_eq!(node.report()["configRevision"], name.rsplit('-').next().expect("a hash"), "it runs this one");
+    (folder, node, checked.out)
+}
+
+/// Digits at random, of which each carries four bits: a half is left of them by a code for digits, and nearly all of them
+/// by a search for repetitions (xorshift64, Marsaglia 2003).
+fn digits(count: usize) -> String {
+    let next = |state: &u64| {
+        let state = state ^ (state << 13);
+        let state = state ^ (state >> 7);
+        Some(state ^ (state << 17))
+    };
+    successors(Some(0x9e37_79b9_7f4a_7c15), next).take(count / 16).map(|word| format!("{word:016x}")).collect()
+}
+
+#[test]
+fn what_a_spec_says_of_values_and_their_lives_holds_on_a_node_with_its_configuration() {
+    let lab = Lab::new("settings");
+    let _operator = lab.operator().start();
+    let spec = json!({
+        "disk": {"maxTtl": "10s", "minTtl": "0s", "admission": "SecondHit"},
+        "compression": {"algorithm": "Zstd"},
+        "writeQueue": {"overflow": "DropOldest"},
+        "freshness": {"ttlJitterPercent": 50},
+    });
+    lab.apply("catalogue", spec);
+    lab.until_ready("catalogue");
+    let (_folder, node, checked) = started(&lab, "catalogue");
+    // What it does then is tested where the queue is.
+    assert!(checked.contains("overflow: DropOldest"), "{checked}");
+
+    let number = |name: &str| node.metric(name).expect("always there");
+    let mut client = Client::connect(node.resp);
+    let text = digits(20_000);
+    let mut store = || {
+        assert_eq!(client.call(&format!("SET k {text}")), Reply::ok());
+        node.flushed();
+    };
+    store();
+    assert_eq!((number(NOT_ADMITTED), number(WRITTEN_BYTES)), (1.0, 0.0), "seen for the first time");
+    store();
+    // Lz4 would leave more than nine tenths of it.
+    let written = number(WRITTEN_BYTES);
+    assert!(written > 9_000.0 && written < 12_000.0, "{written} bytes of {}", text.len());
+
+    client.call("HELLO 3");
+    let mut on_disk = || {
+        let Reply::Array(layers) = client.call("TC.EXPLAIN k").field("layers") else { panic!("an array") };
+        let disk = layers.into_iter().find(|layer| layer.field("layer").text() == "disk").expect("there is one");
+        disk.field("outcome").text()
+    };
+    assert_eq!(on_disk(), "hit");
+    eventually("the disk keeps it no longer", || on_disk() == "miss");
+    assert_eq!(client.call("GET k"), Reply::bulk(&text), "memory does");
+
+    let lives = (0..10).map(|key| {
+        assert_eq!(client.call(&format!("SET j{key} v EX 1000")), Reply::ok());
+        let Reply::Integer(left_ms) = client.call(&format!("PTTL j{key}")) else { panic!("a life") };
+        left_ms
+    });
+    let lives: Vec<i64> = lives.collect();
+    assert!(lives.iter().all(|left_ms| (440_000..=1_000_000).contains(left_ms)), "{lives:?}");
+    assert!(lives.iter().any(|left_ms| *left_ms < 900_000), "all live as long as was asked: {lives:?}");
 }

@@ -112,6 +112,7 @@ fn an_object_of_somebody_else_is_never_touched_and_named() {
     let cache = lab.until("sessions", "Ready", "False ResourceConflict");
     assert!(message(&cache, "Ready").contains("Service sessions belongs to nobody"), "{cache}");
     assert_eq!(says(&cache, "Stalled"), "True ResourceConflict");
+    lab.until_event("ResourceConflict");
     assert_eq!(rest().get(&lab.path("/apis/apps/v1", "statefulsets/sessions")), None);
     lab.assert_silent_for(5);
     let path = lab.path("/api/v1", "services/sessions");
@@ -201,9 +202,5 @@ fn a_sick_layer_is_told_with_the_nodes_own_reason() {
     assert_eq!(says(&cache, "Ready"), "True AllNodesReady");
     lab.kubelet.set_disk("sessions-1", "Healthy", "AsExpected");
     lab.until("sessions", "DiskHealthy", "True AsExpected");
-    let events = rest().list(&lab.path("/apis/events.k8s.io/v1", "events"));
-    let reasons: Vec<&str> = events.iter().filter_map(|event| event["reason"].as_str()).collect();
-    for reason in ["Created", "LayerUnhealthy", "LayerRecovered"] {
-        assert!(reasons.contains(&reason), "{reason} in {reasons:?}");
-    }
+    ["Created", "LayerUnhealthy", "LayerRecovered"].iter().for_each(|reason| lab.until_event(reason));
 }

@@ -58,6 +58,8 @@ fn objects_that_can_not_be_acted_on_are_told_why_and_stop_no_other() {
     assert!(message(&cache, "Ready").contains("\"heaps\" is not a size"), "{cache}");
     let cache = lax.until_ready_says("starved", "False InvalidSpec");
     assert!(message(&cache, "Ready").contains("needs at least 544Mi"), "{cache}");
+    let events = || lax.0.kubectl(&["get", "events", "-n", "default", "-o", "jsonpath={.items[*].reason}"], "").text;
+    within(10, "the event", || events().contains("InvalidSpec").then_some(()));
     let sets = lax.0.kubectl(&["get", "sts", "-n", "default", "-o", "name"], "");
     assert_eq!(sets.text.trim(), "statefulset.apps/good");
     // The way out that the message names.

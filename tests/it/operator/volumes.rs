@@ -63,6 +63,7 @@ fn volumes_grow_with_the_spec_while_pods_and_stateful_set_stay() {
     until_asked(&lab, "sessions-0", "2Gi");
     let cache = lab.until("sessions", "Progressing", "True GrowingVolumes");
     assert!(message(&cache, "Progressing").contains("data-sessions-0 has 1Gi of 2Gi"), "{cache}");
+    lab.until_event("GrowingVolume");
     assert_eq!(says(&cache, "Ready"), "True AllNodesReady");
     // The storage was asked, and can not.
     let path = lab.path("/api/v1", "persistentvolumeclaims/data-sessions-0/status");
@@ -99,8 +100,7 @@ fn a_class_that_does_not_grow_is_told_and_stops_nothing_else() {
         assert!(message(&cache, "Stalled").contains(words), "{cache}");
     }
     assert_eq!(says(&cache, "Degraded"), "True VolumeNotGrown");
-    let events = || rest().list(&lab.path("/apis/events.k8s.io/v1", "events"));
-    within(10, "the event", || events().iter().any(|event| event["reason"] == "VolumeNotGrown").then_some(()));
+    lab.until_event("VolumeNotGrown");
     // Other changes go on.
     lab.edit("sessions", &json!({"memory": {"policy": "TinyLfu"}, "replicas": 2}));
     lab.until_ready("sessions");

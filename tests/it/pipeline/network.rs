@@ -52,7 +52,7 @@ impl Drop for Network {
 /// Runs a program that must succeed, given as words.
 pub(crate) fn run(command: &str) {
     let mut words = command.split(' ');
-    let output = Command::new(words.next().expect("a program")).args(words).output().unwrap();
+    let output = output_within(PATIENCE, Command::new(words.next().expect("a program")).args(words));
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -42,6 +42,7 @@ fn a_password_is_rotated_while_clients_notice_nothing() {
     let reconnects = || pipeline.node.metric("tieredcache_redis_reconnects_total{layer=\"redis\"}").unwrap();
     let (stop, address) = (&AtomicBool::new(false), pipeline.node.resp);
     scope(|scope| {
+        let stops = Stop(stop);
         let load = scope.spawn(move || use_it(address, stop));
         // As it should be done: both passwords hold until every node has the new one.
         let before = reconnects();
@@ -57,7 +58,7 @@ fn a_password_is_rotated_while_clients_notice_nothing() {
         eventually("the refusal shows", || redis_health(&pipeline.node)["reason"] == "WrongPassword");
         fs::write(&secret, "three\n").unwrap();
         pipeline.redis_is_used();
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         println!("{} rounds of load over three passwords", load.join().unwrap());
     });
     // What was written under the wrong password has arrived, too.

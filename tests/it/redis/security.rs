@@ -19,7 +19,7 @@ use super::{
 };
 
 /// An authority and what it signed, as files.
-struct Papers {
+pub(super) struct Papers {
     folder: TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
@@ -27,7 +27,7 @@ struct Papers {
 // === impl Papers ===
 
 impl Papers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // A name of its own, or OpenSSL takes what it signs for signed by themselves.
@@ -39,7 +39,7 @@ impl Papers {
     }
 
     /// Signs for this name and writes `<name>.crt` and `<name>.key`.
-    fn sign(&self, name: &str) {
+    pub(super) fn sign(&self, name: &str) {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.authority).unwrap();
         fs::write(self.path(&format!("{name}.crt")), certificate.pem()).unwrap();
@@ -50,7 +50,7 @@ impl Papers {
         self.folder.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 }
@@ -60,7 +60,7 @@ fn user(server: &Server, name: &str, rules: &[&str]) {
 }
 
 /// Options with a user and a password in files of this folder.
-fn with_files(port: u16, folder: &TempDir, user: &str, password: &str) -> RedisOptions {
+pub(super) fn with_files(port: u16, folder: &TempDir, user: &str, password: &str) -> RedisOptions {
     let (username_file, password_file) = (folder.path().join("user"), folder.path().join("password"));
     fs::write(&username_file, user).unwrap();
     fs::write(&password_file, password).unwrap();
@@ -202,35 +202,27 @@ async fn without_the_right_to_drop_clients_it_works_and_says_so() {
     set(&redis, "a", "v").await;
 }
 
-/// A server that speaks TLS alone and wants to see a certificate.
-fn tls_server(papers: &Papers, name: &str) -> Server {
+/// A server that speaks TLS alone and wants to see a certificate, with more options.
+pub(super) fn tls_server(papers: &Papers, name: &str, more: &[&str]) -> Server {
     let port = free_port();
-    let (text, certificate) = (port.to_string(), papers.text(&format!("{name}.crt")));
-    let (key, authority) = (papers.text(&format!("{name}.key")), papers.text("ca.crt"));
-    Server::start_as(
-        port,
-        vec![
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--tls-port",
-            &text,
-            "--save",
-            "",
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &authority,
-            "--tls-auth-clients",
-            "yes",
-        ],
-    )
+    let tls = tls_lines(papers, name, port).map(|(option, value)| [format!("--{option}"), value]);
+    let plain = ["--bind", "127.0.0.1", "--save", ""].into_iter();
+    Server::start_as(port, plain.chain(tls.iter().flatten().map(String::as_str)).chain(more.iter().copied()).collect())
 }
 
-fn tls_options(papers: &Papers, port: u16, server_name: Option<&str>) -> RedisOptions {
+/// Options of a server that has such a certificate, speaks TLS alone on this port, and wants to see a certificate.
+pub(super) fn tls_lines(papers: &Papers, name: &str, port: u16) -> [(&'static str, String); 6] {
+    [
+        ("port", "0".to_owned()),
+        ("tls-port", port.to_string()),
+        ("tls-cert-file", papers.text(&format!("{name}.crt"))),
+        ("tls-key-file", papers.text(&format!("{name}.key"))),
+        ("tls-ca-cert-file", papers.text("ca.crt")),
+        ("tls-auth-clients", "yes".to_owned()),
+    ]
+}
+
+pub(super) fn tls_options(papers: &Papers, port: u16, server_name: Option<&str>) -> RedisOptions {
     let tls = TlsOptions {
         ca_file: Some(papers.path("ca.crt")),
         client_files: Some((papers.path("client.crt"), papers.path("client.key"))),
@@ -244,7 +236,7 @@ async fn tls_with_a_certificate_of_our_own_and_another_name_than_the_endpoints()
     let papers = Papers::new();
     papers.sign("redis.example");
     papers.sign("client");
-    let server = tls_server(&papers, "redis.example");
+    let server = tls_server(&papers, "redis.example", &[]);
     let redis = opened(tls_options(&papers, server.port, Some("redis.example"))).await;
     set(&redis, "a", "v").await;
     assert_eq!(got(&redis, "a").await, "v");
@@ -257,7 +249,7 @@ async fn a_server_whose_certificate_is_not_right_is_not_spoken_to() {
         papers.sign("redis.example");
         papers.sign("client");
     }
-    let server = tls_server(&papers, "redis.example");
+    let server = tls_server(&papers, "redis.example", &[]);
     // Another name than in the certificate, then another authority.
     for options in [
         tls_options(&papers, server.port, Some("other.example")),
@@ -275,7 +267,7 @@ async fn renewed_certificates_are_taken_up() {
     let papers = Papers::new();
     papers.sign("redis.example");
     papers.sign("client");
-    let server = tls_server(&papers, "redis.example");
+    let server = tls_server(&papers, "redis.example", &[]);
     let redis = opened(tls_options(&papers, server.port, Some("redis.example"))).await;
     papers.sign("client");
     eventually("connected anew", async || extra(&redis, "reconnects") == 2).await;

@@ -6,10 +6,12 @@ use std::{
     time::Instant,
 };
 
+use tempfile::TempDir;
 use tests::ports::free_port;
 
 use super::{
     makes::{Make, on_every_make},
+    security::{Papers, tls_lines, tls_options, tls_server, with_files},
     server::Server,
     *,
 };
@@ -20,12 +22,17 @@ on_every_make! {
 
 /// A Sentinel that watches the server under the name `main` and needs nobody else to decide.
 fn sentinel(make: Make, master: u16) -> Server {
-    let folder = tempfile::tempdir().unwrap();
     let port = free_port();
+    sentinel_at(make, port, master, &format!("port {port}\n"))
+}
+
+/// The same with these lines in its file, which have it listen on this port.
+fn sentinel_at(make: Make, port: u16, master: u16, lines: &str) -> Server {
+    let folder = tempfile::tempdir().unwrap();
     let file = folder.keep().join("sentinel.conf");
     let text = format!(
-        "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n\
-         sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+        "bind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\n\
+         sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n{lines}"
     );
     fs::write(&file, text).unwrap();
     make.start_as(port, vec![&file.display().to_string(), "--sentinel"])
@@ -82,6 +89,47 @@ async fn a_master_that_gave_its_place_up_is_left_though_it_still_answers() {
     })
     .await;
     eventually("read from there", async || got(&redis, "b").await == "w").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_and_servers_that_speak_tls_alone_and_want_a_password_are_followed_through_a_failover() {
+    let papers = Papers::new();
+    ["redis.example", "client"].into_iter().for_each(|name| papers.sign(name));
+    // Among themselves they use TLS and the password as well.
+    let among = ["--tls-replication", "yes", "--masterauth", "secret", "--requirepass", "secret"];
+    let mut master = tls_server(&papers, "redis.example", &among);
+    let master_port = master.port.to_string();
+    let replica_of = ["--replicaof", "127.0.0.1", master_port.as_str(), "--repl-diskless-sync-delay", "0"];
+    let mut replica = tls_server(&papers, "redis.example", &[&among[..], &replica_of[..]].concat());
+    let port = free_port();
+    let tls = tls_lines(&papers, "redis.example", port).map(|(option, value)| format!("{option} {value}\n")).concat();
+    let secured = "tls-replication yes\nrequirepass secret\nsentinel auth-pass main secret\n";
+    let mut sentinel = sentinel_at(Make::Redis, port, master.port, &(tls + secured));
+    for server in [&mut master, &mut replica, &mut sentinel] {
+        server.cli_args.extend(gets_in(&papers));
+    }
+    let folder = TempDir::new().unwrap();
+    let RedisOptions { topology, .. } = sentinel_options(&[port]);
+    let RedisOptions { tls, .. } = tls_options(&papers, port, Some("redis.example"));
+    let redis = opened(RedisOptions { topology, tls, ..with_files(port, &folder, "", "secret") }).await;
+    in_step(&sentinel, &replica).await;
+    set(&redis, "a", "v").await;
+    eventually("replicated", async || replica.cli(&["EXISTS", "{tc:u-1}:e:a"]) == "1").await;
+    master.kill();
+    eventually("the new master takes writes", async || {
+        redis.apply(&cx(), &[Change::Set(entry("b", "w"))]).await.is_ok()
+    })
+    .await;
+    assert_eq!(replica.cli(&["EXISTS", "{tc:u-1}:e:b"]), "1");
+    eventually("read from there", async || got(&redis, "a").await == "v" && got(&redis, "b").await == "w").await;
+}
+
+/// How a person at `redis-cli` shows who they are.
+fn gets_in(papers: &Papers) -> Vec<String> {
+    let files = [("--cacert", "ca.crt"), ("--cert", "client.crt"), ("--key", "client.key")];
+    let files = files.into_iter().flat_map(|(option, file)| [option.to_owned(), papers.text(file)]);
+    let words = ["--tls", "--no-auth-warning", "-a", "secret"].map(str::to_owned);
+    words.into_iter().chain(files).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

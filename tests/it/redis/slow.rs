@@ -79,6 +79,31 @@ async fn connections_whose_other_end_has_gone_without_a_word_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reads_at_the_same_time_share_the_wire_and_end_within_a_few_of_its_round_trips() {
+    const ROUND_TRIP: Duration = Duration::from_millis(200);
+    const READS: u32 = 64;
+    let server = Server::start(&[]);
+    let wire = Wire::to(([127, 0, 0, 1], server.port).into());
+    let redis = opened(RedisOptions { timeout: PATIENCE, ..options(&[wire.address.port()]) }).await;
+    for number in 0..READS {
+        set(&redis, &format!("k{number}"), &format!("v{number}")).await;
+    }
+    wire.set(Fault::Late(ROUND_TRIP, Duration::ZERO));
+    let begun = Instant::now();
+    let read = |number: u32| {
+        let redis = &redis;
+        async move { (number, got(redis, &format!("k{number}")).await) }
+    };
+    for (number, answer) in join_all((0..READS).map(read)).await {
+        assert_eq!(answer, format!("v{number}"));
+    }
+    let took = begun.elapsed();
+    println!("{READS} reads at the same time took {took:?}, with {ROUND_TRIP:?} for one");
+    // One after the other over each of two connections they would take 32 round trips.
+    assert!(took >= ROUND_TRIP && took < 8 * ROUND_TRIP, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_came_too_late_is_never_the_answer_to_another() {
     let (_server, wire, redis) = wired().await;
     for number in 0..50 {

@@ -46,6 +46,7 @@ impl Client {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_nodelay(true).expect("a TCP option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a positive time");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a positive time");
         Self { stream: BufReader::with_capacity(64 * 1024, stream) }
     }
 

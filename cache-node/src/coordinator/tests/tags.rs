@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
 };
 
-fn tagged(f: &Fixture, name: &str, value: &str, tags: &TagSet) -> Entry {
+pub(super) fn tagged(f: &Fixture, name: &str, value: &str, tags: &TagSet) -> Entry {
     let meta = EntryMeta { tags: tags.tags(), position: f.coordinator.position(&f.cx()), ..EntryMeta::default() };
     Entry::new(name.as_bytes(), value.as_bytes(), meta)
 }

@@ -1,6 +1,9 @@
 //! What the node does although nobody asks.
 
-use super::*;
+use super::{
+    tags::{tag_set, tagged},
+    *,
+};
 
 #[tokio::test(start_paused = true)]
 async fn what_has_expired_leaves_memory_although_nobody_asks_for_it() {
@@ -16,4 +19,26 @@ async fn what_has_expired_leaves_memory_although_nobody_asks_for_it() {
     tokio::time::sleep(Duration::from_secs(11)).await;
     let expired = f.coordinator.memory().stats().extras.into_iter().find(|(name, _)| *name == "expired");
     assert_eq!((f.coordinator.memory().entries(), expired), (1, Some(("expired", 100))));
+}
+
+/// How many entries memory holds, and what they weigh.
+fn held(f: &Fixture) -> (Option<u64>, Option<u64>) {
+    let stats = f.coordinator.memory().stats();
+    (stats.entries, stats.bytes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_by_tag_leaves_memory_although_nobody_asks_for_it() {
+    let f = Fixture::over(Scripted::open(), QUEUE).await;
+    let red = tag_set(&["red"]);
+    f.coordinator.try_set(&f.cx(), tagged(&f, "blue", "v", &tag_set(&["blue"]))).unwrap();
+    let only_blue = held(&f);
+    for number in 0..100 {
+        f.coordinator.try_set(&f.cx(), tagged(&f, &format!("k{number}"), "v", &red)).unwrap();
+    }
+    f.coordinator.remove_tagged(&f.cx(), red, Matching::Any).await.unwrap();
+    assert_eq!(held(&f).0, Some(101), "a removal is one position, however many entries it concerns");
+    // One sweep is due every ten seconds.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(held(&f), only_blue);
 }

@@ -136,3 +136,111 @@ impl Shared {
 fn error_of(kind: ErrorKind, message: String) -> LayerError {
     LayerError::new(LayerId::Disk, kind, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc::{SyncSender, sync_channel},
+        },
+        time::Duration,
+    };
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::testing::START;
+
+    /// A pool of one thread, which is busy until the sender is dropped.
+    async fn busy(waiting_max: usize) -> (Pool, Clock, SyncSender<()>) {
+        let clock = Clock::manual(START);
+        let pool = Pool::start("test", 1, waiting_max, clock.clone()).unwrap();
+        let (release, released) = sync_channel(1);
+        let (begin, begun) = oneshot::channel();
+        let hold = move || {
+            begin.send(()).unwrap();
+            let _ = released.recv();
+        };
+        assert!(pool.run(None, hold).now_or_never().is_none());
+        begun.await.unwrap();
+        (pool, clock, release)
+    }
+
+    /// A job that leaves a mark when it is begun.
+    fn marking(mark: &Arc<AtomicBool>) -> impl FnOnce() + Send + 'static + use<> {
+        let mark = Arc::clone(mark);
+        move || mark.store(true, Ordering::SeqCst)
+    }
+
+    fn is_set(mark: &AtomicBool) -> bool {
+        mark.load(Ordering::SeqCst)
+    }
+
+    #[tokio::test]
+    async fn one_job_more_than_may_wait_is_turned_away_at_once() {
+        let (pool, _clock, release) = busy(2).await;
+        let mut first = pin!(pool.run(None, || 1));
+        let mut second = pin!(pool.run(None, || 2));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        let mark = Arc::<AtomicBool>::default();
+        let third = pool.run(None, marking(&mark)).now_or_never().expect("it does not wait");
+        let error = third.unwrap_err();
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Timeout, "2 calls wait already"));
+        drop(release);
+        assert_eq!((first.await.unwrap(), second.await.unwrap()), (1, 2));
+        assert_eq!(pool.run(None, || 4).await.unwrap(), 4, "there is room again");
+        assert!(!is_set(&mark));
+    }
+
+    #[tokio::test]
+    async fn job_whose_turn_comes_at_its_deadline_is_not_begun() {
+        let (pool, clock, release) = busy(9).await;
+        let (late, in_time) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let deadline = clock.monotonic() + Duration::from_secs(1);
+        let mut first = pin!(pool.run(Some(deadline), marking(&late)));
+        let mut second = pin!(pool.run(Some(deadline + Duration::from_millis(1)), marking(&in_time)));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        clock.advance(Duration::from_secs(1));
+        drop(release);
+        assert_eq!(first.await.unwrap_err().kind, ErrorKind::Timeout);
+        second.await.unwrap();
+        assert_eq!((is_set(&late), is_set(&in_time)), (false, true));
+    }
+
+    #[tokio::test]
+    async fn job_that_nobody_waits_for_is_not_begun_unless_it_has_no_deadline() {
+        let (pool, clock, release) = busy(9).await;
+        let (read, write) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let deadline = clock.monotonic() + Duration::from_secs(1);
+        // Whoever asked is gone after each of these lines. A write without its caller is a write all the same.
+        assert!(pool.run(Some(deadline), marking(&read)).now_or_never().is_none());
+        assert!(pool.run(None, marking(&write)).now_or_never().is_none());
+        drop(release);
+        // Behind both of them.
+        pool.run(None, || ()).await.unwrap();
+        assert_eq!((is_set(&read), is_set(&write)), (false, true));
+    }
+
+    #[tokio::test]
+    async fn panic_of_a_job_is_an_error_of_its_caller_and_spares_the_thread() {
+        let pool = Pool::start("test", 1, 9, Clock::manual(START)).unwrap();
+        let failed = pool.run(None, || -> u8 { panic!("as the test wants it") }).await;
+        assert!(failed.is_err());
+        // There is no other thread.
+        assert_eq!(pool.run(None, || 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn stopped_pool_does_what_waits_and_takes_nothing_more() {
+        let (pool, _clock, release) = busy(9).await;
+        let mut waiting = pin!(pool.run(None, || 1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        pool.stop();
+        let refused = pool.run(None, || 2).now_or_never().expect("it does not wait");
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Unreachable);
+        drop(release);
+        assert_eq!(waiting.await.unwrap(), 1);
+    }
+}

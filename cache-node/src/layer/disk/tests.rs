@@ -1,4 +1,5 @@
 mod dead;
+mod torn;
 
 use std::{fs, path::Path, time::Duration};
 

@@ -29,7 +29,8 @@ use super::{
     trouble::{Consequence, Trouble},
 };
 
-/// How long a connection that works is kept for the writes under way when another takes its place.
+/// How long a connection that works is kept for the writes under way when another takes its place; and how long the file
+/// in which the writer is written down may take.
 const CALM: Duration = Duration::from_secs(1);
 
 /// The connections in use, and who writes.
@@ -171,8 +172,9 @@ impl Link {
     /// Who wrote last when the process before this one ended.
     async fn writer_before(&self) -> Writer {
         let Some(file) = &self.writer_file else { return Writer::Nobody };
-        let text = fs::read_to_string(file).await.unwrap_or_default();
-        ClientIdentity::parse(&text).map_or(Writer::Nobody, Writer::Known)
+        // A volume that hangs does not say whether anybody has.
+        let Ok(read) = timeout(CALM, fs::read_to_string(file)).await else { return Writer::Unknown };
+        ClientIdentity::parse(&read.unwrap_or_default()).map_or(Writer::Nobody, Writer::Known)
     }
 
     /// Writes down who writes from now on.
@@ -183,7 +185,8 @@ impl Link {
             fs::create_dir_all(file.parent().ok_or(io::ErrorKind::InvalidInput)?).await?;
             fs::write(file, identity.to_string()).await
         };
-        if let Err(error) = note.await {
+        let noted = timeout(CALM, note).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(error) = noted {
             tracing::warn!(%error, "after a kill, a write that is on its way to redis may take effect late");
         }
     }

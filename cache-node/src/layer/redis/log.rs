@@ -14,7 +14,7 @@ use super::{Endpoint, Redis, Shared, connect::connect, scripts, secrets::Secrets
 use crate::{
     entry::Position,
     layer::{
-        LayerError,
+        ErrorKind, LayerError,
         log::{Author, Census, Log, LogState, Look, Member, Record, Recorded},
     },
 };
@@ -219,7 +219,12 @@ impl Log for RedisLog {
         for span in [FORGOTTEN_AFTER, ALL_QUIET_AFTER, trusts_for] {
             beat.arg(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
         }
-        Ok(self.call::<Value>(beat, PATIENCE).await.map(drop)?)
+        let outcome = self.call::<Value>(beat, PATIENCE).await;
+        outcome.map(drop).map_err(|trouble| {
+            let takes_no_writes = trouble.reason == "WritesRefused";
+            let error = LayerError::from(trouble);
+            if takes_no_writes { LayerError { kind: ErrorKind::Full, ..error } } else { error }
+        })
     }
 
     async fn census(&mut self, history: &str) -> Result<Census, LayerError> {

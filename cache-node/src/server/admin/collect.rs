@@ -104,7 +104,7 @@ const RESP_LATENCY: Definition = Definition {
 const SLOW: Definition = counter("tieredcache_resp_slow_commands_total", "Commands that the slow log has taken.", &[]);
 const ANSWERS: Definition = counter(
     "tieredcache_requests_total",
-    "Keys read by clients, by how that ended over all layers: with a value, a stale one, none, or none because a layer failed.",
+    "Keys read by clients, by how that ended over all layers: with a value, one that is stale or was served by a fenced node, none, or none because a layer failed.",
     &["result"],
 );
 const RESP: &[Definition] =

@@ -175,6 +175,8 @@ impl Workers {
                 });
                 // Not after a panic: then the thread is missed.
                 pulse.end();
+                // Whoever joins this thread does not wait for its blocking work.
+                runtime.shutdown_background();
             }
         };
         let started = Builder::new_current_thread()

@@ -372,12 +372,17 @@ async fn flush_does_not_wait_for_a_redis_that_is_away() {
     assert_eq!(two.disk.value("k").as_deref(), Some("v"));
 }
 
-/// A queue that is full, and whose batches stand still.
-fn full(overflow: Overflow) -> Fixture {
+/// A queue with room for a hundred writes, whose batches stand still.
+pub(super) fn small(overflow: Overflow) -> Fixture {
     let (layer, clock) = (Scripted::gated(0, 0), Clock::manual(START));
     let options = QueueOptions { items_max: 100, overflow, ..OPTIONS };
     let queue = WriteQueue::open(options, vec![Arc::clone(&layer) as Arc<dyn Layer>], None, clock.clone());
-    let f = Fixture { queue, layer, clock };
+    Fixture { queue, layer, clock }
+}
+
+/// One that is full.
+pub(super) fn full(overflow: Overflow) -> Fixture {
+    let f = small(overflow);
     (0..100).for_each(|number| f.set(&format!("k{number}"), "v"));
     f
 }

@@ -5,8 +5,8 @@
 //!   all it acknowledged. It is synced once a second: a sync for each change would cost every call the time of the medium,
 //!   and what a crash of the *machine* loses is a gap that nodes notice and answer by trusting nothing older.
 //! - **What gives way.** `volatile-lru` evicts only keys with a time to live, which are the entries, and of these the ones
-//!   not used for longest; log, removals and floor have none and stay. `volatile-ttl` would evict what is about to expire
-//!   first, and so the short-lived marks of removals, which are there to refuse older values.
+//!   not used for longest; log, removals and floor have none and stay. `volatile-ttl` would evict first what is about to
+//!   expire, whether or not anybody reads it.
 //! - **Who replaces it.** Its StatefulSet does: a change of it restarts one pod, and the nodes go on without it meanwhile.
 
 mod replicated;

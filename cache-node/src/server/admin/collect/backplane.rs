@@ -18,6 +18,11 @@ const GAPS: Definition = counter(
 );
 const BEHIND: Definition =
     gauge("tieredcache_backplane_behind", "Records of the log that had no effect yet at the last look.", &[]);
+const LAG: Definition = gauge(
+    "tieredcache_backplane_lag_seconds",
+    "How much older the newest record that has taken effect was at the last look than the newest of the log.",
+    &[],
+);
 const AGE: Definition = gauge(
     "tieredcache_backplane_confirmed_age_seconds",
     "How long ago the node last knew all changes; infinite if it does not know since when.",
@@ -38,7 +43,7 @@ const STALE: Definition = counter(
 
 pub(super) const BACKPLANE: Export = Export {
     name: "backplane",
-    definitions: &[HEALTH, LATENCY, RECORDS, GAPS, BEHIND, AGE, POSITION, FAILURES, STALE],
+    definitions: &[HEALTH, LATENCY, RECORDS, GAPS, BEHIND, LAG, AGE, POSITION, FAILURES, STALE],
     read: backplane,
 };
 
@@ -54,6 +59,7 @@ fn backplane(Facts { stats, .. }: &Facts<'_>, samples: &mut Samples) {
     samples.put(&GAPS, &["lost_writes"], extra(stats, "gapsLostWrites"));
     samples.put(&GAPS, &["announced"], extra(stats, "gapsAnnounced"));
     samples.put(&BEHIND, &[], extra(stats, "behind"));
+    samples.put(&LAG, &[], extra(stats, "lagMs") / 1e3);
     // What is not known is the largest number there.
     let age_ms = extra(stats, "leaseAgeMs");
     samples.put(&AGE, &[], if age_ms >= u64::MAX as f64 { f64::INFINITY } else { age_ms / 1e3 });
