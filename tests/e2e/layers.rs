@@ -95,8 +95,10 @@ fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_bac
     fleet.await_ready("cache", 2, READY_WITHIN);
     await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
     assert_eq!(fleet.redis("cache-0.cache-nodes", &["set", "shared", "value"]), "OK");
-    eventually("the other node finds it in Redis", Duration::from_secs(10), || {
-        equal(fleet.redis("cache-1.cache-nodes", &["get", "shared"]).as_str(), "value")
+    eventually("the other node finds it in Redis and keeps it in memory", Duration::from_secs(10), || {
+        equal(fleet.redis("cache-1.cache-nodes", &["get", "shared"]).as_str(), "value")?;
+        let told = fleet.redis("cache-1.cache-nodes", &["tc.explain", "shared"]);
+        if told.contains("answeredBy\nmemory") { Ok(()) } else { Err(told) }
     });
     let (_, well_since) = redis_layer(&fleet);
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::fleet::{Fleet, condition_of, equal, eventually};
-use crate::turn::{alone, beside};
+use crate::turn::{beside, quiet};
 
 /// A small cache of three nodes.
 const THREE: &str =
@@ -21,7 +21,7 @@ const RESTART_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
 fn three_nodes_are_ready_within_20_s_of_apply() {
-    let turn = alone();
+    let turn = quiet();
     let fleet = Fleet::new(&turn, "story-ready");
     let started = Instant::now();
     fleet.apply("demo", THREE);

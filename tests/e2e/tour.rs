@@ -4,13 +4,13 @@
 use std::{path::Path, process::Command, time::Instant};
 
 use crate::cluster::life::{TakenDown, another};
-use crate::turn::beside;
+use crate::turn::aside;
 
 const STEPS: [&str; 3] = ["tests/demo.sh", "tests/demo/current.sh", "tests/demo.sh down"];
 
 #[test]
 fn the_tour_of_the_readme_shows_what_it_says_also_on_another_kubernetes_and_leaves_nothing() {
-    let _turn = beside();
+    let _turn = aside();
     let own = TakenDown(another("tour"));
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     for step in STEPS {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::chaos::leader_after;
 use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
-use crate::turn::{alone, beside};
+use crate::turn::{beside, quiet};
 
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -112,7 +112,7 @@ fn machine_of(namespace: &str, pod: &str) -> u8 {
 
 #[test]
 fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return_also_if_the_operator_led_there() {
-    let turn = alone();
+    let turn = quiet();
     let fleet = Fleet::new(&turn, "trouble-cut");
     fleet.apply("cache", &TWO.replace("replicas: 2", "replicas: 3"));
     fleet.await_ready("cache", 3, READY_WITHIN);

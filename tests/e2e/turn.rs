@@ -2,7 +2,8 @@
 //! operator, counts what the whole cluster does or times it, is alone.
 //!
 //! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first those that
-//! may run beside each other, so many at a time that the machine is not the limit, then the others one by one.
+//! may run beside each other, so many at a time that they just keep the machine busy, then the others one by one. Those
+//! mostly wait, so beside them are, also one by one, the tests that bring up clusters of their own and keep it busy.
 
 use std::{
     io::{self, Write},
@@ -16,13 +17,21 @@ const BESIDE_MAX: usize = 4;
 /// Until every test that was started with this one has asked for its turn.
 const ALL_ASK_WITHIN: Duration = Duration::from_millis(500);
 
-static TURNS: Mutex<Turns> =
-    Mutex::new(Turns { beside: 0, wait_to_be_beside: 0, is_alone: false, wait_to_be_alone: 0 });
+static TURNS: Mutex<Turns> = Mutex::new(Turns {
+    beside: 0,
+    wait_to_be_beside: 0,
+    is_aside: false,
+    wait_to_be_aside: 0,
+    is_alone: false,
+    wait_to_be_alone: 0,
+});
 static CHANGED: Condvar = Condvar::new();
 
 struct Turns {
     beside: usize,
     wait_to_be_beside: usize,
+    is_aside: bool,
+    wait_to_be_aside: usize,
     is_alone: bool,
     /// Without the one that comes last.
     wait_to_be_alone: usize,
@@ -37,6 +46,7 @@ pub(crate) struct Turn {
 #[derive(Clone, Copy, Debug)]
 enum Company {
     Beside,
+    Aside,
     Alone,
 }
 
@@ -50,11 +60,30 @@ pub(crate) fn beside() -> Turn {
     Turn::begin(Company::Beside)
 }
 
+/// No part of the cluster, but much of the machine.
+pub(crate) fn aside() -> Turn {
+    turns().wait_to_be_aside += 1;
+    thread::sleep(ALL_ASK_WITHIN);
+    let mut turns = wait(turns(), |turns| turns.is_aside || turns.are_many());
+    turns.wait_to_be_aside -= 1;
+    turns.is_aside = true;
+    Turn::begin(Company::Aside)
+}
+
 /// The cluster, for one test alone.
 pub(crate) fn alone() -> Turn {
+    alone_once(Turns::is_taken)
+}
+
+/// The cluster and the machine, for one test alone that looks at the clock or at what is left on the machine.
+pub(crate) fn quiet() -> Turn {
+    alone_once(|turns| turns.is_taken() || turns.is_anybody_aside())
+}
+
+fn alone_once(has_to_wait: impl Fn(&Turns) -> bool) -> Turn {
     turns().wait_to_be_alone += 1;
     thread::sleep(ALL_ASK_WITHIN);
-    let mut turns = wait(turns(), Turns::is_taken);
+    let mut turns = wait(turns(), has_to_wait);
     turns.wait_to_be_alone -= 1;
     turns.is_alone = true;
     Turn::begin(Company::Alone)
@@ -63,7 +92,8 @@ pub(crate) fn alone() -> Turn {
 /// The cluster, for one test alone, once all others have had their turn.
 pub(crate) fn last() -> Turn {
     thread::sleep(ALL_ASK_WITHIN);
-    wait(turns(), |turns| turns.is_taken() || turns.wait_to_be_alone > 0).is_alone = true;
+    let is_last = |turns: &Turns| !(turns.is_taken() || turns.is_anybody_aside() || turns.wait_to_be_alone > 0);
+    wait(turns(), |turns| !is_last(turns)).is_alone = true;
     Turn::begin(Company::Alone)
 }
 
@@ -72,7 +102,16 @@ pub(crate) fn last() -> Turn {
 impl Turns {
     /// Whether nobody can be alone now.
     fn is_taken(&self) -> bool {
-        self.is_alone || self.beside + self.wait_to_be_beside > 0
+        self.is_alone || self.are_many()
+    }
+
+    /// Whether some are, or are to be, beside each other.
+    fn are_many(&self) -> bool {
+        self.beside + self.wait_to_be_beside > 0
+    }
+
+    fn is_anybody_aside(&self) -> bool {
+        self.is_aside || self.wait_to_be_aside > 0
     }
 }
 
@@ -89,6 +128,7 @@ impl Drop for Turn {
         let mut turns = turns();
         match self.with {
             Company::Beside => turns.beside -= 1,
+            Company::Aside => turns.is_aside = false,
             Company::Alone => turns.is_alone = false,
         }
         CHANGED.notify_all();

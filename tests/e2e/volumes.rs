@@ -6,8 +6,8 @@ use crate::fleet::{Fleet, equal, eventually};
 use crate::story::{claims_of, queue_is_empty};
 use crate::turn::beside;
 
-/// With the retention that caches have when nothing is said of it.
-const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi}}";
+/// Of a deleted cache all is kept, also when nothing is said of it.
+const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenScaled: Retain}}}";
 const WITHIN: Duration = Duration::from_secs(60);
 
 #[test]

@@ -105,7 +105,7 @@ fn a_write_reaches_both_cold_layers_and_a_restart_with_an_empty_volume_reads_it_
     let mut client = pipeline.client();
     client.call("TC.SET k v PX 600000 TAGS 1 red");
     client.call("SET forever x");
-    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
     let hits = |outcomes: &[(String, String)]| -> Vec<String> {
         outcomes.iter().filter(|(_, outcome)| outcome == "hit").map(|(layer, _)| layer.clone()).collect()
     };

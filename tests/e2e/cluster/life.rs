@@ -11,7 +11,7 @@ use tests::cluster::{Cluster, shared};
 use super::footprint::Footprint;
 use super::{Namespace, Pod, command, program, succeed};
 
-use crate::turn::{alone, beside};
+use crate::turn::{beside, quiet};
 
 /// From nothing to three ready nodes, once everything is built: the best of the rounds.
 const UP_WITHIN: Duration = Duration::from_secs(15);
@@ -156,7 +156,7 @@ fn round_of(part: &str) -> usize {
 
 #[test]
 fn down_leaves_nothing_after_any_part_was_killed() {
-    let _turn = alone();
+    let _turn = quiet();
     let cluster = TakenDown(another("dies"));
     let before = Footprint::take(&cluster.0);
     let mut killed = BTreeSet::new();

@@ -20,7 +20,7 @@ fn a_thousand_cold_keys_are_one_round_trip_to_redis_and_one_to_the_disk() {
     for number in 0..1000 {
         client.call(&format!("SET k{number} {value}"));
     }
-    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
     pipeline.restart(true, "}\nmemory: {capacity: 1Mi");
     pipeline.redis_is_used();
     pipeline.is_ready();

@@ -21,7 +21,7 @@ fn what_the_disk_does_not_keep_any_more_is_read_from_redis_behind_it() {
     let mut client = pipeline.client();
     client.call("SET k v");
     client.call("SET l v");
-    assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+    eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
     let hits = |key: &str| -> Vec<String> {
         let outcomes = pipeline.outcomes(key).into_iter();
         outcomes.filter(|(_, outcome)| outcome == "hit").map(|(part, _)| part).collect()

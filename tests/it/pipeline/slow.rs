@@ -33,7 +33,7 @@ impl Side {
         for number in 0..KEYS {
             assert_eq!(client.call(&format!("SET k{number} {value}")), Reply::ok());
         }
-        assert_eq!(client.call("TC.FLUSH"), Reply::ok());
+        eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
         Self { node, client, _folder: folder }
     }
 

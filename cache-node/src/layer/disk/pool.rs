@@ -54,11 +54,11 @@ impl Pool {
         Ok(Self { shared, waiting_max, clock })
     }
 
-    /// Runs the job on a thread of the pool. Past the deadline, and if nobody waits any more, it is not begun.
+    /// Runs the job on a thread of the pool. With a deadline it is not begun past it, nor once nobody waits for it any more.
     ///
     /// # Errors
-    /// [`ErrorKind::Timeout`] if the deadline passed or too many jobs wait, [`ErrorKind::Unreachable`] if the pool was
-    /// stopped.
+    /// [`ErrorKind::Timeout`] if the deadline passed, too many jobs wait or the job panicked, [`ErrorKind::Unreachable`] if
+    /// the pool was stopped.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         deadline: Option<Instant>,
