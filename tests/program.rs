@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -149,10 +149,23 @@ impl Node {
         }
     }
 
-    /// Sends a signal to the node.
+    /// Sends a signal to the node. One that stops it has stopped it when this returns.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.expect("a child has a pid"), signal).expect("the child is not reaped yet");
+        if signal == rustix::process::Signal::STOP {
+            // Its threads stop once they have their turn, which takes a while on a busy machine.
+            eventually("every thread of the node stops", || self.has_stopped());
+        }
+    }
+
+    fn has_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the child is not reaped yet");
+        threads.flatten().all(|thread| {
+            // One that ended meanwhile does nothing any more.
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// Waits for its end.

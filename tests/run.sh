@@ -44,7 +44,7 @@ count() { # kind log status seconds
     fi
     passed=$((passed + ok))
     failed=$((failed + bad))
-    printf '%-13s %5d passed %4d failed %6d s   %s\n' "$kind" "$ok" "$bad" "$seconds" "$log"
+    printf '%-8s %5d passed %4d failed %6d s   %s\n' "$kind" "$ok" "$bad" "$seconds" "$log"
     sed 's/^/unsteady: failed beside others, passed by itself: /' "$log.steadied" 2>/dev/null
     if [ "$bad" != 0 ]; then
         grep -E '^(test .*(FAILED|ignored)|error|---- |ended: )' "$log" | head -40
@@ -58,13 +58,13 @@ count() { # kind log status seconds
 # something happened, where one wrong answer is enough.
 again() { # kind log
     local kind=$1 log=$2 names
-    case $kind in it | it-kubernetes | e2e) ;; *) return 1 ;; esac
+    case $kind in it | e2e) ;; *) return 1 ;; esac
     names=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | cat - <(unended "$log") | sort -u)
     [ -n "$names" ] && [ "$(wc -l <<<"$names")" -le 4 ] || return 1
     ! grep -qvE '^(chart|clients|cluster|crds|embedded|node|operator|telemetry|trouble|tour)::' <<<"$names" || return 1
     ! grep -qE '_within_|_cut_off_|_times_' <<<"$names" || return 1
     # shellcheck disable=SC2086 — lists of words are meant.
-    $cargo_test --test "${kind%-kubernetes}" -- --exact --test-threads=1 $names >"$log.again" 2>&1 </dev/null &
+    $cargo_test --test "$kind" -- --exact --test-threads=1 $names >"$log.again" 2>&1 </dev/null &
     attend $! "$log.again" "$test_silence_s"
     sed -n 's/^test \(.*\) \.\.\. ok$/\1/p' "$log.again" >"$log.steadied"
     wc -l <"$log.steadied"
@@ -99,35 +99,19 @@ attend() { # pid log silence_s
 }
 
 run() { # kind command...
-    start "$@"
-    finish "$1"
-}
-
-declare -A pids begun
-
-# Begins a kind of tests, which goes on beside whatever comes before its `finish`.
-start() { # kind command...
-    local kind=$1 log=$logs/$1.log
-    shift
+    local kind=$1 log=$logs/$1.log start=$SECONDS status=0 silence=$test_silence_s
     rm -f "$log.steadied"
-    echo "$kind: $*"
-    begun[$kind]=$SECONDS
-    "$@" >"$log" 2>&1 </dev/null &
-    pids[$kind]=$!
-}
-
-finish() { # kind
-    local kind=$1 log=$logs/$1.log status=0 silence=$test_silence_s
+    shift
     case $kind in lint | compile | units | build | programs | images) silence=$build_silence_s ;; esac
-    attend "${pids[$kind]}" "$log" "$silence" || status=$?
-    count "$kind" "$log" "$status" $((SECONDS - begun[$kind]))
+    echo "$kind: $*"
+    "$@" >"$log" 2>&1 </dev/null &
+    attend $! "$log" "$silence" || status=$?
+    count "$kind" "$log" "$status" $((SECONDS - start))
 }
 
 rocks=tests/with-rocksdb.sh
 # Always the whole workspace, so that every kind shares one set of compiled dependencies.
 cargo_test="$rocks cargo test --locked --workspace --no-fail-fast"
-# The groups of `it` that need an API server.
-kubernetes="chart:: crds:: operator::"
 
 for kind in $kinds; do
     case $kind in
@@ -142,13 +126,11 @@ for kind in $kinds; do
     units) MODEL_OPERATIONS=${MODEL_OPERATIONS:-1000000} run units $cargo_test --lib --bins --test tidy ;;
     build) run build make --no-print-directory build ;;
     fuzz) run fuzz $cargo_test --test fuzz ;;
-    # They mostly wait: those of Kubernetes for the API server, the others for nodes and Redis. Beside each other neither
-    # keeps the machine so busy that what is about time would show that.
+    # They mostly wait, for processes, timeouts and the API server. More of them at once make the machine so busy that
+    # those about time are not steady.
     it)
         run programs cargo run --locked --quiet --bin cluster -- build
-        start it-kubernetes $cargo_test --test it -- --test-threads=4 $kubernetes
-        run it $cargo_test --test it -- --test-threads=4 $(printf -- '--skip %s ' $kubernetes)
-        finish it-kubernetes
+        run it $cargo_test --test it -- --test-threads=4
         ;;
     chaos) run chaos tests/chaos/run.sh ;;
     e2e)

@@ -25,7 +25,9 @@ struct P99 {
 impl Side {
     pub(super) fn start(redis: &str) -> Self {
         let folder = tempdir().unwrap();
-        let node = Node::start(&config_of_disk(&folder, "minTtl: 1s", &format!("memory: {{capacity: 1Mi}}\n{redis}")));
+        // However long the Redis of a side is away, what it holds itself is served.
+        let more = format!("memory: {{capacity: 1Mi}}\nbackplane: {{serveStaleFor: 1h}}\n{redis}");
+        let node = Node::start(&config_of_disk(&folder, "minTtl: 1s", &more));
         // Before it knows what other nodes have changed it does not trust its disk.
         eventually("ready", || node.admin("GET", "/readyz").status == 200);
         let mut client = Client::connect(node.resp);
