@@ -303,6 +303,8 @@ impl Coordinator {
     /// What the queue knows, with proof of when.
     fn below(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
         let known = match turn.pending(key) {
+            // A copy on its way to this node's own disk is what memory held.
+            Pending::Value(_) if cx.trust == Trust::None && !turn.is_untold(key) => Look::Cold(turn.ticket()),
             Pending::Value(entry) => match self.stores.freshness(cx, &entry) {
                 Freshness::Fresh => Look::Hit(entry),
                 Freshness::Stale => Look::Stale(entry, None),

@@ -104,7 +104,11 @@ impl Stores {
     }
 
     fn said_by_queue(&self, cx: &OperationContext, queue: &WriteQueue, key: &Key) -> Said {
-        match queue.turn(key.as_bytes()).pending(key.as_bytes()) {
+        let turn = queue.turn(key.as_bytes());
+        match turn.pending(key.as_bytes()) {
+            Pending::Value(entry) if cx.trust == Trust::None && !turn.is_untold(key.as_bytes()) => {
+                (Outcome::NotHandled, NOT_TRUSTED.to_owned(), Some(entry))
+            }
             Pending::Value(entry) => {
                 let (outcome, note, entry) = said_of(self.freshness(cx, &entry), entry);
                 // What is below a write on its way is older still.

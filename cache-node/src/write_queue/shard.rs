@@ -106,6 +106,13 @@ impl Shard {
         }
     }
 
+    pub(super) fn is_untold(&self, hash: u64, key: &[u8]) -> bool {
+        let found = self.slots.find(hash, |slot| slot.change.key() == key);
+        found.is_some_and(|slot| {
+            matches!(slot.change, Change::Set(_)) && slot.owed().contains(Lanes::of(LayerId::Redis))
+        })
+    }
+
     pub(super) fn writes(&self, stripe: usize) -> u64 {
         self.writes[stripe]
     }

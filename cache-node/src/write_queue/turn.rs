@@ -54,6 +54,11 @@ impl Turn<'_> {
         self.shard.pending(self.hash, key)
     }
 
+    /// Whether the key was written here and Redis has yet to be told: until then nobody else can have changed it since.
+    pub fn is_untold(&self, key: &[u8]) -> bool {
+        self.shard.is_untold(self.hash, key)
+    }
+
     /// Proof of this moment, for a later [`Turn::is_current`].
     #[inline]
     pub fn ticket(&self) -> Ticket {

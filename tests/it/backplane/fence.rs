@@ -63,10 +63,15 @@ fn a_node_that_was_stopped_serves_nothing_old_when_it_goes_on() {
         fleet.node(1).signal(Signal::STOP);
         // On a busy machine Redis may be told a moment later; until then nobody else can know.
         eventually("Redis is told", || fleet.client(0).call("TC.DEL k") == Reply::ok());
+        let begun = Instant::now();
         sleep(Duration::from_millis(3200));
         waiting.send(b"GET k\r\n");
         fleet.node(1).signal(Signal::CONT);
-        assert_eq!(waiting.reply(), Reply::Null, "round {round}");
+        let reply = waiting.reply();
+        let after = begun.elapsed();
+        let told = waiting.call("TC.EXPLAIN k");
+        let there = fleet.redis.cli(&["EXISTS", "{tc:local}:e:k"]);
+        assert_eq!(reply, Reply::Null, "round {round}: after {after:?}, {told:?}, in Redis: {there}");
     }
 }
 

@@ -66,12 +66,24 @@ fn removal(tags: &[&str], position: u64) -> TagRemoval {
 }
 
 #[tokio::test]
+async fn what_redis_has_been_told_may_have_been_changed_by_others_although_the_disk_does_not_have_it() {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, FOREVER, FOREVER), Scripted::gated(0, 0));
+    two.set("k", "v");
+    assert!(two.turn(b"k").is_untold(b"k"));
+    eventually("redis has it", || !two.turn(b"k").is_untold(b"k")).await;
+    assert!(matches!(two.pending("k"), Pending::Value(_)));
+    two.disk.write_gate.add_permits(9);
+    eventually("the disk has it", || two.queue.items() == 0).await;
+}
+
+#[tokio::test]
 async fn slow_layer_does_not_delay_another() {
     let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, 0), Scripted::open());
     two.set("k", "v");
     eventually("the disk has it", || two.disk.value("k").is_some()).await;
     assert!(two.redis.value("k").is_none());
     assert!(matches!(two.pending("k"), Pending::Value(_)), "visible until both have it");
+    assert!(two.turn(b"k").is_untold(b"k"));
     two.redis.write_gate.add_permits(9);
     two.redis_comes_back().await;
     assert_eq!(two.redis.value("k").as_deref(), Some("v"));
