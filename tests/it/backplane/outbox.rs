@@ -91,11 +91,7 @@ fn asked_to_refuse_a_node_answers_an_error_that_names_the_reason_and_the_removal
 
 /// A Redis that has, after its end and a restart, all that it had acknowledged, under another history.
 fn durable_redis() -> Server {
-    let port = tests::ports::free_port();
-    let text = port.to_string();
-    let durable =
-        ["--bind", "127.0.0.1", "--port", &text, "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
-    Server::start_as(port, durable.to_vec())
+    Server::start(&["--appendonly", "yes", "--appendfsync", "always"])
 }
 
 #[test]
