@@ -85,7 +85,7 @@ use supervisor::Parts;
 const ORPHAN_PATIENCE: std::time::Duration = std::time::Duration::from_millis(150);
 
 /// How long the API server may take to answer after its start.
-const API_STARTS_WITHIN: Duration = Duration::from_secs(60);
+const API_STARTS_WITHIN: Duration = Duration::from_secs(180);
 
 /// A cluster, running or not.
 #[derive(Debug, Clone)]

@@ -189,6 +189,7 @@ for holder in demo-0 demo-1 demo-2; do
 done
 echo "     (stored on $holder)"
 show kubectl -n "$namespace" delete pod "$holder"
+for _ in {1..300}; do kubectl -n "$namespace" get pod "$holder" >/dev/null 2>&1 && break; sleep 0.2; done
 kubectl -n "$namespace" wait "pod/$holder" --for=condition=Ready --timeout=120s >/dev/null || fail "$holder did not come back"
 show redis "$holder.demo-nodes" get greeting
 show redis "$holder.demo-nodes" ttl greeting

@@ -196,7 +196,7 @@ impl Outcome {
 // === impl Origin ===
 
 impl Origin {
-    /// Stable word for spans.
+    /// Stable word for spans and replies.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -204,6 +204,19 @@ impl Origin {
             Self::Promotion => "promotion",
             Self::Queue => "queue",
             Self::Replay => "replay",
+        }
+    }
+}
+
+// === impl Trust ===
+
+impl Trust {
+    /// Stable word for replies.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Stale => "stale",
+            Self::None => "none",
         }
     }
 }

@@ -164,7 +164,7 @@ fn wait_for_service(shared: &Shared) -> Vec<usize> {
     let found = |node: usize| shared.found[node].load(Ordering::Relaxed);
     let before: Vec<u64> = (0..shared.found.len()).map(found).collect();
     let silent = || (0..before.len()).filter(|node| found(*node) < before[*node] + FOUND_MIN).collect::<Vec<_>>();
-    for _ in 0..100 {
+    for _ in 0..300 {
         if silent().is_empty() {
             break;
         }

@@ -20,7 +20,7 @@ use super::supervisor::{Part, Parts};
 /// Name of the image that holds a pod's namespaces.
 pub(crate) const PAUSE_IMAGE: &str = "localhost/pause:1";
 
-const CONTAINERD_STARTS_WITHIN: Duration = Duration::from_secs(30);
+const CONTAINERD_STARTS_WITHIN: Duration = Duration::from_secs(90);
 
 /// One node of a cluster.
 pub(crate) struct Node<'a> {

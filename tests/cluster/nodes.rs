@@ -185,7 +185,7 @@ impl Cluster {
 
     /// Waits until pods can be made in the default namespace: they need its service account.
     fn await_account(&self) -> Result<()> {
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(90);
         let there = wait_until(limit, Duration::from_millis(100), || {
             self.kubectl(["get", "serviceaccount", "default"]).is_ok()
         });

@@ -10,7 +10,7 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-
 const IMAGES: &str =
     "image.repository=localhost/tieredcache/operator,nodeImage.repository=localhost/tieredcache/cache-node";
 const SMALL: &str = "{memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(120);
 
 /// Installs the operator as the other tests expect it, also when the test failed in between.
 struct Restored;
@@ -89,7 +89,9 @@ fn caches_serve_while_the_operator_is_upgraded_removed_and_installed_again() {
     fleet.await_ready("kept", 1, WITHIN);
     let _restored = Restored;
     let uid = fleet.pod_uid("kept-0");
-    assert_eq!(fleet.redis("kept", &["set", "key", "value"]), "OK");
+    eventually("the Service leads to the node", WITHIN, || {
+        equal(fleet.try_redis("kept", &["set", "key", "value"])?.as_str(), "OK")
+    });
 
     install(",log.format=text");
     assert_eq!(fleet.pod_uid("kept-0"), uid, "an upgrade of the operator restarts no node");

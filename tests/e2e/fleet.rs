@@ -16,6 +16,9 @@ use crate::turn::Turn;
 
 /// How often a condition is looked at while waiting for it.
 const POLL_EVERY: Duration = Duration::from_millis(250);
+/// For how long nothing is written for a fleet that is as its spec says, and how often it is looked whether anything was.
+const SILENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the operator is installed.
 pub(crate) const OPERATOR_NAMESPACE: &str = "tieredcache-system";
@@ -133,7 +136,7 @@ impl Fleet {
         let fleet = Self { cluster: cluster(), namespace: namespace.to_owned() };
         fleet
             .cluster
-            .kubectl(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s"])
+            .kubectl(["delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s"])
             .expect("a clean start");
         fleet
             .cluster
@@ -146,6 +149,18 @@ metadata:
 "
             ))
             .expect("the namespace is made");
+        eventually("pods can be made", Duration::from_secs(60), || fleet.get("sa/default").map(drop));
+        fleet
+    }
+
+    /// The same, once all that tests before this one have left is taken down, which keeps the machine busy.
+    pub(crate) fn on_quiet_machine(turn: &Turn, namespace: &str) -> Self {
+        let fleet = Self::new(turn, namespace);
+        eventually("the namespaces of earlier tests are gone", Duration::from_secs(180), || {
+            let phases = ["get", "namespaces", "-o", "jsonpath={.items[*].status.phase}"];
+            let phases = fleet.cluster.kubectl(phases).map_err(|error| error.to_string())?;
+            if phases.contains("Terminating") { Err(phases) } else { Ok(()) }
+        });
         fleet
     }
 
@@ -173,7 +188,7 @@ metadata:
     pub(crate) fn start_redis(&self) {
         let manifest = REDIS.replace("NAMESPACE", &self.namespace).replace("IMAGE", REDIS_IMAGE);
         self.cluster.apply(&manifest).expect("Redis is made");
-        self.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=60s"]);
+        self.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=180s"]);
     }
 
     /// The object as JSON.
@@ -197,6 +212,23 @@ metadata:
     pub(crate) fn writes(&self) -> Vec<String> {
         let writes = self.cluster.writes_in(&self.namespace).expect("the API server keeps an audit log");
         writes.iter().map(|entry| format!("{} {} {}", entry["userAgent"], entry["verb"], entry["objectRef"])).collect()
+    }
+
+    /// Waits until nothing was written to this namespace for 60 s. What still settles (endpoints, late events of the kubelet)
+    /// ends soon; after that nothing may be written, but for a status that tells of a node that was too busy to answer.
+    pub(crate) fn await_silence(&self) {
+        let mut since = Instant::now();
+        let mut last = self.writes().len();
+        assert!(last > 0, "the audit log tells the operator's writes");
+        eventually("60 s without a write", SILENCE * 5, || {
+            thread::sleep(LOOK_EVERY);
+            let writes = self.writes();
+            if writes.len() != last {
+                println!("after {:.0} s: {:?}", since.elapsed().as_secs_f64(), &writes[last..]);
+                (since, last) = (Instant::now(), writes.len());
+            }
+            if since.elapsed() >= SILENCE { Ok(()) } else { Err(format!("silent for {:?}", since.elapsed())) }
+        });
     }
 
     /// What a node says on its admin port.
@@ -233,7 +265,7 @@ metadata:
 
     /// Feeds commands, one a line, to a stock client; returns the answers, one a line.
     pub(crate) fn redis_script(&self, host: &str, commands: &str) -> Result<String, String> {
-        let mut command = self.redis_cli(host, "60")?;
+        let mut command = self.redis_cli(host, "240")?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let mut input = child.stdin.take().expect("stdin is piped");

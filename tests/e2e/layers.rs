@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::{Fleet, equal, eventually};
-use crate::turn::beside;
+use crate::fleet::{Fleet, equal, eventually, processes_of};
+use crate::turn::{beside, quiet};
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Until the status says that a volume is full, and that it is not any more: the node's own patience of 2 s and 10 s,
 /// and the operator's look every 5 to 8 s.
 const TOLD_WITHIN: Duration = Duration::from_secs(30);
@@ -71,8 +71,9 @@ fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
     assert_eq!(fleet.redis(host, &["get", "meanwhile"]), "value");
 }
 
+/// On a busy machine a Redis that is back must not be taken for a slow one.
 const SHARING: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}, redis: \
-                       {mode: External, external: {endpoints: ['redis:6379']}}}";
+                       {mode: External, timeout: 500ms, external: {endpoints: ['redis:6379']}}}";
 /// From the death of Redis to the status that says so, and from its return to the status that says that.
 const ILL_WITHIN: Duration = Duration::from_secs(15);
 const WELL_WITHIN: Duration = Duration::from_secs(30);
@@ -88,22 +89,24 @@ fn redis_layer(fleet: &Fleet) -> (String, String) {
 
 #[test]
 fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_back() {
-    let turn = beside();
-    let fleet = Fleet::new(&turn, "layer-redis");
+    let turn = quiet();
+    let fleet = Fleet::on_quiet_machine(&turn, "layer-redis");
     fleet.start_redis();
     fleet.apply("cache", SHARING);
     fleet.await_ready("cache", 2, READY_WITHIN);
-    await_layer(&fleet, "RedisHealthy", "True", WELL_WITHIN);
+    await_layer(&fleet, "RedisHealthy", "True", READY_WITHIN);
     assert_eq!(fleet.redis("cache-0.cache-nodes", &["set", "shared", "value"]), "OK");
-    eventually("the other node finds it in Redis and keeps it in memory", Duration::from_secs(10), || {
+    eventually("the other node finds it in Redis and keeps it in memory", Duration::from_secs(30), || {
         equal(fleet.redis("cache-1.cache-nodes", &["get", "shared"]).as_str(), "value")?;
         let told = fleet.redis("cache-1.cache-nodes", &["tc.explain", "shared"]);
         if told.contains("answeredBy\nmemory") { Ok(()) } else { Err(told) }
     });
     let (_, well_since) = redis_layer(&fleet);
 
-    let died = Instant::now();
+    let uid = fleet.pod_uid("redis");
     fleet.kubectl(&["delete", "pod", "redis", "--grace-period=0", "--force"]);
+    eventually("Redis is dead", READY_WITHIN, || equal(processes_of(&uid, "redis-server")?, Vec::new()));
+    let died = Instant::now();
     let (reason, message) = await_layer(&fleet, "RedisHealthy", "False", ILL_WITHIN);
     println!("told after {:.1} s: {reason}: {message}", died.elapsed().as_secs_f64());
     assert!(reason == "Unreachable" || reason == "Slow", "{reason}: {message}");

@@ -11,21 +11,22 @@ use serde_json::Value;
 use tests::cluster::REDIS_IMAGE;
 
 use crate::fleet::{Fleet, equal, eventually, pod_ready, process_of, processes_of, processor_time};
-use crate::turn::{alone, beside};
+use crate::turn::{beside, quiet};
 
-const READY_WITHIN: Duration = Duration::from_secs(90);
-const TOLD_WITHIN: Duration = Duration::from_secs(30);
+const READY_WITHIN: Duration = Duration::from_secs(180);
+const TOLD_WITHIN: Duration = Duration::from_secs(90);
 /// `maxStaleness`, and half a second for propagation and for two calls of kubectl.
 const BOUND: Duration = Duration::from_millis(3500);
 /// The pods of three of them.
 const REDISES: [&str; 3] = ["cache-redis-0", "cache-redis-1", "cache-redis-2"];
 /// Without a disk layer, so that what one node wrote and the other reads has come by Redis.
-const OWN: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {mode: Disabled}, redis: {mode: Managed, managed: \
-                   {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
+const OWN: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {mode: Disabled}, redis: {mode: Managed, timeout: \
+                   500ms, managed: {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
 
 /// With a disk, so that a node that comes back has something that it must not trust.
 const WITH_DISK: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 512Mi, retention: {whenScaled: Retain, \
-                         whenDeleted: Delete}}, redis: {mode: Managed, managed: {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
+                         whenDeleted: Delete}}, redis: {mode: Managed, timeout: 500ms, managed: {image: IMAGE, memory: 64Mi, \
+                         storage: 512Mi}}}";
 
 /// Overwrites are acknowledged once Redis has them, so that the other node must have heard of them within the bound. On a
 /// busy machine a call may take longer than is usual; here a slow Redis must not be taken for one that is gone.
@@ -82,9 +83,10 @@ fn a_redis_that_lost_its_pod_comes_back_with_its_data_and_the_status_tells() {
     let uid = fleet.pod_uid("cache-redis-0");
     let killed = Instant::now();
     fleet.kubectl(&["delete", "pod", "cache-redis-0", "--grace-period=0", "--force"]);
+    // Until its process is gone, the old one would answer.
+    fleet.await_new_pod("cache-redis-0", &uid, READY_WITHIN);
     await_value(&fleet, "cache-1", keys[0]);
     println!("found again {:.1} s after the pod was killed", killed.elapsed().as_secs_f64());
-    assert_ne!(fleet.pod_uid("cache-redis-0"), uid, "the value was there without Redis");
 
     fleet.apply("cache", &with_image("localhost/redis:none"));
     let message = await_redis(&fleet, "False", Some("ImageUnavailable"), TOLD_WITHIN);
@@ -121,20 +123,21 @@ struct Stopped(u32);
 
 impl Stopped {
     fn new(process: u32) -> Self {
-        signal(process, "-STOP");
+        assert!(signal(process, "-STOP"), "kill -STOP {process}");
         Self(process)
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
+        // The kubelet ends one that does not answer for a minute.
         signal(self.0, "-CONT");
     }
 }
 
-fn signal(process: u32, signal: &str) {
-    let sent = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill is a program");
-    assert!(sent.success(), "kill {signal} {process}");
+/// Whether there is such a process.
+fn signal(process: u32, signal: &str) -> bool {
+    Command::new("kill").args([signal, &process.to_string()]).status().expect("kill is a program").success()
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn a_node_that_does_not_know_yet_what_changed_while_it_was_away_is_given_no_clie
     await_redis(&fleet, "True", None, READY_WITHIN);
     assert_eq!(fleet.redis("cache-1.cache-nodes", &["set", "key", "old", "ex", "3600"]), "OK");
     assert_eq!(fleet.redis("cache-1.cache-nodes", &["tc.flush"]), "OK");
-    assert!(is_given_clients(&fleet, "cache-1").expect("the slices are read"));
+    eventually("cache-1 is given clients", TOLD_WITHIN, || equal(is_given_clients(&fleet, "cache-1")?, true));
     fleet.kubectl(&["scale", "tc/cache", "--replicas=1"]);
     fleet.await_ready("cache", 1, READY_WITHIN);
     assert_eq!(fleet.redis("cache-0.cache-nodes", &["del", "key"]), "1");
@@ -158,10 +161,16 @@ fn a_node_that_does_not_know_yet_what_changed_while_it_was_away_is_given_no_clie
         if waiting.contains("invalidation log") { Ok(waiting) } else { Err(waiting) }
     });
     let given = is_given_clients(&fleet, "cache-1");
-    // It goes on without the log after 5 s; the operator looks every 2 s.
-    let told = eventually("the status says what cache-1 waits for", TOLD_WITHIN, || {
+    let told = eventually("the status says what cache-1 waits for", READY_WITHIN, || {
         let told = fleet.get("tc/cache")?["status"]["nodes"][1]["message"].as_str().unwrap_or_default().to_owned();
-        if told.starts_with("is starting: the invalidation log") { Ok(told) } else { Err(told) }
+        if told.starts_with("is starting: the invalidation log") {
+            return Ok(told);
+        }
+        // It goes on without the log after 5 s; the operator, which looks every 2 s, may have been too busy. Once more.
+        if pod_ready(&fleet.get("pod/cache-1")?).is_ok() {
+            fleet.try_kubectl(&["delete", "pod", "cache-1"])?;
+        }
+        Err(told)
     });
     drop(stopped);
     println!("cache-1: {waiting}; in the status: {told}");
@@ -279,7 +288,7 @@ impl Judge<'_> {
 #[test]
 fn when_the_master_dies_another_takes_its_place_and_nothing_acknowledged_is_served_stale() {
     // It closes a machine, to which the pods of others must be able to come back.
-    let turn = alone();
+    let turn = quiet();
     let fleet = Fleet::new(&turn, "replicated");
     start_replicated(&fleet);
     let first = master(&fleet).expect("there is a master");
@@ -291,8 +300,10 @@ fn when_the_master_dies_another_takes_its_place_and_nothing_acknowledged_is_serv
     assert_eq!(fleet.redis("cache-0.cache-nodes", &["tc.del", "removed"]), "OK");
     std::thread::sleep(BOUND);
     let mut judge = Judge { fleet: &fleet, number: 0, acknowledged: Vec::new(), read: 0 };
-    (0..5).for_each(|_| judge.turn());
-    assert_eq!(judge.acknowledged.len(), 5, "it works before");
+    eventually("it works before", TOLD_WITHIN, || {
+        judge.turn();
+        equal(judge.acknowledged.len() >= 5, true)
+    });
 
     // Its volume is on this machine, so that it stays away.
     let machine = fleet.get(&format!("pod/{first}")).expect("the master runs")["spec"]["nodeName"].clone();
@@ -420,8 +431,10 @@ fn switching_to_another_redis_leaves_no_node_behind_that_serves_what_was_removed
         assert_eq!(fleet.redis(&host, &["tc.flush"]), "OK");
     }
     let mut removals = Removals { fleet: &fleet, number: 0, acknowledged: Vec::new(), read: 0 };
-    (0..4).for_each(|_| removals.turn());
-    assert_eq!(removals.acknowledged.len(), 4, "it works before");
+    eventually("it works before", TOLD_WITHIN, || {
+        removals.turn();
+        equal(removals.acknowledged.len() >= 4, true)
+    });
     let first = logs_followed(&fleet);
     let uids = NODES.map(|node| fleet.pod_uid(node));
 

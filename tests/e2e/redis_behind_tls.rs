@@ -11,7 +11,7 @@ use tests::cluster::{OPERATOR_USER, REDIS_IMAGE};
 use crate::fleet::{Fleet, equal, eventually};
 use crate::turn::beside;
 
-const READY_WITHIN: Duration = Duration::from_secs(90);
+const READY_WITHIN: Duration = Duration::from_secs(180);
 /// From a change of a Secret until the status tells what came of it: the kubelets of the test cluster look every 2 s, so do
 /// the nodes, whose own patience is 2 s for bad news and 10 s for good, and the operator looks every 5 to 8 s.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ fn start_redis(fleet: &Fleet) {
     put_secret(fleet, "redis-authority", &json!({"ca.crt": authority.pem()}));
     let manifest = REDIS.replace("NAMESPACE", &fleet.namespace).replace("IMAGE", REDIS_IMAGE);
     fleet.cluster.apply(&manifest).expect("Redis is made");
-    fleet.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=60s"]);
+    fleet.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=180s"]);
 }
 
 /// What that Redis answers its administrator.

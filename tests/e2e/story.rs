@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fleet::{Fleet, condition_of, equal, eventually};
+use crate::fleet::{Fleet, condition_of, equal, eventually, process_of};
 use crate::turn::{beside, quiet};
 
 /// A small cache of three nodes.
@@ -17,12 +17,12 @@ const ONE: &str = "{replicas: 1, memory: {capacity: 64Mi}, disk: {size: 1Gi, ret
 
 /// From `kubectl apply` to three ready nodes, images loaded.
 const READY_WITHIN: Duration = Duration::from_secs(20);
-const RESTART_WITHIN: Duration = Duration::from_secs(60);
+const RESTART_WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn three_nodes_are_ready_within_20_s_of_apply() {
     let turn = quiet();
-    let fleet = Fleet::new(&turn, "story-ready");
+    let fleet = Fleet::on_quiet_machine(&turn, "story-ready");
     let started = Instant::now();
     fleet.apply("demo", THREE);
     fleet.await_ready("demo", 3, READY_WITHIN);
@@ -54,17 +54,21 @@ fn a_value_survives_its_pod_with_the_life_it_had_left() {
     }
     let (host, plain) = ("warm-0.warm-nodes", "plain-0.plain-nodes");
     let stored = Instant::now();
-    assert_eq!(fleet.redis(plain, &["set", "kept", "v", "EX", "60"]), "OK");
+    // The shortest life that goes to disk by default, and one that outlasts two restarts on a busy machine.
+    for (key, life) in [("edge", "60"), ("kept", "600")] {
+        assert_eq!(fleet.redis(plain, &["set", key, "v", "EX", life]), "OK");
+    }
     let answers = fleet
         .redis_script(
             host,
-            "SET kept v EX 60\nSET short v EX 30\nSET shorter v PX 2500\nSET changed old EX 600\nSET changed new EX 600\nSET gone v EX 600\nDEL gone\nSET forever v\n",
+            "SET kept v EX 600\nSET short v EX 30\nSET shorter v PX 2500\nSET changed old EX 600\nSET changed new EX 600\nSET gone v EX 600\nDEL gone\nSET forever v\n",
         )
         .expect("commands are answered");
+    let stored_after = stored.elapsed();
     assert_eq!(answers.lines().filter(|line| line.trim() == "OK").count(), 7, "{answers}");
     let pods = ["warm-0", "plain-0"];
     for pod in pods {
-        eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, pod));
+        eventually("the write queue is empty", Duration::from_secs(60), || queue_is_empty(&fleet, pod));
         let not_written =
             number(&fleet, pod, "tieredcache_disk_not_written_total{layer=\"disk\",reason=\"short_lived\"}");
         assert_eq!(not_written, Ok(0.0), "all of {pod} are on disk");
@@ -77,8 +81,7 @@ fn a_value_survives_its_pod_with_the_life_it_had_left() {
     for host in [host, plain] {
         let asked = stored.elapsed();
         let left_ms: u64 = fleet.redis(host, &["pttl", "kept"]).parse().expect("a number of milliseconds");
-        // It was stored within the first second, and the answer came at some moment of the call.
-        let (most, least) = (60_000 - asked.as_millis(), 60_000 - stored.elapsed().as_millis());
+        let (most, least) = (600_000 - (asked - stored_after).as_millis(), 600_000 - stored.elapsed().as_millis());
         println!("{host}: asked after {:.1} s; {left_ms} ms left, expected {least} to {most}", asked.as_secs_f64());
         assert!(u128::from(left_ms) <= most + 1_000 && u128::from(left_ms) + 1_000 >= least, "{left_ms} ms left");
         assert_eq!(fleet.redis(host, &["get", "kept"]), "v");
@@ -118,7 +121,7 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
         fleet
             .redis_script(host, &script(keys, &|key| format!("SET key:{key} old-{round} EX 600")))
             .expect("values are stored");
-        eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, "kill-0"));
+        eventually("the write queue is empty", Duration::from_secs(60), || queue_is_empty(&fleet, "kill-0"));
         // Even keys are removed, odd ones overwritten.
         let changes = script(keys, &|key| {
             if key % 2 == 0 { format!("DEL key:{key}") } else { format!("SET key:{key} new-{round} EX 600") }
@@ -126,11 +129,11 @@ fn removed_and_overwritten_values_do_not_come_back_after_kill_9() {
         let pid = fleet.node_process("kill-0");
         fleet.redis_script(host, &changes).expect("changes are acknowledged");
         if !at_once {
-            eventually("the write queue is empty", Duration::from_secs(20), || queue_is_empty(&fleet, "kill-0"));
+            eventually("the write queue is empty", Duration::from_secs(60), || queue_is_empty(&fleet, "kill-0"));
         }
         assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs").success());
         eventually("the node is back", Duration::from_secs(120), || {
-            equal(fleet.node_process("kill-0") == pid, false)?;
+            equal(process_of(&fleet.pod_uid("kill-0"), "cache-node")? == pid, false)?;
             fleet.get("pod/kill-0").and_then(|pod| crate::fleet::pod_ready(&pod))
         });
         let values = fleet.redis_script(host, &script(keys, &|key| format!("GET key:{key}"))).expect("values are read");
@@ -193,7 +196,7 @@ fn a_changed_configuration_rolls_one_node_at_a_time() {
     let before: Vec<String> = (0..3).map(|ordinal| fleet.pod_uid(&format!("roll-{ordinal}"))).collect();
     fleet.apply("roll", &THREE.replace("capacity: 64Mi", "capacity: 96Mi"));
     let mut fewest_ready = 3;
-    eventually("the roll is over", Duration::from_secs(120), || {
+    eventually("the roll is over", Duration::from_secs(240), || {
         let pods = fleet.get("pods")?;
         let nodes = pods["items"].as_array().cloned().unwrap_or_default();
         let ready = nodes

@@ -9,7 +9,7 @@ use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
 use crate::turn::{beside, quiet};
 
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(120);
 /// How soon the status must tell the truth about a machine that was cut off, or came back.
 const TRUTH_WITHIN: Duration = Duration::from_secs(20);
 
@@ -113,7 +113,7 @@ fn machine_of(namespace: &str, pod: &str) -> u8 {
 #[test]
 fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return_also_if_the_operator_led_there() {
     let turn = quiet();
-    let fleet = Fleet::new(&turn, "trouble-cut");
+    let fleet = Fleet::on_quiet_machine(&turn, "trouble-cut");
     fleet.apply("cache", &TWO.replace("replicas: 2", "replicas: 3"));
     fleet.await_ready("cache", 3, READY_WITHIN);
     let led_from = machine_of(OPERATOR_NAMESPACE, &leader_after("").0);

@@ -1,8 +1,8 @@
 //! Which tests may run beside each other: most look at a namespace of their own only. Whoever cuts machines, replaces the
 //! operator, counts what the whole cluster does or times it, is alone.
 //!
-//! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first those that
-//! may run beside each other, so many at a time that they just keep the machine busy, then the others one by one. Those
+//! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first one that
+//! begins alone and goes on beside others, then those that may run beside each other, so many at a time that they just keep the machine busy, then the others one by one. Those
 //! mostly wait, so beside them are, also one by one, the tests that bring up clusters of their own and keep it busy.
 
 use std::{
@@ -18,6 +18,7 @@ const BESIDE_MAX: usize = 4;
 const ALL_ASK_WITHIN: Duration = Duration::from_millis(500);
 
 static TURNS: Mutex<Turns> = Mutex::new(Turns {
+    wait_to_be_first: 0,
     beside: 0,
     wait_to_be_beside: 0,
     is_aside: false,
@@ -28,6 +29,7 @@ static TURNS: Mutex<Turns> = Mutex::new(Turns {
 static CHANGED: Condvar = Condvar::new();
 
 struct Turns {
+    wait_to_be_first: usize,
     beside: usize,
     wait_to_be_beside: usize,
     is_aside: bool,
@@ -50,11 +52,20 @@ enum Company {
     Alone,
 }
 
+/// The cluster, for one test alone, before all others. It is to go on [beside](Turn::goes_on_beside) them soon.
+pub(crate) fn first() -> Turn {
+    turns().wait_to_be_first += 1;
+    let mut turns = wait(turns(), |turns| turns.is_alone || turns.beside > 0);
+    turns.wait_to_be_first -= 1;
+    turns.is_alone = true;
+    Turn::begin(Company::Alone)
+}
+
 /// The cluster, beside others.
 pub(crate) fn beside() -> Turn {
-    let mut turns = turns();
-    turns.wait_to_be_beside += 1;
-    turns = wait(turns, |turns| turns.is_alone || turns.beside == BESIDE_MAX);
+    turns().wait_to_be_beside += 1;
+    thread::sleep(ALL_ASK_WITHIN);
+    let mut turns = wait(turns(), |turns| turns.is_alone || turns.wait_to_be_first > 0 || turns.beside == BESIDE_MAX);
     turns.wait_to_be_beside -= 1;
     turns.beside += 1;
     Turn::begin(Company::Beside)
@@ -120,6 +131,15 @@ impl Turns {
 impl Turn {
     fn begin(with: Company) -> Self {
         Self { with, begun: Instant::now() }
+    }
+
+    /// From here on others may run beside this test.
+    pub(crate) fn goes_on_beside(&mut self) {
+        let mut turns = turns();
+        turns.is_alone = false;
+        turns.beside += 1;
+        self.with = Company::Beside;
+        CHANGED.notify_all();
     }
 }
 

@@ -8,7 +8,7 @@ use crate::turn::beside;
 
 /// Of a deleted cache all is kept, also when nothing is said of it.
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenScaled: Retain}}}";
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(120);
 
 #[test]
 fn a_fleet_that_grows_again_is_warm_and_a_cache_of_the_name_of_a_deleted_one_starts_cold_on_its_volumes() {

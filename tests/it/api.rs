@@ -40,7 +40,7 @@ pub(crate) fn api() -> &'static Api {
     let shared = SHARED.get_or_init(|| {
         let api = Api::try_start("")?;
         let applied = api.kubectl(&["apply", "--server-side", "-f", "-"], CRD);
-        let established = ["wait", "crd/tieredcaches.tieredcache.io", "--for=condition=Established", "--timeout=30s"];
+        let established = ["wait", "crd/tieredcaches.tieredcache.io", "--for=condition=Established", "--timeout=120s"];
         let waited = api.kubectl(&established, "");
         if applied.ok && waited.ok { Ok(api) } else { Err(applied.text + &waited.text) }
     });

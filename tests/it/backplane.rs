@@ -60,8 +60,8 @@ impl Fleet {
     }
 
     fn start_node(&mut self, number: usize) {
-        let redis = format!("redis: {{mode: External, {}, timeout: 200ms}}", self.endpoints);
-        let text = format!("{redis}\ncache: {{node: n{number}}}\n{}", self.more);
+        let redis = format!("redis: {{mode: External, {}, timeout: 500ms}}", self.endpoints);
+        let text = format!("{redis}\ncache: {{node: n{number}}}\nlimits: {{requestTimeout: 10s}}\n{}", self.more);
         self.nodes[number] = Some(Node::start(&config_of_disk(&self.folders[number], "minTtl: 1s", &text)));
     }
 

@@ -29,7 +29,7 @@ const VALUE_BYTES: usize = 20_000;
 fn full_volume_brakes_writes_while_reads_go_on_and_heals_when_there_is_room() {
     let (folder, volume) = folder_and_volume();
     // A small memory, so that reads are answered by the disk.
-    let config = config(&folder, &volume, "memory: {capacity: 1Mi}");
+    let config = config(&folder, &volume, "memory: {capacity: 1Mi}\nlimits: {requestTimeout: 30s}");
     let mut node = Node::start(&config);
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);
@@ -68,7 +68,7 @@ fn full_volume_brakes_writes_while_reads_go_on_and_heals_when_there_is_room() {
 #[test]
 fn device_that_fails_and_comes_back_gives_misses_and_never_a_removed_value() {
     let (folder, volume) = folder_and_volume();
-    let config = config(&folder, &volume, "limits: {requestTimeout: 200ms}");
+    let config = config(&folder, &volume, "limits: {requestTimeout: 5s}");
     let mut node = Node::start(&config);
     let mut client = Client::connect(node.resp);
     store(&mut client, 0..KEYS, 1);

@@ -255,7 +255,7 @@ fn value_read_from_disk_after_a_restart_has_its_remaining_life() {
 #[test]
 fn cleared_node_stays_empty_after_a_kill() {
     let folder = tempdir().unwrap();
-    let config = config(&folder, "");
+    let config = config(&folder, "limits: {requestTimeout: 30s}");
     for _ in 0..10 {
         let mut node = Node::start(&config);
         let mut client = Client::connect(&node);

@@ -16,7 +16,7 @@ use cache_node::{
     context::{OperationContext, Origin, Trust},
     entry::{Entry, EntryMeta, Key, Position, TagSet, envelope::Codec},
     layer::{
-        Change, Component, Health, HealthState, Layer, LayerResult,
+        Change, Component, ErrorKind, Health, HealthState, Layer, LayerResult,
         redis::{Endpoint, Redis, RedisOptions, Topology},
     },
 };
@@ -38,7 +38,7 @@ fn options(ports: &[u16]) -> RedisOptions {
         cache_uid: "u-1".to_owned(),
         max_ttl: Duration::from_secs(4 * 3600),
         removals_kept: Duration::from_secs(168 * 3600),
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(5),
         connections: 3,
         concurrency: 64,
         writer_file: None,
@@ -114,7 +114,15 @@ fn tags(words: &[&str]) -> TagSet {
 }
 
 async fn set(redis: &Redis, key: &str, value: &str) {
-    redis.apply(&cx(), &[Change::Set(entry(key, value))]).await.unwrap();
+    // A short timeout may pass on a busy machine; nothing else may go wrong.
+    eventually("stored", async || match redis.apply(&cx(), &[Change::Set(entry(key, value))]).await {
+        Ok(_) => true,
+        Err(error) => {
+            assert!([ErrorKind::Timeout, ErrorKind::Unreachable].contains(&error.kind), "{error}");
+            false
+        }
+    })
+    .await;
 }
 
 /// What one key answers, as text: the value, or the name of the answer, or the kind of the failure.

@@ -108,7 +108,7 @@ fn a_clear_makes_everything_invalid_for_every_client_that_tracks() {
 fn the_end_of_a_life_is_told_without_anybody_asking() {
     let (_folder, node) = node();
     let mut reader = tracking(&node, "");
-    reader.call("SET k v PX 120");
+    reader.call("SET k v PX 1500");
     reader.call("GET k");
     let begun = Instant::now();
     assert_eq!(reader.reply(), invalid(&["k"]));
@@ -249,7 +249,7 @@ fn a_near_cache_never_keeps_an_older_value_when_reads_and_writes_race() {
 
 #[test]
 fn a_near_cache_never_keeps_an_older_value_of_cold_reads_either() {
-    race("memory: {capacity: 1Mi}", 60_000, 1500);
+    race("memory: {capacity: 1Mi}\nlimits: {requestTimeout: 30s}", 60_000, 1500);
 }
 
 // === modes ===

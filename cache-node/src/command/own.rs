@@ -70,10 +70,15 @@ impl Commands {
     }
 
     pub(super) async fn explain_later(&self, cx: &OperationContext, key: &Key, out: &mut Replies) {
+        let left = cx.deadline.saturating_duration_since(self.clock.monotonic()).as_millis();
         let explanation = self.coordinator.explain(cx, key).await;
-        out.map(4);
+        out.map(8);
         field(out, "key", |out| out.bulk(key.as_bytes()));
         field(out, "operation", |out| out.integer(i64::try_from(explanation.id).unwrap_or(i64::MAX)));
+        field(out, "origin", |out| out.bulk(cx.origin.label().as_bytes()));
+        field(out, "now", |out| out.integer(i64::try_from(cx.now.0).unwrap_or(i64::MAX)));
+        field(out, "deadlineMs", |out| out.integer(i64::try_from(left).unwrap_or(i64::MAX)));
+        field(out, "trust", |out| out.bulk(cx.trust.label().as_bytes()));
         field(out, "answeredBy", |out| out.bulk(explanation.answered_by.unwrap_or("none").as_bytes()));
         field(out, "layers", |out| {
             out.array(explanation.seen.len());

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use tests::cluster::{Cluster, Layout};
 
@@ -119,6 +121,16 @@ fn processes(cluster: &Cluster, others: &[Layout]) -> BTreeSet<String> {
             found.insert(format!("{} {line}", folder.display()));
         }
     }
+    // One that is ending has left its control group; it is no longer there when looked at again.
+    if !found.is_empty() {
+        thread::sleep(Duration::from_millis(500));
+    }
+    let is_running = |of: &String| {
+        let folder = of.split(' ').next().unwrap_or_default();
+        let state = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
+        !(state.is_empty() || state.contains("State:\tZ") || state.contains("State:\tX"))
+    };
+    found.retain(is_running);
     found
 }
 

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::cluster::{Cluster, shared};
 
 use super::footprint::Footprint;
-use super::{Namespace, Pod, command, program, succeed};
+use super::{Namespace, Pod, command, program, succeed, within};
 
 use crate::turn::{beside, quiet};
 
@@ -104,8 +104,8 @@ fn a_second_cluster_works_beside_grows_to_five_nodes_and_leaves_nothing() {
 
     for (nodes, name) in [(2, "second"), (5, "fifth")] {
         second.0.up(nodes).unwrap();
-        let status = second.0.status();
-        assert!(status.is_healthy() && status.nodes.len() == usize::from(nodes), "{status}");
+        await_health(&second.0);
+        assert_eq!(second.0.status().nodes.len(), usize::from(nodes));
         second.0.load_companions().unwrap();
         space.claim(name, "300Mi");
         space.start(&Pod { name, node: Some(nodes), claim: Some(name) });
@@ -116,12 +116,17 @@ fn a_second_cluster_works_beside_grows_to_five_nodes_and_leaves_nothing() {
     assert!(fewer.contains("5 nodes") && fewer.contains("3 nodes"), "{fewer}");
     drop(space);
 
-    assert!(shared.status().is_healthy(), "{}", shared.status());
+    await_health(shared);
     assert!(!Footprint::take(&second.0).beyond(&before).is_empty());
     second.0.down().unwrap();
     assert_eq!(Footprint::take(&second.0).beyond(&before), Vec::<String>::new());
     second.0.down().unwrap();
-    assert!(shared.status().is_healthy(), "{}", shared.status());
+    await_health(shared);
+}
+
+/// On a busy machine a part may be slow to say that it is well.
+fn await_health(cluster: &Cluster) {
+    assert!(within(Duration::from_secs(60), || cluster.status().is_healthy()), "{}", cluster.status());
 }
 
 /// The part that a process is.

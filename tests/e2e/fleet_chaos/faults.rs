@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{READY_WITHIN, account::Account};
-use crate::fleet::{Fleet, eventually, pod_ready, process_of};
+use crate::fleet::{Fleet, equal, eventually, pod_ready, process_of};
 
 /// A cut lasts longer than the bound of the judge, so that a read of what changed at its beginning is judged before its
 /// end, and is over before Kubernetes gives the machine up.
@@ -116,7 +116,7 @@ impl Storm<'_> {
     fn cut_off(&self, node: usize) {
         let (machine, other) = (self.machines[node], self.machines[(node + 1) % self.machines.len()]);
         let address = self.address(&format!("cache-{node}"));
-        assert!(self.reaches(other, &address), "the pod is reached before the cut");
+        eventually("the pod is reached before the cut", READY_WITHIN, || equal(self.reaches(other, &address), true));
         self.fleet.cluster.cut(machine).expect("the plug is pulled");
         let reached = self.reaches(other, &address);
         thread::sleep(CUT_FOR);

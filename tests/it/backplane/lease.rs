@@ -111,11 +111,11 @@ fn what_a_fill_brings_is_known_to_all_nodes_and_counts_as_a_change() {
 #[test]
 fn a_lease_ends_by_itself_when_its_holder_and_its_node_have_died() {
     let mut fleet = Fleet::start(&[]);
-    let first = token(&mut fleet.client(0), "TC.GETLEASE k PX 700");
+    let first = token(&mut fleet.client(0), "TC.GETLEASE k PX 3000");
     fleet.kill_node(0);
     let mut other = fleet.client(1);
     let (word, left) = words(other.call("TC.GETLEASE k"));
-    assert!(word == "wait" && matches!(left[0], Reply::Integer(1..=700)), "{word} {left:?}");
+    assert!(word == "wait" && matches!(left[0], Reply::Integer(1..=3000)), "{word} {left:?}");
     let second = token(&mut other, "TC.GETLEASE k");
     assert_eq!(other.call(&format!("TC.FILL k {first} late")), Reply::Null);
     assert_eq!(other.call(&format!("TC.FILL k {second} v")), Reply::ok());

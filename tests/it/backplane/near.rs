@@ -106,6 +106,7 @@ fn a_near_cache_is_given_up_when_its_node_hears_of_no_changes_any_more() {
     let mut reader = tracking(&fleet, 1);
     fleet.client(0).call("SET k v");
     eventually("the value is read", || ask(&mut reader, "GET k") == Reply::bulk("v"));
+    eventually("its last look was a while ago", || (250..400).contains(&fleet.extra(1, "leaseAgeMs")));
     fleet.redis.freeze();
     told(&mut reader, None);
     fleet.redis.thaw();

@@ -5,7 +5,14 @@ use super::*;
 /// What a receipt says: how many have applied it, of how many, who has not, and who says nothing.
 fn receipt(client: &mut Client, command: &str) -> (String, i64, i64, Vec<String>, Vec<String>) {
     client.call("HELLO 3");
-    let told = client.call(command);
+    // On a busy machine Redis may not have been told in time.
+    let begun = Instant::now();
+    let told = loop {
+        let told = client.call(command);
+        if told != Reply::Simple("QUEUED".to_owned()) || begun.elapsed() > PATIENCE {
+            break told;
+        }
+    };
     let number = |name| match told.field(name) {
         Reply::Integer(number) => number,
         other => panic!("{name} is {other:?}"),
@@ -64,11 +71,11 @@ fn a_receipt_names_the_node_that_is_behind_and_the_one_that_says_nothing_any_mor
     receipt(&mut one, "TC.WAIT");
     fleet.node(2).signal(Signal::STOP);
     let begun = Instant::now();
-    assert_eq!(one.call("TC.INVALIDATE red"), Reply::ok());
-    let (_, applied, nodes, behind, silent) = receipt(&mut one, "TC.WAIT 300");
+    eventually("Redis is told", || one.call("TC.INVALIDATE red") == Reply::ok());
+    let (_, applied, nodes, behind, silent) = receipt(&mut one, "TC.WAIT 1000");
     assert_eq!((applied, nodes, behind, silent), (2, 3, names(&["n2"]), names(&[])));
     let took = begun.elapsed();
-    assert!(took > Duration::from_millis(200) && took < Duration::from_millis(1500), "{took:?}");
+    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(2500), "{took:?}");
     // By itself it waits until the node can not trust what it holds any more.
     let (_, applied, nodes, behind, silent) = receipt(&mut one, "TC.WAIT");
     assert_eq!((applied, nodes, behind, silent), (2, 2, names(&[]), names(&["n2"])));

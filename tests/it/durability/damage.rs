@@ -23,7 +23,7 @@ fn damaged_volume_misses_but_never_serves_an_older_or_a_removed_value() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let pristine = tempdir().unwrap();
-    let configuration = config(&pristine, "");
+    let configuration = config(&pristine, "limits: {requestTimeout: 30s}");
     for (life, signal) in [(1, Signal::TERM), (2, Signal::TERM), (3, Signal::KILL)] {
         let mut node = Node::start(&configuration);
         let mut client = Client::connect(&node);

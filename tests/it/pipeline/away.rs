@@ -12,6 +12,7 @@ fn queued(pipeline: &Pipeline) -> f64 {
 fn across_a_restart(signal: Signal) -> Vec<Reply> {
     let mut pipeline = Pipeline::start_with(Server::that_remembers(), "");
     pipeline.redis_is_used();
+    pipeline.is_ready();
     let mut client = pipeline.client();
     for number in 0..100 {
         client.call(&format!("TC.SET k{number} old TAGS 1 {}", if number < 90 { "plain" } else { "red" }));
@@ -93,7 +94,7 @@ fn a_write_through_without_redis_is_acknowledged_by_the_disk_and_never_followed_
 
 #[test]
 fn without_a_disk_no_removal_is_acknowledged_that_redis_has_not_got() {
-    let without_disk = "}\nlimits: {requestTimeout: 500ms";
+    let without_disk = "}\nlimits: {requestTimeout: 2s";
     let mut pipeline = Pipeline::start_without_disk(Server::that_remembers(), without_disk);
     pipeline.redis_is_used();
     pipeline.is_ready();

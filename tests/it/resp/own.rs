@@ -1,6 +1,9 @@
 //! The commands under `TC.`, as any client can send them.
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustix::process::Signal;
 
@@ -94,9 +97,9 @@ fn removal_by_tag_holds_after_a_kill() {
 #[test]
 fn stale_value_goes_to_all_but_one_reader() {
     let (_folder, _node, mut client) = node();
-    assert_eq!(client.call("TC.SET k v PX 50 STALE 60000"), Reply::ok());
+    assert_eq!(client.call("TC.SET k v PX 1000 STALE 60000"), Reply::ok());
     assert_eq!(client.call("GET k"), Reply::bulk("v"));
-    sleep(Duration::from_millis(60));
+    sleep(Duration::from_millis(1050));
     assert_eq!((client.call("EXISTS k"), client.call("PTTL k")), (Reply::Integer(0), Reply::Integer(-2)));
     assert_eq!(client.call("GET k"), Reply::Null, "the one that is to bring a fresh value");
     assert_eq!((client.call("GET k"), client.call("GET k")), (Reply::bulk("v"), Reply::bulk("v")));
@@ -122,6 +125,11 @@ fn explanation_tells_who_answers_and_what_each_layer_has() {
     client.call("TC.FLUSH");
     let told = client.call("TC.EXPLAIN k");
     assert_eq!((told.field("key"), told.field("answeredBy")), (Reply::bulk("k"), Reply::bulk("memory")));
+    assert_eq!((told.field("origin"), told.field("trust")), (Reply::bulk("client"), Reply::bulk("full")));
+    assert!(matches!(told.field("deadlineMs"), Reply::Integer(1..=1_000)), "{told:?}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let Reply::Integer(then) = told.field("now") else { panic!("a number: {told:?}") };
+    assert!(now.abs_diff(then.try_into().unwrap()) < 10_000, "{told:?}");
     let Reply::Array(layers) = told.field("layers") else { panic!("an array: {told:?}") };
     let said: Vec<(Reply, Reply)> = layers.iter().map(|layer| (layer.field("layer"), layer.field("outcome"))).collect();
     let bulks = |name, outcome| (Reply::bulk(name), Reply::bulk(outcome));

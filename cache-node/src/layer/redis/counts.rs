@@ -59,7 +59,7 @@ impl Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let errors = ErrorKind::ALL.map(|kind| (kind, count(&self.errors[kind as usize])));
         let (hits, misses) = (count(&self.hits), count(&self.misses));
-        let p99 = self.latency.percentile(99).map_or(0, |(p99, _)| p99.as_micros());
+        let p99 = self.latency.percentile(99).map_or(0, |p99| p99.as_micros());
         Stats {
             hits,
             misses,
@@ -107,19 +107,30 @@ impl Latency {
         }
     }
 
-    /// What `percent` of the calls did not exceed, and the number of calls; none without calls.
-    pub(super) fn percentile(&self, percent: u64) -> Option<(Duration, u64)> {
-        let [now, before] = &self.spans;
-        let both = now.0.iter().flatten().zip(before.0.iter().flatten());
-        let counts: Vec<u64> =
-            both.map(|(now, before)| now.load(Ordering::Relaxed) + before.load(Ordering::Relaxed)).collect();
+    /// What `percent` of the calls did not exceed; none without calls.
+    pub(super) fn percentile(&self, percent: u64) -> Option<Duration> {
+        let counts = self.counts();
         let total: u64 = counts.iter().sum();
         let mut left = (total * percent).div_ceil(100);
         let bucket = counts.iter().position(|count| {
             left = left.saturating_sub(*count);
             left == 0
         });
-        if total == 0 { None } else { bucket.map(|bucket| (upper_end(bucket as u32), total)) }
+        if total == 0 { None } else { bucket.map(|bucket| upper_end(bucket as u32)) }
+    }
+
+    /// How many calls took longer than `limit`, and how many there were.
+    pub(super) fn slower_than(&self, limit: Duration) -> (u64, u64) {
+        let counts = self.counts();
+        let slower = counts.iter().zip(0..).filter(|(_, bucket)| upper_end(*bucket) > limit);
+        (slower.map(|(count, _)| count).sum(), counts.iter().sum())
+    }
+
+    /// Calls by bucket, of both spans.
+    fn counts(&self) -> Vec<u64> {
+        let [now, before] = &self.spans;
+        let both = now.0.iter().flatten().zip(before.0.iter().flatten());
+        both.map(|(now, before)| now.load(Ordering::Relaxed) + before.load(Ordering::Relaxed)).collect()
     }
 }
 
@@ -141,9 +152,8 @@ mod tests {
         for micros in [1, 2, 3, 7, 100, 1000, 12_345, 50_000, 999_999] {
             let latency = Latency::default();
             latency.record(us(micros));
-            let (p99, count) = latency.percentile(99).unwrap();
+            let p99 = latency.percentile(99).unwrap();
             assert!(p99 >= us(micros) && p99 <= us(micros + micros / 4 + 1), "{micros}: {p99:?}");
-            assert_eq!(count, 1);
         }
     }
 
@@ -153,9 +163,16 @@ mod tests {
         (0..98).for_each(|_| latency.record(us(100)));
         latency.record(us(100_000));
         latency.record(us(100));
-        assert!(latency.percentile(99).unwrap().0 < us(200));
+        assert!(latency.percentile(99).unwrap() < us(200));
         latency.record(us(100_000));
-        assert!(latency.percentile(99).unwrap().0 >= us(100_000));
+        assert!(latency.percentile(99).unwrap() >= us(100_000));
+    }
+
+    #[test]
+    fn calls_that_took_longer_are_counted() {
+        let latency = Latency::default();
+        [us(100), us(20_000), us(26_000), us(100_000)].map(|took| latency.record(took));
+        assert_eq!(latency.slower_than(us(25_000)), (2, 4));
     }
 
     #[test]
@@ -164,9 +181,9 @@ mod tests {
         latency.record(us(100_000));
         latency.turn();
         latency.record(us(100));
-        assert_eq!(latency.percentile(99).map(|(_, count)| count), Some(2));
+        assert_eq!(latency.slower_than(Duration::ZERO), (2, 2));
         latency.turn();
-        assert!(latency.percentile(99).unwrap().0 < us(200));
+        assert!(latency.percentile(99).unwrap() < us(200));
         latency.turn();
         assert_eq!(latency.percentile(99), None);
     }
@@ -176,6 +193,6 @@ mod tests {
         let latency = Latency::default();
         latency.record(Duration::from_secs(u64::MAX));
         latency.record(Duration::ZERO);
-        assert_eq!(latency.percentile(99).map(|(_, count)| count), Some(2));
+        assert_eq!(latency.slower_than(Duration::ZERO), (2, 2));
     }
 }
