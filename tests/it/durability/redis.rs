@@ -206,16 +206,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
     knows_all_changes(&node);
     known.check(client.values(KEYS), true, &format!("at the end, seed {seed}"));
     let changes = known.changes((0..KEYS).step_by(2).collect());
-    for some in changes.chunks(50) {
-        let entries: Vec<String> = some.iter().map(|(key, _)| format!("{{tc:local}}:e:k{key}")).collect();
-        let exist: Vec<&str> = std::iter::once("EXISTS").chain(entries.iter().map(String::as_str)).collect();
-        // A key is given up of which it can not be said whether its value has come to Redis, as on a busy machine.
-        eventually("Redis has what was written", || {
-            client.set(some);
-            all_flushed(&node);
-            redis.server.cli(&exist) == some.len().to_string()
-        });
-    }
+    write_to_redis(&mut client, &node, &redis, &changes);
     node.signal(Signal::TERM);
     node.wait();
     fs::remove_dir_all(folder.path().join("data")).unwrap();
@@ -231,6 +222,20 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
         values.iter().step_by(2).all(Option::is_some)
     });
     known.check(values, true, &format!("from Redis alone, seed {seed}"));
+}
+
+/// Writes, until Redis itself has all of it.
+fn write_to_redis(client: &mut Client, node: &Node, redis: &Fickle, changes: &[(usize, String)]) {
+    for some in changes.chunks(50) {
+        let entries: Vec<String> = some.iter().map(|(key, _)| format!("{{tc:local}}:e:k{key}")).collect();
+        let exist: Vec<&str> = std::iter::once("EXISTS").chain(entries.iter().map(String::as_str)).collect();
+        // A key is given up of which it can not be said whether its value has come to Redis, as on a busy machine.
+        eventually("Redis has what was written", || {
+            client.set(some);
+            all_flushed(node);
+            redis.server.cli(&exist) == some.len().to_string()
+        });
+    }
 }
 
 /// Overwrites that every layer which can be reached has, tagged entries and their removal by tag, and sometimes a clear.
