@@ -69,7 +69,7 @@ pub(crate) fn text(entry: &Entry) -> String {
 
 /// Polls until the condition holds.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..10_000 {
+    for _ in 0..60_000 {
         if condition() {
             return;
         }
