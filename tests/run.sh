@@ -120,7 +120,7 @@ for kind in $kinds; do
     compile)
         run compile $cargo_test --no-run
         # The kind `build` waits for it. Its last steps take one core, as do the longest of the fast tests.
-        make --no-print-directory build >"$logs/build-early.log" 2>&1 </dev/null &
+        nice -n 10 make --no-print-directory build >"$logs/build-early.log" 2>&1 </dev/null &
         # On a new machine the programs of the test cluster take twenty minutes. They may have what the steps before
         # `it`, which waits for them, leave of the two cores.
         nice -n 10 cargo run --locked --quiet --bin cluster -- build >"$logs/programs-early.log" 2>&1 </dev/null &
