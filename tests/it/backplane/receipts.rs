@@ -96,7 +96,9 @@ fn a_node_that_redis_has_forgotten_is_waited_for_as_long_as_it_may_serve() {
     assert_eq!(fleet.redis.cli(&["FLUSHALL"]).trim(), "OK");
     assert_eq!(one.call("DEL k"), Reply::Integer(1));
     // Node 2 holds the old value, has heard of nothing, and is in no list.
-    let told = one.call("TC.WAIT 2000").text();
+    // On a busy machine a look may take too long.
+    let mut told = (0..3).map(|_| one.call("TC.WAIT 1000").text());
+    let told = told.find(|told| !told.contains("no answer to a look at the nodes in time")).expect("an answer");
     assert!(told.contains("redis has lost what the nodes said"), "{told}");
     let (_, applied, nodes, behind, silent) = receipt(&mut one, "TC.WAIT");
     assert_eq!((applied, nodes, behind, silent), (2, 2, names(&[]), names(&[])));
