@@ -2,8 +2,9 @@
 //! operator, counts what the whole cluster does or times it, is alone.
 //!
 //! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first one that
-//! begins alone and goes on beside others, then those that may run beside each other, so many at a time that they just keep the machine busy, then the others one by one. Those
-//! mostly wait, so beside them are, also one by one, the tests that bring up clusters of their own and keep it busy.
+//! begins alone and goes on beside others, then those that may run beside each other, so many at a time that they just
+//! keep the machine busy, then the others one by one. Those mostly wait, so beside them are, also one by one, the tests
+//! that bring up clusters of their own and keep it busy.
 
 use std::{
     io::{self, Write},

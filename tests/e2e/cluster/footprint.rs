@@ -102,9 +102,7 @@ fn processes(cluster: &Cluster, others: &[Layout]) -> BTreeSet<String> {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let folder = entry.path();
         let Ok(own) = fs::read_link(folder.join("ns/pid")) else { continue };
-        // A zombie has ended; it waits for its parent, which may be the machine's first process, to notice.
-        let state = fs::read_to_string(folder.join("status")).unwrap_or_default();
-        if state.is_empty() || state.contains("State:\tZ") || state.contains("State:\tX") {
+        if !is_running(&folder) {
             continue;
         }
         let line = fs::read(folder.join("cmdline")).unwrap_or_default();
@@ -125,13 +123,15 @@ fn processes(cluster: &Cluster, others: &[Layout]) -> BTreeSet<String> {
     if !found.is_empty() {
         thread::sleep(Duration::from_millis(500));
     }
-    let is_running = |of: &String| {
-        let folder = of.split(' ').next().unwrap_or_default();
-        let state = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
-        !(state.is_empty() || state.contains("State:\tZ") || state.contains("State:\tX"))
-    };
-    found.retain(is_running);
+    found.retain(|of| is_running(Path::new(of.split(' ').next().unwrap_or_default())));
     found
+}
+
+/// Whether the process of this folder of `/proc` has not ended. A zombie has; it waits for its parent, which may be the
+/// machine's first process, to notice.
+fn is_running(folder: &Path) -> bool {
+    let state = fs::read_to_string(folder.join("status")).unwrap_or_default();
+    !(state.is_empty() || state.contains("State:\tZ") || state.contains("State:\tX"))
 }
 
 fn output(program: &str, args: &[&str]) -> String {

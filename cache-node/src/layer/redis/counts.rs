@@ -154,6 +154,7 @@ mod tests {
             latency.record(us(micros));
             let p99 = latency.percentile(99).unwrap();
             assert!(p99 >= us(micros) && p99 <= us(micros + micros / 4 + 1), "{micros}: {p99:?}");
+            assert_eq!(latency.slower_than(Duration::ZERO), (1, 1));
         }
     }
 
