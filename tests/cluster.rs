@@ -130,7 +130,7 @@ impl Cluster {
     /// The cluster of this name, whether it runs or not; it tells about its steps on standard error.
     ///
     /// # Errors
-    /// `BadName`.
+    /// `BadName`, `ReservedName`.
     pub fn named(name: &str) -> Result<Self> {
         Ok(Self { layout: Layout::new(name.parse()?), say: |line| eprintln!("{line}") })
     }
@@ -138,7 +138,7 @@ impl Cluster {
     /// The cluster that the variable `CLUSTER` names, else `default`.
     ///
     /// # Errors
-    /// `BadName`.
+    /// `BadName`, `ReservedName`.
     pub fn from_env(default: &str) -> Result<Self> {
         let name = std::env::var("CLUSTER").ok().filter(|name| !name.is_empty());
         Self::named(name.as_deref().unwrap_or(default))

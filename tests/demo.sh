@@ -20,6 +20,8 @@ definition=tieredcaches.tieredcache.io
 mark=tieredcache.io/made-by=demo
 operator_image=${OPERATOR_IMAGE:-localhost/tieredcache/operator}
 node_image=${NODE_IMAGE:-localhost/tieredcache/cache-node}
+# A hash of what is in the operator's image, where the tour builds it.
+operator_content=
 
 if [ "$cluster" = current ]; then
     client_image=${CLIENT_IMAGE:-redis:7}
@@ -156,13 +158,20 @@ else
     make --no-print-directory cluster-up CLUSTER="$cluster"
     show kubectl get nodes
     step "Images of the operator and the cache node, loaded on every node"
-    make --no-print-directory images CLUSTER="$cluster"
+    archives=$(make --no-print-directory images CLUSTER="$cluster")
+    printf '%s\n' "$archives"
+    # An image that was built again has the tag of before, which Helm takes for no change: the old operator would go on.
+    # The name of its archive ends in a hash of its content; on the pods, it replaces them when there is another image.
+    operator_content=$(awk '$1 ~ /\/operator:/ { gsub(/.*-|\.tar$/, "", $NF); print $NF }' <<<"$archives")
+    [ -n "$operator_content" ] || fail "no archive of the operator's image is named"
 fi
 
 step "The operator, installed with Helm"
 make_namespace "$operator_namespace"
+# shellcheck disable=SC2086 — the annotation is two words, or none.
 show helm upgrade --install "$release" charts/tieredcache-operator -n "$operator_namespace" --create-namespace \
-    --set image.repository="$operator_image" --set nodeImage.repository="$node_image" --wait --timeout 120s ||
+    --set image.repository="$operator_image" --set nodeImage.repository="$node_image" \
+    ${operator_content:+--set-string podAnnotations.image-content=$operator_content} --wait --timeout 120s ||
     fail "the operator did not start; can your machines get $operator_image? README.md, Images, tells how"
 show kubectl -n "$operator_namespace" get pods
 

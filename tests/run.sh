@@ -14,6 +14,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
 mkdir -p "$logs"
 kinds=${*:-lint compile units fuzz build it chaos e2e}
+# Whichever cluster the reader works with, the tests have one of their own.
+export CLUSTER=tieredcache-e2e
 passed=0
 failed=0
 
@@ -136,8 +138,9 @@ for kind in $kinds; do
         ;;
     chaos) run chaos tests/chaos/run.sh ;;
     e2e)
-        export CLUSTER=tieredcache-e2e
-        run images make --no-print-directory cluster-up images
+        # Down first: what an interrupted run has left up goes on with the operator of that time, whose image has the
+        # same tag as the one that is to be tested.
+        run images make --no-print-directory cluster-down cluster-up images
         run e2e $cargo_test --test e2e -- --test-threads=64
         run down make --no-print-directory cluster-down
         ;;
@@ -148,5 +151,6 @@ for kind in $kinds; do
     esac
 done
 
+echo "total: $SECONDS s"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

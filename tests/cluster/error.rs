@@ -20,6 +20,15 @@ pub enum ClusterError {
         /// The name asked for.
         name: String,
     },
+    /// The name is not to be had, because it means something else.
+    #[error(
+        "cluster name {name:?} is taken: to `make demo`, CLUSTER={name} means the cluster of your own kubectl context; \
+         choose another name"
+    )]
+    ReservedName {
+        /// The name asked for.
+        name: String,
+    },
     /// The cluster has no such node.
     #[error("no node {node}: cluster {name} has nodes 1 to {nodes}")]
     NoSuchNode {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::clock::wall;
 use super::command::{feed, run};
 use super::error::{AtPath, ClusterError, Result};
 use super::layout::cache;
@@ -226,20 +227,37 @@ fn base() -> Result<PathBuf> {
 
 /// The kept archive for this content, made by `make` in a scratch folder when there is none.
 fn kept(name: &str, content: &[u8], make: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
-    let folder = cache().join("images");
+    kept_in(&cache().join("images"), name, content, make)
+}
+
+/// The same, with the folder of all archives.
+fn kept_in(
+    folder: &Path,
+    name: &str,
+    content: &[u8],
+    make: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<PathBuf> {
     let archive = folder.join(format!("{name}-{:016x}.tar", xxh3_64(content)));
-    if archive.is_file() {
+    if let Ok(file) = fs::File::open(&archive) {
+        // What is used counts as new, or another clone could prune it before it is loaded. Without the right to do this
+        // it can be used all the same.
+        let _ = file.set_modified(wall());
         return Ok(archive);
     }
-    fs::create_dir_all(&folder).at("creating", &folder)?;
-    let scratch = folder.join(format!("scratch-{name}-{}", std::process::id()));
-    fs::create_dir_all(&scratch).at("creating", &scratch)?;
-    let draft = scratch.join("archive.tar");
-    let made = make(&scratch, &draft).and_then(|()| fs::rename(&draft, &archive).at("moving into place", &archive));
-    // Left-overs of a failure would only fill the disk.
-    let _ = fs::remove_dir_all(&scratch);
-    made?;
-    prune(&folder, name);
+    fs::create_dir_all(folder).at("creating", folder)?;
+    // One for each call: threads that make the same archive would take each other's away. It ends in the process, by
+    // which `prune` tells what was left behind.
+    let scratch = tempfile::Builder::new()
+        .prefix(&format!("scratch-{name}-"))
+        .suffix(&format!("-{}", std::process::id()))
+        .tempdir_in(folder)
+        .at("creating a scratch folder in", folder)?;
+    let draft = scratch.path().join("archive.tar");
+    make(scratch.path(), &draft)?;
+    fs::rename(&draft, &archive).at("moving into place", &archive)?;
+    // Before the others: it is about as large as the archive.
+    drop(scratch);
+    prune(folder, name);
     Ok(archive)
 }
 
@@ -334,4 +352,59 @@ fn buildah(folder: &Path, image: &str, args: &[String], archive: &Path) -> Resul
     push.extend(words(&["push", "--quiet", "--disable-compression", image]));
     push.push(format!("oci-archive:{}:{image}", archive.display()));
     run("buildah", &push).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::time::{Duration, SystemTime};
+
+    use super::{ARCHIVES_KEPT, kept_in};
+
+    /// The archive of this content, of an image that is called `image-1`.
+    fn archive(folder: &Path, content: &str) -> PathBuf {
+        let make = |_: &Path, draft: &Path| {
+            fs::write(draft, content).unwrap();
+            Ok(())
+        };
+        kept_in(folder, "image-1", content.as_bytes(), make).unwrap()
+    }
+
+    #[test]
+    fn two_that_make_the_same_archive_at_once_have_a_folder_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = kept_in(folder.path(), "image-1", b"content", |scratch, draft| {
+            archive(folder.path(), "content");
+            assert!(scratch.is_dir(), "the other one took only its own away");
+            fs::write(draft, "content").unwrap();
+            Ok(())
+        });
+        let left: Vec<PathBuf> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [made.unwrap()]);
+    }
+
+    #[test]
+    fn folders_of_processes_that_are_gone_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        // No process has this number.
+        let left_behind = folder.path().join("scratch-image-1-abcdef-0");
+        fs::create_dir_all(left_behind.join("context")).unwrap();
+        archive(folder.path(), "content");
+        assert!(!left_behind.exists());
+    }
+
+    #[test]
+    fn an_archive_that_is_used_outlives_those_that_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let made: Vec<PathBuf> = (0..ARCHIVES_KEPT).map(|number| archive(folder.path(), &number.to_string())).collect();
+        // Long ago, one after the other.
+        for (second, path) in (0..).zip(&made) {
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+            fs::File::open(path).unwrap().set_modified(then).unwrap();
+        }
+        assert_eq!(archive(folder.path(), "0"), made[0]);
+        archive(folder.path(), "another");
+        assert_eq!([made[0].exists(), made[1].exists()], [true, false]);
+    }
 }

@@ -8,6 +8,9 @@ use super::error::ClusterError;
 /// Folder of all clusters' state; `TIEREDCACHE_STATE` overrides it.
 const STATE: &str = "/var/lib/tieredcache";
 
+/// What `CLUSTER` says where it names none of these clusters but that of the reader's own kubectl context.
+const OWN_CONTEXT: &str = "current";
+
 /// A cluster's name: part of paths, namespaces and control groups, so short and plain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterName(String);
@@ -43,6 +46,10 @@ impl FromStr for ClusterName {
     type Err = ClusterError;
 
     fn from_str(name: &str) -> Result<Self, ClusterError> {
+        // A cluster of this name could be brought up, and the tour would go past it to the reader's own.
+        if name == OWN_CONTEXT {
+            return Err(ClusterError::ReservedName { name: name.to_owned() });
+        }
         let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
         let begins_with_letter = name.starts_with(|first: char| first.is_ascii_lowercase());
         if plain && begins_with_letter && name.len() <= 20 {
@@ -196,6 +203,13 @@ mod tests {
         for bad in ["", "2a", "-a", "A", "a.b", "a/b", "twenty-one-characters"] {
             assert!(bad.parse::<ClusterName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_word_for_the_readers_own_cluster_is_no_name() {
+        let refused = "current".parse::<ClusterName>().unwrap_err().to_string();
+        assert!(refused.contains("\"current\"") && refused.contains("your own kubectl context"), "{refused}");
+        assert!("current-1".parse::<ClusterName>().is_ok());
     }
 
     #[test]

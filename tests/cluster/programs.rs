@@ -137,7 +137,8 @@ pub(crate) const ALL: [&Module; 8] =
 /// # Errors
 /// `Missing` without a Go that is new enough, `Command` when a build fails, `Io`.
 pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
-    if modules.iter().all(|module| module.is_built()) {
+    let is_complete = || modules.iter().all(|module| module.is_built());
+    if is_complete() {
         return Ok(());
     }
     let folder = cache().join("programs");
@@ -148,6 +149,11 @@ pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
         say("waiting for another build of the same programs");
         flock(&lock, FlockOperation::LockExclusive).at("locking", &path)?;
     }
+    // Whoever held the lock before may have built all of it.
+    if is_complete() {
+        return Ok(());
+    }
+    let start = now();
     let scratch = Scratch::open(&folder)?;
     // Asked of the most demanding module and before the first build: Go fetches itself only in the version that the
     // module it is in needs, and a build takes minutes.
@@ -158,6 +164,7 @@ pub(crate) fn build(modules: &[&Module], say: &dyn Fn(&str)) -> Result<()> {
         say(&format!("building {} ({} of {}), about {}", module.name, index + 1, modules.len(), module.takes));
         module.build(&scratch, say)?;
     }
+    say(&format!("built in {} s", start.elapsed().as_secs()));
     Ok(())
 }
 
@@ -187,7 +194,12 @@ impl Module {
     }
 
     fn is_built(&self) -> bool {
-        self.built().is_dir()
+        self.is_whole(&self.built())
+    }
+
+    /// Whether the folder has every program under all its names. One alone may have been lost since it was built.
+    fn is_whole(&self, folder: &Path) -> bool {
+        self.programs.iter().chain(self.links).all(|name| folder.join(name).is_file())
     }
 
     fn source(&self) -> PathBuf {
@@ -230,6 +242,11 @@ impl Module {
         run_with_progress(&mut go, &scratch.folder.join("log"), &|elapsed| {
             say(&format!("building {}: {} s so far, about {}", self.name, elapsed.as_secs(), self.takes));
         })?;
+        self.move_into_place(&out, &self.built())
+    }
+
+    /// Moves what was built to where it is looked for, under all its names.
+    fn move_into_place(&self, out: &Path, built: &Path) -> Result<()> {
         for link in self.links {
             let path = out.join(link);
             std::os::unix::fs::symlink(self.programs[0], &path).at("linking", &path)?;
@@ -238,8 +255,11 @@ impl Module {
             let path = out.join(program);
             fs::metadata(&path).at("looking for the built", &path)?;
         }
-        let built = self.built();
-        fs::rename(&out, &built).at("moving into place", &built)
+        // What is there lacks something, or this would not have been built; it would stand in the way.
+        if built.exists() {
+            fs::remove_dir_all(built).at("removing", built)?;
+        }
+        fs::rename(out, built).at("moving into place", built)
     }
 }
 
@@ -312,6 +332,8 @@ fn run_with_progress(command: &mut Command, log: &Path, report: &dyn Fn(Duration
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::{ALL, most_demanding};
 
     #[test]
@@ -320,5 +342,22 @@ mod tests {
         let newest = ALL.iter().filter_map(|module| module.go_needed()).max();
         let (needed, module) = most_demanding(&ALL).unwrap();
         assert_eq!((Some(needed), Some(needed)), (newest, module.go_needed()));
+    }
+
+    #[test]
+    fn a_folder_that_lost_a_program_or_a_link_is_not_built_and_gives_way_to_the_next_build() {
+        let folder = tempfile::tempdir().unwrap();
+        for module in ALL {
+            let (out, built) = (folder.path().join("out"), folder.path().join(module.name));
+            assert!(!module.is_whole(&built), "{} was never built", module.name);
+            for lost in module.programs.iter().chain(module.links) {
+                fs::create_dir(&out).unwrap();
+                module.programs.iter().for_each(|program| fs::write(out.join(program), "").unwrap());
+                module.move_into_place(&out, &built).unwrap();
+                assert!(module.is_whole(&built), "{} is built", module.name);
+                fs::remove_file(built.join(lost)).unwrap();
+                assert!(!module.is_whole(&built), "{} lacks {lost}", module.name);
+            }
+        }
     }
 }

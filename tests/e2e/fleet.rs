@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the operator is installed.
 pub(crate) const OPERATOR_NAMESPACE: &str = "tieredcache-system";
+/// What runs it there.
+pub(crate) const OPERATOR: &str = "deployment/tieredcache-operator";
 
 /// Where the API has each kind of object of a namespace, by the names that kubectl knows them by.
 const COLLECTIONS: [(&[&str], &str, &str); 11] = [
@@ -72,6 +74,8 @@ pub(crate) fn cluster() -> &'static Cluster {
 }
 
 fn install_operator(cluster: &Cluster) {
+    let looked = cluster.kubectl(["-n", OPERATOR_NAMESPACE, "get", OPERATOR, "--ignore-not-found", "-o", "name"]);
+    let was_there = !looked.expect("the cluster is up").is_empty();
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tieredcache-operator");
     let output = cluster
         .helm_command()
@@ -84,6 +88,20 @@ fn install_operator(cluster: &Cluster) {
         .output()
         .expect("helm runs");
     assert!(output.status.success(), "the chart installs: {}", String::from_utf8_lossy(&output.stderr));
+    if was_there {
+        restart_operator(cluster);
+    }
+}
+
+/// Replaces the pods of an operator that an earlier run on this cluster has installed. An image that was built since has
+/// the tag of before, so that nothing has changed for Helm.
+fn restart_operator(cluster: &Cluster) {
+    let rollout = |action: &[&str]| {
+        let arguments = [&["-n", OPERATOR_NAMESPACE, "rollout"], action].concat();
+        cluster.kubectl(arguments).expect("the operator starts again");
+    };
+    rollout(&["restart", OPERATOR]);
+    rollout(&["status", OPERATOR, "--timeout=120s"]);
 }
 
 /// The API server of the shared cluster, for whoever looks at something again and again.
