@@ -2,7 +2,7 @@
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::TieredCache;
 
@@ -14,6 +14,7 @@ const HEADER: &str = "\
 pub fn crd() -> CustomResourceDefinition {
     let mut json = serde_json::to_value(TieredCache::crd()).expect("a CRD is plain data");
     adapt(&mut json);
+    mark_as_unseen(&mut json);
     serde_json::from_value(json).expect("adapting leaves a CRD")
 }
 
@@ -41,6 +42,14 @@ fn adapt(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(adapt),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Gives a new object a status that says that nobody has looked at it yet. Without one, tools that go by kstatus, such as
+/// Flux, take it for one that is as it should be.
+fn mark_as_unseen(crd: &mut Value) {
+    for version in crd["spec"]["versions"].as_array_mut().into_iter().flatten() {
+        version["schema"]["openAPIV3Schema"]["properties"]["status"]["default"] = json!({"observedGeneration": -1});
     }
 }
 

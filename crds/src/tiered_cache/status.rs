@@ -13,9 +13,9 @@ use crate::node_report::{HealthState, LayerName};
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TieredCacheStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 until the operator has seen the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = -1))]
     pub observed_generation: Option<i64>,
 
     /// Pods that exist.

@@ -45,6 +45,14 @@ fn kubectl_scale_sets_replicas_within_the_limit() {
 }
 
 #[test]
+fn a_new_cache_says_that_nobody_has_looked_at_it() {
+    let stored = Stored::new("unseen", "{}");
+    assert_eq!(stored.json()["status"]["observedGeneration"], -1);
+    let waits = stored.kubectl(&["wait", "tc/cache", "--for=condition=Ready", "--timeout=1s"]);
+    assert!(!waits.ok, "{}", waits.text);
+}
+
+#[test]
 fn kubectl_get_shows_the_state_at_a_glance() {
     let stored = Stored::new("columns", "{replicas: 3}");
     let status = r#"{"status": {"replicas": 3, "readyReplicas": 2, "updatedReplicas": 3, "version": "0.1.0",

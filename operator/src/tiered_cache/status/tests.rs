@@ -43,17 +43,27 @@ fn says(status: &TieredCacheStatus, kind: &str) -> String {
     format!("{} {}", condition.status, condition.reason)
 }
 
-/// What kubectl, Argo CD and Flux make of a status, by the rules of kstatus for custom resources.
+/// What tools that go by kstatus, such as Flux, make of a status: its rules for custom resources.
 fn kstatus(status: &TieredCacheStatus, generation: i64) -> &'static str {
-    if status.observed_generation != Some(generation) {
+    if status.observed_generation.is_some_and(|seen| seen != generation) {
         return "InProgress";
     }
-    let is = |kind: &str| condition(status, kind).status == "True";
-    match (is("Stalled"), is("Ready")) {
+    let state = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
+    let is = |kind: &str, wanted: &str| state(kind).is_some_and(|condition| condition.status == wanted);
+    match (is("Stalled", "True"), is("Ready", "True") || state("Ready").is_none()) {
         (true, _) => "Failed",
         (false, true) => "Current",
         (false, false) => "InProgress",
     }
+}
+
+#[test]
+fn a_cache_that_nobody_has_looked_at_is_not_taken_for_one_that_is_as_it_should_be() {
+    let crd = serde_json::to_value(crds::tiered_cache::crd()).unwrap();
+    let status = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["default"];
+    let status: TieredCacheStatus = serde_json::from_value(status.clone()).expect("every version has a default");
+    assert_eq!(kstatus(&status, 1), "InProgress");
+    assert_eq!(kstatus(&TieredCacheStatus::default(), 1), "Current", "as kstatus has it");
 }
 
 #[test]
