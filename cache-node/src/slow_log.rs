@@ -1,6 +1,7 @@
 //! The slow log: the last commands that took long, who sent them, and which layer took the time.
 //!
-//! The form is that of Redis 7 (`SLOWLOG GET`), with one element more: the trail through the layers.
+//! The form is that of Redis 7 (`SLOWLOG GET`). What was done stands behind the arguments of the command as one more, a
+//! remark that begins with `# `: every client can show a list of texts, and Redis puts words of its own into it, too.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +12,7 @@ use std::{
 
 use crate::{
     clock::UnixMillis,
-    context::{Trail, TrailStep},
+    context::{Origin, Trail, TrailStep},
 };
 
 /// Arguments that an entry keeps, as in Redis; one more says how many are left out.
@@ -22,6 +23,9 @@ const ARG_BYTES_MAX: usize = 128;
 
 /// What stands in place of passwords, as in Redis.
 const REDACTED: &[u8] = b"(redacted)";
+
+/// What stands in place of steps if no layer below memory was asked or told.
+const MEMORY: &str = "memory";
 
 /// The log of one node: in memory, bounded, newest first.
 #[derive(Debug)]
@@ -83,6 +87,10 @@ pub struct SlowClient {
 pub struct SlowWork {
     /// The number of the operation, as in spans.
     pub operation: u64,
+    /// Who set it in motion.
+    pub origin: Origin,
+    /// How long it had, from its beginning to its deadline.
+    pub deadline: Duration,
     /// The layers that were asked, or nothing if memory was enough.
     pub trail: Trail,
     /// How many commands of the pipeline the time was for; 1 if for this alone.
@@ -160,7 +168,17 @@ impl SlowLog {
 // === impl SlowWork ===
 
 impl SlowWork {
-    /// For people, a line for each: `disk hit 12034us`, and what else the time was for.
+    /// For people, as the last argument of an entry:
+    /// `# operation 17 of a client, deadline 1000 ms: redis miss 12034us; disk hit 80us`.
+    pub fn remark(&self) -> String {
+        let Self { operation, origin, deadline, trail, commands: _ } = self;
+        let memory = trail.steps().next().is_none().then(|| MEMORY.to_owned());
+        let done: Vec<String> = memory.into_iter().chain(self.lines()).collect();
+        let (origin, deadline_ms, done) = (origin.label(), deadline.as_millis(), done.join("; "));
+        format!("# operation {operation} of a {origin}, deadline {deadline_ms} ms: {done}")
+    }
+
+    /// For people, a line for each step: `disk hit 12034us`, and what else the time was for.
     pub fn lines(&self) -> Vec<String> {
         let steps = self.trail.steps().map(|step| {
             let TrailStep { part, outcome, keys, hits, failed, took } = step;
@@ -228,7 +246,8 @@ mod tests {
     use crate::context::Outcome;
 
     fn nothing() -> SlowWork {
-        SlowWork { operation: 7, trail: Trail::default(), commands: 1 }
+        let (origin, deadline) = (Origin::Client, Duration::from_millis(1500));
+        SlowWork { operation: 7, origin, deadline, trail: Trail::default(), commands: 1 }
     }
 
     fn log(threshold_ms: u64, length_max: usize) -> SlowLog {
@@ -314,5 +333,20 @@ mod tests {
                 "one of 3 commands run together"
             ]
         );
+    }
+
+    #[test]
+    fn the_remark_tells_number_origin_deadline_and_what_was_done() {
+        let mut work = nothing();
+        assert_eq!(work.remark(), "# operation 7 of a client, deadline 1500 ms: memory");
+        work.commands = 16;
+        assert!(work.remark().ends_with(" ms: memory; one of 16 commands run together"), "{}", work.remark());
+        work = SlowWork { origin: Origin::Replay, ..nothing() };
+        for (part, outcome, micros) in [("redis", Outcome::Miss, 12_034), ("disk", Outcome::Hit, 80)] {
+            let took = Duration::from_micros(micros);
+            work.trail.add(TrailStep { part, outcome, keys: 1, hits: 0, failed: 0, took });
+        }
+        let told = "# operation 7 of a replay, deadline 1500 ms: redis miss 12034us; disk hit 80us";
+        assert_eq!(work.remark(), told);
     }
 }

@@ -34,8 +34,17 @@ fn node_js(program: &str) -> Command {
 }
 
 fn node() -> (tempfile::TempDir, Node, String) {
+    node_with("")
+}
+
+/// A node that keeps every command as slow. Not for all calls of a client: it times each of them alone, unlike others.
+fn slow_node() -> (tempfile::TempDir, Node, String) {
+    node_with("slowLog: {threshold: 0s}")
+}
+
+fn node_with(settings: &str) -> (tempfile::TempDir, Node, String) {
     let folder = tempdir().unwrap();
-    let node = Node::start(&config(&folder, ""));
+    let node = Node::start(&config(&folder, settings));
     let port = node.resp.port().to_string();
     (folder, node, port)
 }
@@ -84,8 +93,9 @@ fn redis_benchmark_works() {
 #[test]
 fn redis_py_works() {
     let (_folder, node, port) = node();
+    let (_slow_folder, _slow_node, slow_port) = slow_node();
     let script = sources().join("redis_py.py");
-    let out = succeed(Command::new("python3").arg(script).arg(port).env("PYTHONPATH", redis_py()));
+    let out = succeed(Command::new("python3").arg(script).args([port, slow_port]).env("PYTHONPATH", redis_py()));
     assert_eq!(out, format!("redis-py {REDIS_PY} ok\n"));
     redis_py_near(&[node.resp.port()]);
 }
@@ -109,6 +119,7 @@ fn ioredis_works() {
 #[test]
 fn go_redis_works() {
     let (_folder, _node, port) = node();
-    let out = succeed(Command::new("go").args(["run", ".", &port]).current_dir(sources().join("go")));
+    let (_slow_folder, _slow_node, slow_port) = slow_node();
+    let out = succeed(Command::new("go").args(["run", ".", &port, &slow_port]).current_dir(sources().join("go")));
     assert_eq!(out, "go-redis 9.23.0 ok\n");
 }

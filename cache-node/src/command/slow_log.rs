@@ -1,5 +1,5 @@
-//! `SLOWLOG GET [count] | LEN | RESET | HELP`, as in Redis 7, with the trail through the layers as a seventh element and
-//! the number of the operation, as in spans, as an eighth.
+//! `SLOWLOG GET [count] | LEN | RESET | HELP`, as in Redis 7. Which layer took the time is told behind the arguments of
+//! the command: clients decode six elements, and some fail on more.
 
 use super::{Call, Commands, Step, error};
 use crate::{
@@ -49,17 +49,14 @@ fn tell(entries: &[SlowEntry], out: &mut Replies) {
     out.array(entries.len());
     for SlowEntry { id, command } in entries {
         let SlowCommand { at, took, args, client, work } = command;
-        out.array(8);
+        out.array(6);
         out.integer(signed(*id));
         out.integer(signed(at.0 / 1000));
         out.integer(i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
-        out.array(args.len());
+        out.array(args.len() + 1);
         args.iter().for_each(|arg| out.bulk(arg));
+        out.bulk(work.remark().as_bytes());
         out.bulk(client.address.to_string().as_bytes());
         out.bulk(client.name.as_bytes());
-        let lines = work.lines();
-        out.array(lines.len());
-        lines.iter().for_each(|line| out.bulk(line.as_bytes()));
-        out.integer(signed(work.operation));
     }
 }

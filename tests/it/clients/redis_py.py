@@ -1,4 +1,5 @@
-"""redis-py with its default settings against a cache node: `redis_py.py PORT`."""
+"""redis-py with its default settings against a cache node, and one that keeps every command as slow:
+`redis_py.py PORT SLOW_PORT`."""
 
 import faulthandler
 import sys
@@ -66,8 +67,26 @@ def work(client):
     check("client info", client.client_info()["lib-name"].startswith("redis-py"), True)
 
 
-port = int(sys.argv[1])
+def look_at_slow(client):
+    check("slowlog reset", client.slowlog_reset(), True)
+    check("set", client.set("k", "v"), True)
+    entries = client.slowlog_get(10)
+    check("slowlog get", len(entries) >= 2, True)
+    entry = entries[0]
+    fields = {"id", "start_time", "duration", "command", "client_address", "client_name"}
+    check("slowlog fields", set(entry), fields)
+    check("slowlog time", abs(entry["start_time"] - time.time()) < 60 and entry["duration"] >= 0, True)
+    check("slowlog client", (entry["client_address"][:10], entry["client_name"]), (b"127.0.0.1:", b"tester"))
+    # It joins all arguments; the last is what the node says of the command.
+    command, _, remark = entry["command"].partition(b" # ")
+    check("slowlog command", command, b"SET k v")
+    check("slowlog remark", remark.startswith(b"operation ") and remark.endswith(b" ms: memory"), True)
+
+
+port, slow_port = map(int, sys.argv[1:])
 work(redis.Redis(port=port))
+look_at_slow(redis.Redis(port=slow_port, client_name="tester"))
 for protocol in 2, 3:
     work(redis.Redis(port=port, protocol=protocol, client_name="tester"))
+    look_at_slow(redis.Redis(port=slow_port, protocol=protocol, client_name="tester"))
 print("redis-py", redis.__version__, "ok")

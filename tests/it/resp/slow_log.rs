@@ -18,18 +18,22 @@ fn items(reply: Reply) -> Vec<Reply> {
     items
 }
 
-/// The arguments of each entry, the newest first.
+/// The arguments of the command that an entry is about, and what is told behind them of what was done.
+fn told(entry: &[Reply]) -> (Vec<String>, String) {
+    let mut args: Vec<String> = items(entry[3].clone()).iter().map(Reply::text).collect();
+    let remark = args.pop().expect("what was done is always told");
+    assert!(remark.starts_with("# "), "{remark} behind {args:?}");
+    (args, remark)
+}
+
+/// The arguments of the command of each entry, the newest first.
 fn args(client: &mut Client) -> Vec<Vec<String>> {
-    let text = |reply: &Reply| match reply {
-        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        other => panic!("text, not {other:?}"),
-    };
     let entries = items(client.call("SLOWLOG GET -1"));
-    entries.into_iter().map(|entry| items(items(entry)[3].clone()).iter().map(text).collect()).collect()
+    entries.into_iter().map(|entry| told(&items(entry)).0).collect()
 }
 
 #[test]
-fn entries_have_the_form_of_redis_and_the_trail() {
+fn entries_have_the_form_of_redis_and_tell_what_was_done_in_their_last_argument() {
     let (_folder, _node, mut client) = node("slowLog: {threshold: 0s}");
     client.call("CLIENT SETNAME worker");
     client.call("SLOWLOG RESET");
@@ -42,16 +46,30 @@ fn entries_have_the_form_of_redis_and_the_trail() {
         assert!(id > 0 && at > 1_700_000_000 && (0..60_000_000).contains(&took_us), "{entry:?}");
         assert!(matches!(&entry[4], Reply::Bulk(address) if address.starts_with(b"127.0.0.1:")), "{entry:?}");
         assert_eq!(entry[5], Reply::bulk("worker"));
-        assert!(matches!(entry[7], Reply::Integer(operation) if operation > 0), "{entry:?}");
-        assert_eq!(entry.len(), 8);
+        assert_eq!(entry.len(), 6);
+        let (_, remark) = told(entry);
+        let number = remark.strip_prefix("# operation ").and_then(|rest| rest.split_once(' ')?.0.parse::<u64>().ok());
+        assert!(number.is_some_and(|number| number > 0), "{remark}");
+        assert!(remark.ends_with(" of a client, deadline 1000 ms: memory"), "{remark}");
     }
-    assert_eq!(items(set[3].clone()), [Reply::bulk("SET"), Reply::bulk("k"), Reply::bulk("v")]);
-    assert_eq!(items(set[6].clone()), [], "memory alone leaves no trail");
-    assert_eq!(items(get[3].clone()), [Reply::bulk("GET"), Reply::bulk("absent")]);
+    assert_eq!(told(&set).0, ["SET", "k", "v"]);
+    assert_eq!(told(&get).0, ["GET", "absent"]);
     assert_eq!(client.call("SLOWLOG GET -2"), Reply::error("ERR count should be greater than or equal to -1"));
     assert_eq!(client.call("SLOWLOG RESET"), Reply::ok());
     // The reset itself is over after it has taken effect.
     assert_eq!(client.call("SLOWLOG LEN"), Reply::Integer(1));
+}
+
+#[test]
+fn what_was_done_comes_behind_as_many_arguments_as_redis_keeps() {
+    let (_folder, _node, mut client) = node("slowLog: {threshold: 0s}");
+    client.call(&format!("EXISTS{}", " k".repeat(40)));
+    let args = args(&mut client).remove(0);
+    assert_eq!((args.len(), args[31].as_str()), (32, "... (10 more arguments)"));
+    // Nobody can pass words off as those of the node.
+    client.call_args(&["EXISTS", "# operation 1 of a client, deadline 1 ms: redis failed 1us"]);
+    let entry = items(items(client.call("SLOWLOG GET 1")).remove(0));
+    assert!(told(&entry).1.ends_with(": memory"), "{entry:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use opentelemetry::KeyValue;
 use crate::{
     clock::Clock,
     command::{Group, Keys, Ran, SPECS, Session, Spec, Verb},
-    context::{OperationContext, Outcome, Trail},
+    context::{OperationContext, Origin, Outcome, Trail},
     metrics::Histogram,
     protocol::Arguments,
     slow_log::{SlowArgs, SlowCommand, SlowLog, SlowWork},
@@ -53,6 +53,8 @@ const CLASSES: [Class; SPECS.len()] = {
 #[derive(Debug)]
 pub struct Meter {
     slow_log: Arc<SlowLog>,
+    /// What each operation has until its deadline.
+    request_timeout: Duration,
     clock: Clock,
     /// By [`Class`].
     latency: [Histogram; 3],
@@ -120,8 +122,13 @@ impl Class {
 // === impl Meter ===
 
 impl Meter {
-    pub(super) fn new(slow_log: Arc<SlowLog>, spans: Option<Arc<Spans>>, clock: Clock) -> Self {
-        Self { slow_log, clock, latency: Default::default(), spans }
+    pub(super) fn new(
+        slow_log: Arc<SlowLog>,
+        request_timeout: Duration,
+        spans: Option<Arc<Spans>>,
+        clock: Clock,
+    ) -> Self {
+        Self { slow_log, request_timeout, clock, latency: Default::default(), spans }
     }
 
     /// How long commands took, for metrics.
@@ -164,7 +171,7 @@ impl Meter {
             }
         }
         if self.slow_log.keeps(took) {
-            let work = SlowWork { operation: cx.id, trail: Trail::default(), commands };
+            let work = self.work(cx.id, Trail::default(), commands);
             let args = args(lap.last.clone());
             self.slow_log.record(SlowCommand { at: cx.now, took, args, client: session.slow_client(), work });
         }
@@ -193,12 +200,14 @@ impl Meter {
         ran.trail.steps().for_each(|step| waiting.trail.add(*step));
         let Some(spans) = self.spans.as_ref().filter(|spans| spans.samples(ran.operation)) else { return };
         let commands = u32::try_from(waiting.commands.len()).unwrap_or(u32::MAX);
-        let work = SlowWork { operation: ran.operation, trail: ran.trail, commands };
+        let work = self.work(ran.operation, ran.trail, commands);
         let outcome = ran.trail.outcome().map_or("ok", Outcome::label);
         let attributes = vec![
             KeyValue::new("tieredcache.outcome", outcome),
             KeyValue::new("tieredcache.trail", work.lines().join("; ")),
             KeyValue::new("tieredcache.commands", i64::from(work.commands)),
+            KeyValue::new("tieredcache.origin", work.origin.label()),
+            KeyValue::new("tieredcache.deadline_ms", i64::try_from(work.deadline.as_millis()).unwrap_or(i64::MAX)),
         ];
         let (first, _) = &waiting.commands[0];
         let operation =
@@ -210,7 +219,7 @@ impl Meter {
     pub(super) fn end_wait(&self, waiting: Box<Waiting>, session: &Session) {
         let Waiting { commands, took, operation, trail } = *waiting;
         let count = u32::try_from(commands.len()).unwrap_or(u32::MAX);
-        let work = SlowWork { operation: operation.unwrap_or(0), trail, commands: count };
+        let work = self.work(operation.unwrap_or(0), trail, count);
         for (verb, args) in commands {
             self.latency(Class::of(verb)).observe(took, 1);
             if let Some(args) = args.filter(|_| self.slow_log.keeps(took)) {
@@ -218,6 +227,11 @@ impl Meter {
                 self.slow_log.record(SlowCommand { at, took, args, client: session.slow_client(), work });
             }
         }
+    }
+
+    /// What was done by an operation of a client, as all are that commands begin.
+    const fn work(&self, operation: u64, trail: Trail, commands: u32) -> SlowWork {
+        SlowWork { operation, origin: Origin::Client, deadline: self.request_timeout, trail, commands }
     }
 }
 

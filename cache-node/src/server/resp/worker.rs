@@ -118,7 +118,8 @@ impl Workers {
         let settings = settings(&options.limits, options.identity, &slow_log);
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
-        let meter = Arc::new(Meter::new(slow_log, options.spans, options.clock.clone()));
+        let meter =
+            Arc::new(Meter::new(slow_log, options.limits.request_timeout, options.spans, options.clock.clone()));
         let mut workers = Self {
             threads: Vec::new(),
             pulses: Pulses::new(pulses.clone()),

@@ -1,4 +1,5 @@
-// go-redis with its default settings against a cache node: `go run . PORT`.
+// go-redis with its default settings against a cache node, and one that keeps every command as slow:
+// `go run . PORT SLOW_PORT`.
 package main
 
 import (
@@ -72,11 +73,36 @@ func work(client *redis.Client) {
 	check("client id", must(client.ClientID(ctx).Result()) > 0, true)
 }
 
-func main() {
+func lookAtSlow(client *redis.Client) {
+	ctx := context.Background()
+	check("slowlog reset", must(client.SlowLogReset(ctx).Result()), "OK")
+	check("set", must(client.Set(ctx, "k", "v", 0).Result()), "OK")
+	entries := must(client.SlowLogGet(ctx, 10).Result())
+	check("slowlog get", len(entries) >= 2, true)
+	entry := entries[0]
+	check("slowlog time", time.Since(entry.Time).Abs() < time.Minute && entry.Duration >= 0, true)
+	check("slowlog address", strings.HasPrefix(entry.ClientAddr, "127.0.0.1:"), true)
+	check("slowlog name", entry.ClientName, "tester")
+	check("slowlog seventh element", entry.CommandArgc, int64(0))
+	// The last argument is what the node says of the command.
+	last := len(entry.Args) - 1
+	check("slowlog command", entry.Args[:last], []string{"set", "k", "v"})
+	remark := entry.Args[last]
+	check("slowlog remark", strings.HasPrefix(remark, "# operation ") && strings.HasSuffix(remark, " ms: memory"), true)
+	check("after slowlog", must(client.Get(ctx, "k").Result()), "v")
+}
+
+// each calls use with a client of each protocol to the node at the port.
+func each(port string, use func(*redis.Client)) {
 	for _, protocol := range []int{0, 2, 3} {
-		client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + os.Args[1], Protocol: protocol, ClientName: "tester"})
-		work(client)
+		client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port, Protocol: protocol, ClientName: "tester"})
+		use(client)
 		must(0, client.Close())
 	}
+}
+
+func main() {
+	each(os.Args[1], work)
+	each(os.Args[2], lookAtSlow)
 	fmt.Println("go-redis", redis.Version(), "ok")
 }

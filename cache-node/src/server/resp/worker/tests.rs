@@ -44,7 +44,7 @@ async fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> 
     let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
     Arc::new(EventLoop {
         commands: Arc::new(commands),
-        meter: Arc::new(Meter::new(slow_log, None, Clock::system())),
+        meter: Arc::new(Meter::new(slow_log, LIMITS.request_timeout, None, Clock::system())),
         counters: Arc::new(Counters::new(ConnectionLimit::new(10))),
         limits: LIMITS,
         stop: CancellationToken::new(),
