@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::fleet::{Fleet, equal, eventually, processes_of};
+use crate::story::await_events;
 use crate::turn::{beside, quiet};
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -69,6 +70,7 @@ fn a_full_volume_is_told_and_heals_after_growth_and_after_reclaim() {
     std::fs::remove_file(ballast).expect("the file is there");
     await_layer(&fleet, "DiskHealthy", "True", TOLD_WITHIN);
     assert_eq!(fleet.redis(host, &["get", "meanwhile"]), "value");
+    await_events(&fleet, "cache", &["LayerUnhealthy", "GrowingVolume", "LayerRecovered"]);
 }
 
 /// On a busy machine a Redis that is back must not be taken for a slow one.

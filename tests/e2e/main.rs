@@ -7,6 +7,7 @@
 mod chaos;
 mod chart;
 mod cluster;
+mod examples;
 mod fleet;
 mod fleet_chaos;
 mod layers;

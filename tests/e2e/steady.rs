@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::fleet::{Fleet, equal, eventually};
+use crate::story::await_events;
 use crate::turn::{beside, quiet};
 
 const SPEC: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
@@ -65,6 +66,7 @@ fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
         repaired(&format!("change of {object}"), &|now| equal(now.pointer(field), before.pointer(field)));
     }
     println!("the slowest of twelve repairs took {:.1} s", slowest.as_secs_f64());
+    await_events(&fleet, "cache", &["Repaired"]);
     // A StatefulSet that was deleted took its pods and their claims along.
     fleet.await_ready("cache", 2, READY_WITHIN);
 }
@@ -85,6 +87,7 @@ fn a_foreign_object_of_the_same_name_is_left_alone_and_named() {
             Err(format!("{reason}: {message}"))
         }
     });
+    await_events(&fleet, "cache", &["ResourceConflict"]);
     let after = fleet.get("svc/cache").expect("the foreign object exists");
     assert_eq!(after["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"], "it is not touched");
     fleet.kubectl(&["delete", "svc/cache"]);

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::chaos::leader_after;
 use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually};
+use crate::story::await_events;
 use crate::turn::{beside, quiet};
 
 const TWO: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
@@ -33,6 +34,7 @@ fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
     await_explanation(&fleet, "cache", "localhost/no-such-image:1");
     let ready = fleet.get("tc/cache").expect("the cache exists")["status"]["readyReplicas"].as_u64();
     assert_eq!(ready, Some(1), "the other node goes on");
+    await_events(&fleet, "cache", &["NodeUnhealthy"]);
     fleet.apply("cache", TWO);
     // `apply` leaves a field that it does not name any more only if it named it before, which it did.
     fleet.await_ready("cache", 2, READY_WITHIN);
@@ -119,5 +121,6 @@ fn a_machine_that_is_cut_off_shows_in_the_status_and_so_does_its_return_also_if_
     let led_from = machine_of(OPERATOR_NAMESPACE, &leader_after("").0);
     let other = (1..=3).find(|machine| *machine != led_from).expect("there are three");
     cut_and_heal(&fleet, other);
+    await_events(&fleet, "cache", &["NodeUnhealthy", "NodeRecovered"]);
     cut_and_heal(&fleet, led_from);
 }

@@ -11,7 +11,7 @@ mod unreadable;
 mod volumes;
 
 use std::{
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -155,15 +155,10 @@ impl Lab {
 
     /// Writes to this namespace by the operator so far, the Lease aside, as `verb resource/name`.
     fn writes(&self) -> Vec<String> {
-        let log = fs::read_to_string(api().cluster.layout().logs().join("audit.log"))
-            .expect("the API server keeps an audit log");
-        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let ours = entries.filter(|entry| {
+        let entries = api().cluster.writes_in(&self.namespace).expect("the API server keeps an audit log");
+        let ours = entries.into_iter().filter(|entry| {
             let agent = entry["userAgent"].as_str().unwrap_or_default();
-            let object = &entry["objectRef"];
-            agent.starts_with("tieredcache-operator/")
-                && object["namespace"] == self.namespace.as_str()
-                && object["resource"] != "leases"
+            agent.starts_with("tieredcache-operator/") && entry["objectRef"]["resource"] != "leases"
         });
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let describe = |entry: Value| {

@@ -111,6 +111,24 @@ fn started(lab: &Lab, cache: &str) -> (TempDir, Node, String) {
     (folder, node, checked.out)
 }
 
+#[test]
+fn a_node_reads_its_layers_in_the_order_of_the_spec() {
+    let lab = Lab::new("read-order");
+    let _operator = lab.operator().start();
+    // A layer that is away has its place all the same.
+    let mut spec = spec(free_port());
+    spec["disk"] = json!({});
+    spec["readOrder"] = json!(["Disk", "Redis"]);
+    lab.apply("catalogue", spec);
+    lab.until_ready("catalogue");
+    let (_folder, node, _) = started(&lab, "catalogue");
+    let mut client = Client::connect(node.resp);
+    client.call("HELLO 3");
+    let Reply::Array(layers) = client.call("TC.EXPLAIN k").field("layers") else { panic!("an array") };
+    let parts: Vec<String> = layers.iter().map(|layer| layer.field("layer").text()).collect();
+    assert_eq!(parts, ["memory", "writeQueue", "disk", "redis"]);
+}
+
 /// Digits at random, of which each carries four bits: a half is left of them by a code for digits, and nearly all of them
 /// by a search for repetitions (xorshift64, Marsaglia 2003).
 fn digits(count: usize) -> String {

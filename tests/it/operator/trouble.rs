@@ -98,27 +98,91 @@ fn labels_and_annotations_of_others_are_left_alone() {
     assert_eq!(set["metadata"]["annotations"]["note"], "mine");
 }
 
+/// An object of somebody else.
+struct Stranger {
+    /// Kind and name, as the status has them.
+    name: String,
+    path: String,
+}
+
+// === impl Stranger ===
+
+impl Stranger {
+    fn make(lab: &Lab, (group, collection): (&str, &str), (kind, name): (&str, &str), spec: Option<Value>) -> Self {
+        let version = group.trim_start_matches("/apis/").trim_start_matches("/api/");
+        let mut object =
+            json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "labels": {"mine": "yes"}}});
+        if let Some(spec) = spec {
+            object["spec"] = spec;
+        }
+        rest().create(&lab.path(group, collection), &object);
+        Self { name: format!("{kind} {name}"), path: format!("{}/{name}", lab.path(group, collection)) }
+    }
+
+    /// What its owner has made of it, without what controllers add.
+    fn look(&self) -> Value {
+        let mut object = rest().get(&self.path).expect("nobody has deleted it");
+        let writers = object["metadata"]["managedFields"].to_string();
+        assert!(!writers.contains("tieredcache-operator"), "{} was written to: {writers}", self.name);
+        let fields = object.as_object_mut().expect("an object");
+        fields.remove("status");
+        let metadata = fields["metadata"].as_object_mut().expect("an object");
+        for moved in ["resourceVersion", "managedFields"] {
+            metadata.remove(moved);
+        }
+        object
+    }
+}
+
+/// One for each object that a cache `sessions` needs, the StatefulSet last. Not for the ConfigMap: in its name is a hash
+/// over the UID of the cache, so that nobody can have taken it before the cache is there.
+fn strangers(lab: &Lab) -> Vec<Stranger> {
+    let labels = json!({"mine": "yes"});
+    let service = || Some(json!({"ports": [{"port": 80}]}));
+    let budget = json!({"maxUnavailable": 0, "selector": {"matchLabels": labels}});
+    let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "other", "image": "other"}]}});
+    let set = json!({"replicas": 0, "serviceName": "other", "selector": {"matchLabels": labels}, "template": pod});
+    let services = ("/api/v1", "services");
+    vec![
+        Stranger::make(lab, ("/api/v1", "serviceaccounts"), ("ServiceAccount", "sessions-node"), None),
+        Stranger::make(lab, services, ("Service", "sessions-nodes"), service()),
+        Stranger::make(lab, services, ("Service", "sessions"), service()),
+        Stranger::make(
+            lab,
+            ("/apis/policy/v1", "poddisruptionbudgets"),
+            ("PodDisruptionBudget", "sessions"),
+            Some(budget),
+        ),
+        Stranger::make(lab, ("/apis/apps/v1", "statefulsets"), ("StatefulSet", "sessions"), Some(set)),
+    ]
+}
+
 #[test]
 fn an_object_of_somebody_else_is_never_touched_and_named() {
     let lab = Lab::new("foreign");
-    let foreign = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "sessions", "labels": {"mine": "yes"}},
-        "spec": {"ports": [{"port": 80}]},
-    });
-    let made = rest().create(&lab.path("/api/v1", "services"), &foreign);
+    let strangers = strangers(&lab);
+    let made: Vec<Value> = strangers.iter().map(Stranger::look).collect();
     let _operator = lab.operator().start();
-    lab.apply("sessions", json!({"replicas": 1}));
+    lab.apply("sessions", json!({"replicas": 2}));
     let cache = lab.until("sessions", "Ready", "False ResourceConflict");
-    assert!(message(&cache, "Ready").contains("Service sessions belongs to nobody"), "{cache}");
+    let (set, others) = strangers.split_last().expect("there are five");
+    for stranger in others {
+        let named = format!("{} belongs to nobody", stranger.name);
+        assert!(message(&cache, "Ready").contains(&named), "{named}: {cache}");
+    }
     assert_eq!(says(&cache, "Stalled"), "True ResourceConflict");
     lab.until_event("ResourceConflict");
-    assert_eq!(rest().get(&lab.path("/apis/apps/v1", "statefulsets/sessions")), None);
     lab.assert_silent_for(5);
-    let path = lab.path("/api/v1", "services/sessions");
-    assert_eq!(rest().get(&path).unwrap(), made);
-    // The way out that the message names.
-    rest().delete(&path);
+    assert_eq!(strangers.iter().map(Stranger::look).collect::<Vec<_>>(), made);
+    // The way out that the message names. Nodes come last: as long as anything is in the way, nobody looks at theirs.
+    others.iter().for_each(|stranger| assert!(rest().delete(&stranger.path)));
+    within(60, "the StatefulSet to be named", || {
+        let told = message(&lab.cache("sessions"), "Ready");
+        told.contains("StatefulSet sessions belongs to nobody").then_some(())
+    });
+    assert_eq!(set.look(), made[others.len()]);
+    assert_eq!(rest().list(&lab.path("/api/v1", "pods")), Vec::<Value>::new());
+    rest().delete(&set.path);
     lab.until_ready("sessions");
 }
 

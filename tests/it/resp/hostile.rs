@@ -1,6 +1,7 @@
 //! Clients that are broken, slow or malicious: bounded memory, a clear error, and no harm to the others.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     net::TcpStream,
     process::Command,
@@ -23,6 +24,7 @@ const GARBAGE_CONNECTIONS: usize = 400;
 const PANICS: &str = "tieredcache_resp_connections_aborted_total{reason=\"panic\"}";
 const TIMEOUTS: &str = "tieredcache_resp_connections_aborted_total{reason=\"timeout\"}";
 const REJECTED: &str = "tieredcache_resp_connections_total{result=\"rejected\"}";
+const UNKNOWN: &str = "tieredcache_resp_commands_total{command=\"unknown\"}";
 const BYTES_IN: &str = "tieredcache_resp_bytes_total{direction=\"in\"}";
 const BYTES_OUT: &str = "tieredcache_resp_bytes_total{direction=\"out\"}";
 
@@ -34,6 +36,13 @@ fn node(limits: &str) -> (TempDir, Node) {
 
 fn resident_bytes(node: &Node) -> f64 {
     node.metric("process_resident_memory_bytes").unwrap()
+}
+
+/// Every series of the metrics: the names, with their labels.
+fn series(node: &Node) -> BTreeSet<String> {
+    let metrics = node.admin("GET", "/metrics").body;
+    let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+    samples.filter_map(|sample| Some(sample.rsplit_once(' ')?.0.to_owned())).collect()
 }
 
 fn assert_serves(node: &Node) {
@@ -104,7 +113,7 @@ fn garbage_does_no_harm() {
     let seed = rand::rng().next_u64();
     println!("seed {seed}");
     let (_folder, node) = node("partialRequestTimeout: 1s");
-    let before = resident_bytes(&node);
+    let (before, series_before) = (resident_bytes(&node), series(&node));
     let mut random = SmallRng::seed_from_u64(seed);
     let valid = request(&["SET", "key", "value"]);
     let starts: [&[u8]; 6] = [b"", b"*3\r\n", b"*2\r\n$3\r\n", b"\x16\x03\x01\x02\x00\x01", b">2\r\n", &valid];
@@ -126,6 +135,11 @@ fn garbage_does_no_harm() {
     eventually("all garbage connections end", || node.metric("tieredcache_resp_connections") == Some(0.0));
     let growth = resident_bytes(&node) - before;
     assert!(growth < GROWTH_BYTES_MAX, "grew by {growth} bytes");
+    // Among the garbage were names of commands that are none. Labels are closed sets: whatever is sent adds no series.
+    assert!(node.metric(UNKNOWN) > Some(0.0));
+    let series = series(&node);
+    assert!(series.len() > 100, "{series:?}");
+    assert_eq!(series.symmetric_difference(&series_before).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 // === slow clients ===
