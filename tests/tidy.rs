@@ -183,9 +183,8 @@ fn crates_take_their_dependencies_from_the_workspace() {
 
 #[test]
 fn modules_of_the_node_use_only_those_below_them() {
-    let lib = read(Path::new("cache-node/src/lib.rs"));
     // What exists only for tests stands outside the order.
-    let lib = lib.replace("#[cfg(test)]\nmod ", "test module ");
+    let lib = product_code(&read(Path::new("cache-node/src/lib.rs")));
     let order: Vec<String> = lib
         .lines()
         .filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")))
@@ -199,7 +198,7 @@ fn modules_of_the_node_use_only_those_below_them() {
         let first = inside.components().next().expect("a file has a name").as_os_str().to_string_lossy().into_owned();
         let own = first.trim_end_matches(".rs").to_owned();
         let Some(own_place) = place(&own) else { continue };
-        for used in crate_modules_used(product_code(&text)) {
+        for used in crate_modules_used(&product_code(&text)) {
             if place(&used).is_some_and(|used_place| used_place < own_place) {
                 offences.push(format!("{} uses crate::{used}, which stands above it in lib.rs", path.display()));
             }
@@ -208,9 +207,29 @@ fn modules_of_the_node_use_only_those_below_them() {
     assert_none("a file uses only what stands below it in lib.rs", &offences);
 }
 
-/// The part of a source file before its tests.
-fn product_code(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or_default()
+/// A source file without what only tests use: the module at its end, and single items before it. An item ends with the
+/// first line of its own indentation that closes something, as rustfmt has it.
+fn product_code(text: &str) -> String {
+    let before_tests = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let mut kept = String::new();
+    let mut left_out = None;
+    for line in before_tests.lines() {
+        let indent = line.len() - line.trim_start().len();
+        match left_out {
+            None if line.trim() == "#[cfg(test)]" => left_out = Some(indent),
+            None => kept.extend([line, "\n"]),
+            Some(of_item) if indent == of_item && line.ends_with(['}', ';', ',']) => left_out = None,
+            Some(_) => {}
+        }
+    }
+    kept
+}
+
+#[test]
+fn what_only_tests_use_is_no_code_of_the_product() {
+    let text = "#[cfg(test)]\nmod testing;\nimpl A {\n    #[cfg(test)]\n    fn b(\n\
+                \x20       c: D,\n    ) {\n        e;\n    }\n    f;\n}\n#[cfg(test)]\nmod tests {\n    g;\n}\n";
+    assert_eq!(product_code(text), "impl A {\n    f;\n}\n");
 }
 
 /// The first path segments after `crate::`, in plain and in braced imports.
@@ -269,7 +288,7 @@ fn metrics_of_the_code_and_of_the_readme_are_the_same() {
         let mut in_code = BTreeSet::new();
         for (path, text) in files_ending(&[".rs"]) {
             if path.starts_with(&source) {
-                in_code.extend(metric_names(product_code(&text), '"'));
+                in_code.extend(metric_names(&product_code(&text), '"'));
             }
         }
         let missing: Vec<String> = in_code.symmetric_difference(&documented).cloned().collect();
@@ -291,7 +310,10 @@ fn metric_names(text: &str, quote: char) -> BTreeSet<String> {
 }
 
 /// Lines of code in a part of a component that need no reason.
-const PART_LINES_MAX: usize = 200;
+const PART_LINES_MAX: usize = 199;
+
+/// The components, each with its parts in the folder of its name.
+const COMPONENTS: [&str; 5] = ["coordinator", "write_queue", "tag_index", "backplane", "layer"];
 
 #[test]
 fn components_of_the_node_are_as_small_as_its_readme_says() {
@@ -312,7 +334,7 @@ fn components_of_the_node_are_as_small_as_its_readme_says() {
         let Ok(inside) = path.strip_prefix("cache-node/src").map(|inside| inside.to_string_lossy().into_owned()) else {
             continue;
         };
-        let is_part = ["coordinator/", "write_queue/", "tag_index/", "layer/"].iter().any(|of| inside.starts_with(of));
+        let is_part = COMPONENTS.contains(&inside.split(['/', '.']).next().unwrap_or_default());
         let is_test = inside.split('/').any(|name| name.trim_end_matches(".rs") == "tests");
         let lines = lines_of_code(&text);
         if is_part && !is_test && lines > PART_LINES_MAX && !rows.iter().any(|(file, _)| *file == inside) {
@@ -350,10 +372,7 @@ const TEST_NAME_PARTS_MIN: usize = 4;
 
 #[test]
 fn tests_that_the_readme_names_exist() {
-    let mut names = BTreeSet::new();
-    for (_, text) in files_ending(&[".rs"]) {
-        names.extend(text.split("fn ").skip(1).map(|rest| word(rest).to_owned()));
-    }
+    let names: BTreeSet<String> = files_ending(&[".rs"]).iter().flat_map(|(_, text)| tests_in(text)).collect();
     let readme = read(Path::new("tests/README.md"));
     let named = readme.split('`').skip(1).step_by(2).filter(|name| word(name) == *name);
     let missing: Vec<String> = named
@@ -363,10 +382,45 @@ fn tests_that_the_readme_names_exist() {
     assert_none("tests/README.md names tests that are not there", &missing);
 }
 
+/// Names of the functions that are marked as tests, and of those in a list whose macro marks them.
+fn tests_in(text: &str) -> Vec<String> {
+    let lists = text.split(concat!("on_every_make", "! {")).skip(1);
+    let listed = lists.flat_map(|rest| rest.split('}').next().unwrap_or_default().split_whitespace());
+    let mut names: Vec<String> = listed.map(str::to_owned).collect();
+    let mut is_marked = false;
+    for line in text.lines().map(str::trim) {
+        if line.starts_with("#[") || line.starts_with("//") {
+            is_marked |= line == "#[test]" || line.starts_with("#[tokio::test");
+        } else if let (true, Some((_, rest))) = (std::mem::take(&mut is_marked), line.split_once("fn ")) {
+            names.push(word(rest).to_owned());
+        }
+    }
+    names
+}
+
 /// What the text begins with, as far as it is a name of a function.
 fn word(text: &str) -> &str {
     let end = text.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
     &text[..end.unwrap_or(text.len())]
+}
+
+#[test]
+fn figures_stand_below_the_command_that_made_them() {
+    let page = read(Path::new("tests/bench/RESULTS.md"));
+    let mut bare = Vec::new();
+    // The goals are gathered from the sections below theirs.
+    for section in page.split("\n## ").filter(|section| !section.starts_with("Where it stands\n")) {
+        let mut has_command = false;
+        for line in section.lines() {
+            has_command |= line.starts_with("    ") || (line.starts_with('`') && line.ends_with('`'));
+            let has_figures = line.starts_with('|') && line.contains(|c: char| c.is_ascii_digit());
+            if has_figures && !has_command && !line.ends_with("` |") {
+                bare.push(line.to_owned());
+            }
+        }
+    }
+    assert!(page.matches("\n|---").count() > 5, "there are tables");
+    assert_none("write the command into a line of its own above the table", &bare);
 }
 
 #[test]

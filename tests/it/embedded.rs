@@ -4,6 +4,12 @@
 #[allow(dead_code, reason = "its main is for those who run it")]
 mod example;
 
+use cache_node::{
+    clock::Clock,
+    config::{Config, Environment},
+    metrics::Metrics,
+    node::{Pipeline, PipelineError, SetOptions},
+};
 use tempfile::tempdir;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,4 +37,18 @@ async fn the_example_uses_every_call_and_closes_what_it_opened() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_beyond_the_limit_is_refused_with_its_length_and_the_limit() {
+    let yaml = "disk: {mode: Disabled}\nlimits: {valueBytesMax: 1Ki}";
+    let config = Config::from_yaml(yaml, &Environment::read()).unwrap();
+    let cache = Pipeline::open(&config, &Metrics::new("embedded"), Clock::system()).await.unwrap();
+    let options = SetOptions::default();
+    cache.set(b"k", &[7; 1024], options).await.unwrap();
+    let refused = cache.set(b"k", &[8; 1025], options).await.unwrap_err();
+    assert!(matches!(refused, PipelineError::ValueTooLarge { .. }), "{refused:?}");
+    assert_eq!(refused.to_string(), "value has 1025 bytes; limits.valueBytesMax is 1Ki");
+    assert_eq!(cache.get("k").await.unwrap(), Some(vec![7; 1024]), "nothing was stored");
+    cache.shutdown().await;
 }

@@ -7,6 +7,7 @@ mod order;
 mod overflow;
 mod secrets;
 mod slow;
+mod together;
 mod trails;
 
 use std::{

@@ -1,7 +1,6 @@
 //! Commands that write: SET, MSET, DEL, UNLINK, the EXPIRE family, PERSIST, the INCR family, APPEND, FLUSHALL, FLUSHDB.
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Call, Commands, Step,
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     context::OperationContext,
+    coordinator::Coordinator,
     entry::{Entry, EntryMeta},
     protocol::{Replies, parse_i64},
 };
@@ -62,16 +62,9 @@ impl Commands {
         Step::Done
     }
 
-    /// An expiry, shortened by a share that the key chooses, so that what was stored together does not expire together.
+    /// An expiry that was given as a life, earlier by a share of it that the key chooses.
     pub(super) fn jittered(&self, key: &[u8], at: UnixMillis, now: UnixMillis) -> UnixMillis {
-        let percent = u64::from(self.settings.ttl_jitter_percent);
-        if percent == 0 {
-            return at;
-        }
-        let life_ms = at.0.saturating_sub(now.0);
-        // A multiple of a ten-thousandth of the life.
-        let share = xxh3_64(key) % (percent * 100 + 1);
-        UnixMillis(at.0 - u64::try_from(u128::from(life_ms) * u128::from(share) / 10_000).unwrap_or(0))
+        now.after(Coordinator::jittered(at.since(now), key, self.settings.ttl_jitter_percent))
     }
 
     pub(super) fn mset(&self, call: &Call<'_>, out: &mut Replies) -> Step {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::SemaphorePermit;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Confirmed, Coordinator, Traced, below::within};
 use crate::{
@@ -58,6 +59,18 @@ impl Coordinator {
     /// A position for an entry with tags that is written now.
     pub fn position(&self, cx: &OperationContext) -> Position {
         self.stores.tags.position(cx.now)
+    }
+
+    /// A life, shortened by so many percent of it at most, so that what was stored together does not expire together. The
+    /// key decides by how much: a value that is stored again lives as long as the one before.
+    pub fn jittered(life: Duration, key: &[u8], percent_max: u8) -> Duration {
+        if percent_max == 0 {
+            return life;
+        }
+        // A multiple of a ten-thousandth of the life.
+        let share = xxh3_64(key) % (u64::from(percent_max) * 100 + 1);
+        let less_ms = u64::try_from(life.as_millis() * u128::from(share) / 10_000).unwrap_or(0);
+        life.saturating_sub(Duration::from_millis(less_ms))
     }
 
     /// What comes with a value that is written now. Its stale life begins at its expiry.

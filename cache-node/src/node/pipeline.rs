@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use crds::node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig, RedisMode};
+use crds::{
+    node_config::{self, ColdLayer, DiskAdmission, DiskMode, MemoryPolicy, NodeConfig, RedisMode},
+    quantity::ByteSize,
+};
 
 use crate::{
     clock::Clock,
@@ -34,6 +37,8 @@ pub struct Pipeline {
     clock: Clock,
     request_timeout: Duration,
     drain_timeout: Duration,
+    ttl_jitter_percent: u8,
+    value_bytes_max: ByteSize,
 }
 
 /// Why a pipeline did not do what was asked.
@@ -45,6 +50,14 @@ pub enum PipelineError {
     /// The bytes are no key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The value is longer than `limits.valueBytesMax`.
+    #[error("value has {bytes} bytes; limits.valueBytesMax is {bytes_max}")]
+    ValueTooLarge {
+        /// How long it is.
+        bytes: usize,
+        /// How long a value may be.
+        bytes_max: ByteSize,
+    },
     /// The bytes are no tag, or there are too many.
     #[error(transparent)]
     Tag(#[from] TagError),
@@ -53,10 +66,11 @@ pub enum PipelineError {
     Write(#[from] WriteError),
 }
 
-/// What comes with a value.
+/// What comes with a value. An entry that says that there is no value can not be stored here: `freshness.negativeTtl` is
+/// for clients alone (`TC.SET … NEGATIVE`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetOptions<'a> {
-    /// How long the value is served; none is until it is evicted.
+    /// How long the value is served, less what `freshness.ttlJitterPercent` takes of it; none is until it is evicted.
     pub ttl: Option<Duration>,
     /// How long after that it may be served while somebody fetches a fresh one.
     pub stale: Option<Duration>,
@@ -121,6 +135,8 @@ impl Pipeline {
             clock,
             request_timeout: file.limits.request_timeout.0,
             drain_timeout: file.shutdown.drain_timeout.0,
+            ttl_jitter_percent: file.freshness.ttl_jitter_percent,
+            value_bytes_max: file.limits.value_bytes_max,
         })
     }
 
@@ -135,7 +151,7 @@ impl Pipeline {
     /// [`PipelineError::Key`]. A layer that fails is a miss.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Vec<u8>>, PipelineError> {
         let (cx, key) = (self.context(), Key::new(key)?);
-        let Reading { entry, trail } = match self.coordinator.peek(&cx, key.as_bytes()) {
+        let Reading { entry, trail } = match self.coordinator.get_now(&cx, key.as_bytes()) {
             Peek::Hit(entry) => Reading { entry: Some(entry), trail: Trail::default() },
             Peek::Absent => Reading { entry: None, trail: Trail::default() },
             Peek::Cold => self.coordinator.get(&cx, &key, Wants::Value).await,
@@ -150,9 +166,13 @@ impl Pipeline {
     /// [`PipelineError`] by what was wrong; nothing is stored then, except after [`WriteError::Unconfirmed`].
     pub async fn set(&self, key: &[u8], value: &[u8], options: SetOptions<'_>) -> Result<Confirmed, PipelineError> {
         Key::check(key)?;
+        if value.len() as u64 > self.value_bytes_max.0 {
+            return Err(PipelineError::ValueTooLarge { bytes: value.len(), bytes_max: self.value_bytes_max });
+        }
         let cx = self.context();
         let tags = tag_set(options.tags)?;
-        let expires_at = options.ttl.map(|ttl| cx.now.after(ttl));
+        let life = options.ttl.map(|ttl| Coordinator::jittered(ttl, key, self.ttl_jitter_percent));
+        let expires_at = life.map(|life| cx.now.after(life));
         let meta = self.coordinator.meta(&cx, expires_at, options.stale, tags.tags());
         Ok(self.coordinator.set(&cx, Entry::new(key, value, meta)).await?)
     }
@@ -296,8 +316,7 @@ fn journal_place(config: &Config) -> Option<JournalPlace> {
 }
 
 fn tag_options(config: &Config) -> TagOptions {
-    let removals_max = usize::try_from(config.effective().tag_index.removals_max).unwrap_or(usize::MAX);
-    TagOptions { removals_max, life_max: config.copies_live_max() }
+    TagOptions { removals_max: config.removals_max(), life_max: config.copies_live_max() }
 }
 
 fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
@@ -306,6 +325,8 @@ fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
     DiskOptions {
         memory_bytes: file.disk.memory.0,
         max_ttl: file.disk.max_ttl.0,
+        removals_kept: config.copies_live_max(),
+        removals_max: config.removals_max(),
         min_ttl: file.disk.min_ttl.0,
         admit: match file.disk.admission {
             DiskAdmission::All => Admit::All,
@@ -322,10 +343,13 @@ fn disk_options(config: &Config, tags: &Arc<TagIndex>) -> DiskOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tempfile::tempdir;
 
     use super::*;
     use crate::{
+        clock::UnixMillis,
         config::Environment,
         testing::{START, eventually, key},
     };
@@ -415,6 +439,33 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), gone).await.unwrap();
         assert!(copy_on_disk(&pipeline, "blue").await.is_some());
+        pipeline.shutdown().await;
+    }
+
+    /// When the entry of this key in memory ends.
+    async fn end_of(pipeline: &Pipeline, name: &str) -> UnixMillis {
+        let explanation = pipeline.coordinator().explain(&pipeline.context(), &key(name)).await;
+        explanation.seen[0].entry.as_ref().and_then(Entry::expires_at).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_life_is_shortened_by_the_share_that_its_key_chooses() {
+        let config = config("disk: {mode: Disabled}\nfreshness: {ttlJitterPercent: 50}");
+        let clock = Clock::manual(START);
+        let pipeline = Pipeline::open(&config, &Metrics::new(""), clock.clone()).await.unwrap();
+        let asked = Duration::from_secs(1000);
+        let options = SetOptions { ttl: Some(asked), ..SetOptions::default() };
+        let mut lives = BTreeSet::new();
+        for name in (0..50).map(|number| format!("k{number}")) {
+            pipeline.set(name.as_bytes(), b"v", options).await.unwrap();
+            let life = end_of(&pipeline, &name).await.since(clock.now());
+            assert!((asked / 2..=asked).contains(&life), "{name}: {life:?}");
+            clock.advance(Duration::from_secs(1));
+            pipeline.set(name.as_bytes(), b"v", options).await.unwrap();
+            assert_eq!(end_of(&pipeline, &name).await.since(clock.now()), life, "{name}, stored again");
+            lives.insert(life);
+        }
+        assert!(lives.len() > 20, "{lives:?}");
         pipeline.shutdown().await;
     }
 

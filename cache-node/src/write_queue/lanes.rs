@@ -84,7 +84,7 @@ pub struct LaneReport {
     pub removals: u64,
     /// Removals brought to the layer that had to wait until it came back.
     pub replayed: u64,
-    /// How long the oldest of them has waited.
+    /// How long the oldest change has waited that the layer does not have, be it a write, a removal by tag or a clear.
     pub oldest_age: Duration,
     /// Writes brought to the layer.
     pub flushed: u64,
@@ -96,7 +96,7 @@ pub struct LaneReport {
     pub forgotten: u64,
     /// Clears carried out, those included that the layer was owed after it had been away for too long.
     pub clears: u64,
-    /// Writes that the layer did not have when the time to stop had run out.
+    /// Writes, removals by tag and clears that the layer did not have when the time to stop had run out.
     pub lost: u64,
     /// Whether the last attempt worked.
     pub is_reachable: bool,

@@ -64,7 +64,7 @@ impl WriteQueue {
         self.used.items.load(Ordering::Relaxed)
     }
 
-    /// How long ago the oldest write was accepted that some layer does not have yet.
+    /// How long ago the oldest change was accepted that some layer does not have yet, be it a removal or a clear.
     pub fn oldest_age(&self) -> Duration {
         self.lanes.iter().map(|lane| self.oldest_age_of(lane)).max().unwrap_or_default()
     }
@@ -112,9 +112,18 @@ impl WriteQueue {
     }
 
     fn oldest_age_of(&self, lane: &Lane) -> Duration {
+        let change = self.oldest_change_of(lane);
+        let clear = lock(&self.clears)[lane.place].oldest_ms().map(UnixMillis);
+        let oldest = [change, clear].into_iter().flatten().min();
+        oldest.map_or(Duration::ZERO, |oldest| self.clock.now().since(oldest))
+    }
+
+    /// When the oldest write or removal by tag was accepted that the layer lacks. Not to be called during a turn.
+    pub(super) fn oldest_change_of(&self, lane: &Lane) -> Option<UnixMillis> {
         let queued = self.shards.iter().filter_map(|shard| lock(shard).oldest_ms(lane.place)).min();
-        let oldest_ms = queued.unwrap_or(NEVER_MS).min(lane.applying_since_ms());
-        if oldest_ms == NEVER_MS { Duration::ZERO } else { self.clock.now().since(UnixMillis(oldest_ms)) }
+        let tagged = lock(&lane.tagged).oldest_ms();
+        let applying = Some(lane.applying_since_ms()).filter(|&ms| ms != NEVER_MS);
+        [queued, tagged, applying].into_iter().flatten().min().map(UnixMillis)
     }
 
     fn verdict(&self) -> Verdict {
@@ -140,14 +149,16 @@ impl WriteQueue {
         Verdict::healthy()
     }
 
-    /// What did not make it, lane by lane.
+    /// What did not make it, lane by lane: writes, removals by tag and a clear.
     fn count_lost(&self) {
         for lane in &self.lanes {
-            let lost = self.shards.iter().map(|shard| lock(shard).owed(lane.place)).sum();
+            let keys: u64 = self.shards.iter().map(|shard| lock(shard).owed(lane.place)).sum();
+            let (tagged, is_void) = (lock(&lane.tagged).len() as u64, lane.is_void());
+            let lost = keys + tagged + u64::from(is_void);
             lane.counts.lost_at_shutdown.store(lost, Ordering::Relaxed);
             if lost > 0 {
-                let layer = lane.target.id();
-                tracing::warn!(%layer, lost, "stopped before all queued writes had reached the layer");
+                let (layer, removals) = (lane.target.id(), self.removals(lane));
+                tracing::warn!(%layer, lost, removals, "stopped before all queued writes had reached the layer");
             }
         }
     }

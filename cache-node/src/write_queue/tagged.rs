@@ -24,6 +24,8 @@ pub(super) struct Tagged {
 #[derive(Default)]
 struct Waiting {
     position: Position,
+    /// When the oldest was accepted that this one covers.
+    at_ms: u64,
     receipts: Vec<Arc<Receipt>>,
     /// Somebody was told that it is kept for the layer.
     is_owed: bool,
@@ -33,10 +35,12 @@ struct Waiting {
 
 impl Tagged {
     /// Takes a removal in; of one set of tags only the newest counts, since it covers the older ones.
-    pub(super) fn add(&mut self, removal: TagRemoval, receipts: Vec<Arc<Receipt>>, is_owed: bool) {
+    pub(super) fn add(&mut self, removal: TagRemoval, at_ms: u64, receipts: Vec<Arc<Receipt>>, is_owed: bool) {
         let TagRemoval { tags, matching, position } = removal;
-        let waiting = self.waiting.entry((matching, sorted(&tags))).or_default();
+        let first = || Waiting { at_ms, ..Waiting::default() };
+        let waiting = self.waiting.entry((matching, sorted(&tags))).or_insert_with(first);
         waiting.position = waiting.position.max(position);
+        waiting.at_ms = waiting.at_ms.min(at_ms);
         waiting.receipts.extend(receipts);
         waiting.is_owed |= is_owed;
     }
@@ -46,9 +50,14 @@ impl Tagged {
         self.waiting.len() + self.flying.len()
     }
 
+    /// When the oldest of them was accepted.
+    pub(super) fn oldest_ms(&self) -> Option<u64> {
+        self.all().map(|waiting| waiting.at_ms).min()
+    }
+
     /// Whether somebody was told of one that it is kept for the layer, which still has what it concerns.
     pub(super) fn owes(&self) -> bool {
-        self.waiting.values().chain(self.flying.iter().map(|(_, waiting)| waiting)).any(|waiting| waiting.is_owed)
+        self.all().any(|waiting| waiting.is_owed)
     }
 
     /// How many of those under way somebody was told are kept.
@@ -82,15 +91,15 @@ impl Tagged {
 
     /// Those under way have not arrived.
     pub(super) fn turn_back(&mut self) {
-        for (removal, Waiting { receipts, is_owed, .. }) in std::mem::take(&mut self.flying) {
-            self.add(removal, receipts, is_owed);
+        for (removal, Waiting { at_ms, receipts, is_owed, .. }) in std::mem::take(&mut self.flying) {
+            self.add(removal, at_ms, receipts, is_owed);
         }
     }
 
     /// Has `receipt` wait for all of them, at this layer.
     pub(super) fn wait_for_all(&mut self, place: usize, receipt: &Arc<Receipt>) {
         receipt.expect_at(place, self.len());
-        self.all().for_each(|waiting| waiting.receipts.push(Arc::clone(receipt)));
+        self.all_mut().for_each(|waiting| waiting.receipts.push(Arc::clone(receipt)));
     }
 
     /// Drops those that wait, and answers for whom.
@@ -100,11 +109,15 @@ impl Tagged {
 
     /// Answers who waits, and lets them go.
     pub(super) fn excuse(&mut self) -> Vec<Arc<Receipt>> {
-        self.all().for_each(|waiting| waiting.is_owed = true);
-        self.all().flat_map(|waiting| std::mem::take(&mut waiting.receipts)).collect()
+        self.all_mut().for_each(|waiting| waiting.is_owed = true);
+        self.all_mut().flat_map(|waiting| std::mem::take(&mut waiting.receipts)).collect()
     }
 
-    fn all(&mut self) -> impl Iterator<Item = &mut Waiting> {
+    fn all(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.values().chain(self.flying.iter().map(|(_, waiting)| waiting))
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Waiting> {
         self.waiting.values_mut().chain(self.flying.iter_mut().map(|(_, waiting)| waiting))
     }
 }

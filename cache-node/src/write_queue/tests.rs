@@ -3,6 +3,7 @@ mod doubt;
 mod health;
 mod lanes;
 mod orders;
+mod owed;
 mod recovery;
 
 use std::{ops::Deref, sync::atomic::Ordering, time::Duration};
@@ -154,6 +155,8 @@ async fn failing_layer_keeps_the_writes_and_gets_them_once_it_recovers() {
     let receipt = f.remove("gone");
     eventually("it was tried twice", || f.queue.lanes()[0].failures >= 2).await;
     assert_eq!(f.pending("k"), Some(Some("v".to_owned())));
+    let lane = f.queue.lanes()[0];
+    assert_eq!((lane.flushed, lane.batches), (0, 0), "what failed counts as failed");
     f.queue.tick();
     f.clock.advance(Duration::from_secs(2));
     f.queue.tick();
@@ -163,6 +166,7 @@ async fn failing_layer_keeps_the_writes_and_gets_them_once_it_recovers() {
     receipt.settled().await;
     f.drained().await;
     assert_eq!(f.layer.value("k").as_deref(), Some("v"));
+    assert_eq!(f.queue.lanes()[0].flushed, 2);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     Lanes, NEVER_MS, Receipt, WriteQueue,
     batch::{Batch, Order},
+    clear::{Begun, Clear},
     journal::{Journal, LeftBehind},
     lanes::Lane,
     lock,
@@ -18,23 +19,6 @@ use crate::{
 
 /// Removals by tag in one batch, so that what follows them is not kept waiting.
 const TAGGED_PER_BATCH: usize = 256;
-
-/// The clears that one layer is owed.
-#[derive(Default)]
-pub(super) struct Clear {
-    /// Counts the orders to clear.
-    ordered: u64,
-    done: u64,
-    /// Somebody was told that it is kept for the layer.
-    was_excused: bool,
-    pub(super) receipts: Vec<Arc<Receipt>>,
-}
-
-/// A clear being carried out.
-pub(super) struct Begun {
-    ordered: u64,
-    receipts: Vec<Arc<Receipt>>,
-}
 
 // === impl WriteQueue: batches ===
 
@@ -167,19 +151,17 @@ impl WriteQueue {
 impl WriteQueue {
     /// From here until [`WriteQueue::end_clear`] no batch of the lane is under way.
     pub(super) fn begin_clear(&self, lane: &Lane) -> Begun {
-        let mut clears = lock(&self.clears);
-        let clear = &mut clears[lane.place];
-        Begun { ordered: clear.ordered, receipts: std::mem::take(&mut clear.receipts) }
+        lock(&self.clears)[lane.place].begin()
     }
 
     pub(super) fn end_clear(&self, lane: &Lane, begun: Begun, is_done: bool) {
         let mut clears = lock(&self.clears);
         let clear = &mut clears[lane.place];
+        let was_excused = is_done && clear.end(&begun);
         let (mut settled, mut excused) = (begun.receipts, Vec::new());
         if is_done {
-            clear.done = begun.ordered;
             lane.counts.clears.fetch_add(1, Ordering::Relaxed);
-            lane.counts.replayed.fetch_add(u64::from(std::mem::take(&mut clear.was_excused)), Ordering::Relaxed);
+            lane.counts.replayed.fetch_add(u64::from(was_excused), Ordering::Relaxed);
             if !clear.is_owed() {
                 // Of those who came while it was under way.
                 settled.append(&mut clear.receipts);
@@ -202,9 +184,9 @@ impl WriteQueue {
         lane.wake_all();
     }
 
-    /// Orders a clear; `clears` is locked. The layer does not count until it is done.
-    pub(super) fn order_clear(&self, lane: &Lane, clear: &mut Clear) {
-        clear.ordered += 1;
+    /// Orders a clear, owed since then; `clears` is locked. The layer does not count until it is done.
+    pub(super) fn order_clear(&self, lane: &Lane, clear: &mut Clear, since: UnixMillis) {
+        clear.order(since.0);
         lane.void.store(true, Ordering::Release);
         self.note_owed_clears();
         clear.receipts.extend(lock(&lane.tagged).clear());
@@ -215,6 +197,8 @@ impl WriteQueue {
 
     /// Forgets everything that the layer is owed, in exchange for a clear.
     pub(super) fn forget(&self, lane: &Lane) {
+        // The clear stands for all of it, so it is owed since then.
+        let since = self.oldest_change_of(lane).unwrap_or_else(|| self.clock.now());
         let mut clears = lock(&self.clears);
         let clear = &mut clears[lane.place];
         // Not trusted first: a reader that no longer finds a write here must not find an older one there.
@@ -224,7 +208,7 @@ impl WriteQueue {
         for shard in &self.shards {
             forgotten += lock(shard).forget(lane.place, |receipt| clear.receipts.push(receipt));
         }
-        self.order_clear(lane, clear);
+        self.order_clear(lane, clear, since);
         drop(clears);
         self.count_forgotten(lane.place, forgotten);
         tracing::warn!(layer = %lane.target.id(), forgotten, "the layer is away for too long; it is cleared when it is back");
@@ -282,7 +266,7 @@ impl WriteQueue {
             tracing::warn!(keys, clears, "the node did not end in peace: keys whose writes may be lost are removed");
         }
         for lane in self.lanes.iter().filter(|lane| void.contains(Lanes::at(lane.place))) {
-            self.order_clear(lane, &mut lock(&self.clears)[lane.place]);
+            self.order_clear(lane, &mut lock(&self.clears)[lane.place], now);
         }
         if let Some(Err(error)) = lock(&self.journal).as_ref().map(Journal::replace) {
             tracing::warn!(%error, "the journal of queued keys can not take its place");
@@ -353,19 +337,5 @@ impl WriteQueue {
         if let Some(lane) = self.lanes.iter().find(|lane| lane.place == place) {
             lane.counts.forgotten.fetch_add(count, Ordering::Relaxed);
         }
-    }
-}
-
-// === impl Clear ===
-
-impl Clear {
-    pub(super) const fn is_owed(&self) -> bool {
-        self.ordered != self.done
-    }
-
-    /// Answers who waits, who need not any more.
-    fn excuse(&mut self) -> Vec<Arc<Receipt>> {
-        self.was_excused |= !self.receipts.is_empty();
-        std::mem::take(&mut self.receipts)
     }
 }

@@ -193,13 +193,21 @@ fn jitter_shortens_a_life_by_at_most_its_share_and_the_same_for_the_same_key() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(&config(&folder, "freshness: {ttlJitterPercent: 10}"));
     let mut client = Client::connect(node.resp);
-    let mut lives = Vec::new();
-    for number in 0..50 {
-        client.call(&format!("SET k{number} v PX 1000000"));
-        let Reply::Integer(life) = client.call(&format!("PTTL k{number}")) else { panic!("a life") };
-        assert!((899_000..=1_000_000).contains(&life), "{life}");
-        lives.push(life / 1000);
+    let mut stored = || -> Vec<i64> {
+        let life = |number: u32| {
+            client.call(&format!("SET k{number} v PX 1000000"));
+            let Reply::Integer(life) = client.call(&format!("PTTL k{number}")) else { panic!("a life") };
+            life
+        };
+        (0..50).map(life).collect()
+    };
+    let (first, again) = (stored(), stored());
+    for (number, (life, again)) in first.iter().zip(again).enumerate() {
+        assert!((899_000..=1_000_000).contains(life), "k{number}: {life}");
+        // Some time passes between a SET and its PTTL; another share would be 33 s away on average.
+        assert!(life.abs_diff(again) < 5_000, "k{number}: {life}, and {again} when it is stored again");
     }
+    let mut lives: Vec<i64> = first.into_iter().map(|life| life / 1000).collect();
     lives.sort_unstable();
     lives.dedup();
     assert!(lives.len() > 20, "{lives:?}");

@@ -13,7 +13,7 @@ pub(super) struct Two {
     pub(super) queue: Arc<WriteQueue>,
     pub(super) redis: Arc<Scripted>,
     pub(super) disk: Arc<Scripted>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 pub(super) const FOREVER: usize = tokio::sync::Semaphore::MAX_PERMITS;
@@ -38,7 +38,7 @@ impl Two {
         two
     }
 
-    fn lane(&self, layer: LayerId) -> LaneReport {
+    pub(super) fn lane(&self, layer: LayerId) -> LaneReport {
         self.queue.lanes().into_iter().find(|lane| lane.layer == layer).unwrap()
     }
 
@@ -59,7 +59,7 @@ impl Deref for Two {
     }
 }
 
-fn removal(tags: &[&str], position: u64) -> TagRemoval {
+pub(super) fn removal(tags: &[&str], position: u64) -> TagRemoval {
     let mut set = TagSet::default();
     tags.iter().for_each(|tag| set.add(tag.as_bytes()).unwrap());
     TagRemoval { tags: set, matching: Matching::All, position: Position::from_bits(position) }
