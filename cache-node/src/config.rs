@@ -18,9 +18,9 @@ use axum::http::uri::Authority;
 use crds::{
     node_config::{
         CacheIdentity, ColdLayer, Compression, CompressionAlgorithm, Disk, DiskMode, Freshness, Limits, Listen, Log,
-        Memory, NodeConfig, Otlp, Shutdown, SlowLog, TagIndex, Telemetry, WriteQueue, limits,
+        Memory, NodeConfig, Otlp, Redis, RedisMode, Shutdown, SlowLog, TagIndex, Telemetry, WriteQueue, limits,
     },
-    quantity::ByteSize,
+    quantity::{ByteSize, HumanDuration},
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -174,6 +174,11 @@ impl Config {
         memory.max_ttl.0.max(redis.max_ttl.0).max(disk.max_ttl.0)
     }
 
+    /// Removals by tag that are remembered one by one.
+    pub fn removals_max(&self) -> usize {
+        usize::try_from(self.effective.tag_index.removals_max).unwrap_or(usize::MAX)
+    }
+
     /// The file with the environment applied.
     pub const fn effective(&self) -> &NodeConfig {
         &self.effective
@@ -281,6 +286,7 @@ impl Checks {
         checks.read_order(read_order);
         checks.tag_index_and_freshness(tag_index, freshness);
         checks.limits(limits);
+        checks.time_for_disk(redis, limits);
         checks.slow_log(slow_log);
         checks.shutdown_and_log(shutdown, log);
         checks.telemetry(telemetry);
@@ -355,6 +361,17 @@ impl Checks {
         self.within("limits.requestTimeout", request_timeout, &limits::REQUEST_TIMEOUT);
         self.within("limits.partialRequestTimeout", partial_request_timeout, &limits::PARTIAL_REQUEST_TIMEOUT);
         self.within("limits.trackedItemsMax", tracked_items_max, &limits::TRACKED_ITEMS);
+    }
+
+    /// A Redis that does not answer must leave time for the disk.
+    fn time_for_disk(&mut self, redis: &Redis, limits: &Limits) {
+        let most = HumanDuration(limits.request_timeout.0 / 2);
+        let fits = redis.mode == RedisMode::Disabled || redis.timeout <= most;
+        self.require("redis.timeout", redis.timeout, fits, || {
+            format!(
+                "is above {most}, half of limits.requestTimeout: a Redis that hangs would leave no time for the disk"
+            )
+        });
     }
 
     fn slow_log(&mut self, SlowLog { threshold, length_max }: &SlowLog) {

@@ -343,7 +343,7 @@ impl Default for NodeConfig {
 
 impl Default for TagIndex {
     fn default() -> Self {
-        Self { removals_max: 1_000_000 }
+        Self { removals_max: 250_000 }
     }
 }
 

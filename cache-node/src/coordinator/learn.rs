@@ -27,7 +27,8 @@ impl Stores {
                 Ok((removals, newest)) => {
                     for removal in &removals {
                         self.tags.record(removal);
-                        self.tell(cx, What::Tagged(removal));
+                        let concerns_all = removal.tags.tags().is_empty();
+                        self.tell(cx, if concerns_all { What::Everything } else { What::Tagged(removal) });
                     }
                     self.tags.see(newest);
                     told.push((cold, forgotten, removals));

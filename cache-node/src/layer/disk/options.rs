@@ -26,6 +26,10 @@ pub struct DiskOptions {
     pub memory_bytes: u64,
     /// How long after it was written an entry is served from disk.
     pub max_ttl: Duration,
+    /// How long an entry may live in any layer: a removal by tag is kept for so long.
+    pub removals_kept: Duration,
+    /// Of how many of them one by one the layer tells.
+    pub removals_max: usize,
     /// An entry with less life than this is not worth a write: it would be dead before a restart could use it. An older
     /// copy on disk is removed instead.
     pub min_ttl: Duration,
@@ -55,6 +59,8 @@ impl DiskOptions {
             path: path.to_owned(),
             memory_bytes: 64 << 20,
             max_ttl: Duration::from_secs(168 * 3600),
+            removals_kept: Duration::from_secs(168 * 3600),
+            removals_max: 250_000,
             min_ttl: Duration::from_secs(60),
             admit: Admit::default(),
             daily_write_bytes: None,

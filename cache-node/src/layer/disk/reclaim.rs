@@ -41,12 +41,12 @@ pub(super) struct DeadEntries {
 /// The same for removals of tagged entries.
 pub(super) struct DropOldRemovals {
     clock: Clock,
-    max_ttl: Duration,
+    kept: Duration,
 }
 
 pub(super) struct OldRemovals {
     now: UnixMillis,
-    max_ttl: Duration,
+    kept: Duration,
 }
 
 // === impl DropDead ===
@@ -114,7 +114,7 @@ pub(super) fn is_over(dates: Dates, max_ttl: Duration, now: UnixMillis) -> bool 
 
 impl DropOldRemovals {
     pub(super) fn new(options: &DiskOptions, clock: &Clock) -> Self {
-        Self { clock: clock.clone(), max_ttl: options.max_ttl }
+        Self { clock: clock.clone(), kept: options.removals_kept }
     }
 }
 
@@ -122,7 +122,7 @@ impl CompactionFilterFactory for DropOldRemovals {
     type Filter = OldRemovals;
 
     fn create(&mut self, _context: CompactionFilterContext) -> OldRemovals {
-        OldRemovals { now: self.clock.now(), max_ttl: self.max_ttl }
+        OldRemovals { now: self.clock.now(), kept: self.kept }
     }
 
     fn name(&self) -> &CStr {
@@ -133,7 +133,7 @@ impl CompactionFilterFactory for DropOldRemovals {
 impl CompactionFilter for OldRemovals {
     fn filter(&mut self, _level: u32, key: &[u8], value: &[u8]) -> CompactionDecision {
         match removals::position(key, value) {
-            Some(position) if removals::is_over(position, self.max_ttl, self.now) => CompactionDecision::Remove,
+            Some(position) if removals::is_over(position, self.kept, self.now) => CompactionDecision::Remove,
             // A damaged one is kept, so that the next start finds it and trusts nothing.
             _ => CompactionDecision::Keep,
         }

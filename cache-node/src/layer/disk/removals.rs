@@ -67,8 +67,8 @@ pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Option<TagRemoval> {
 }
 
 /// Whether no entry of this layer can be as old as the position any more.
-pub(super) fn is_over(position: Position, max_ttl: Duration, now: UnixMillis) -> bool {
-    UnixMillis(position.millis()).after(max_ttl).after(LATEST_WRITE) <= now
+pub(super) fn is_over(position: Position, kept: Duration, now: UnixMillis) -> bool {
+    UnixMillis(position.millis()).after(kept).after(LATEST_WRITE) <= now
 }
 
 fn key(kind: u8, tags: &[&[u8]]) -> Vec<u8> {

@@ -34,7 +34,7 @@ use crate::{
         Entry, Key, Position,
         envelope::{self, Codec},
     },
-    layer::{ErrorKind, LayerError, LayerId, TagRemoval, log::Cursor},
+    layer::{ErrorKind, LayerError, LayerId, TagRemoval, log::Cursor, newest_removals::NewestRemovals},
 };
 
 /// Key of the stamp in the column family `meta`.
@@ -58,6 +58,8 @@ pub(super) struct Store {
     files: Files,
     boot: [u8; 36],
     max_ttl: Duration,
+    /// For how long removals by tag are kept, and of how many this tells.
+    removals: (Duration, usize),
     /// The newest position of all changes. Only the one writer changes it.
     newest: AtomicU64,
     codec: Codec,
@@ -152,7 +154,8 @@ impl Store {
             Err(error) => return Err(format!("its stamp can not be read: {error}")),
         }
         // A removal that can not be read can not be kept, so nothing beside it can be served.
-        tag_removals(&opened.db, options.max_ttl, clock.now()).map_err(|error| error.message)?;
+        tag_removals(&opened.db, (options.removals_kept, options.removals_max), clock.now())
+            .map_err(|error| error.message)?;
         newest_position(&opened.db).map_err(|error| error.message)?;
         Ok(opened)
     }
@@ -188,6 +191,7 @@ impl Store {
             files,
             boot,
             max_ttl: options.max_ttl,
+            removals: (options.removals_kept, options.removals_max),
             codec: options.codec,
             cached_only,
             write: WriteOptions::default(),
@@ -246,7 +250,7 @@ impl Store {
 
     /// The removals of tagged entries that may still matter.
     pub(super) fn tag_removals(&self, now: UnixMillis) -> Result<Vec<TagRemoval>, LayerError> {
-        tag_removals(&self.db, self.max_ttl, now)
+        tag_removals(&self.db, self.removals, now)
     }
 
     /// The newest position of all changes that the database was given.
@@ -318,16 +322,16 @@ fn open_db(
     Ok(Opened { db, tickers: Tickers::new(database) })
 }
 
-fn tag_removals(db: &DB, max_ttl: Duration, now: UnixMillis) -> Result<Vec<TagRemoval>, LayerError> {
-    let mut found = Vec::new();
+fn tag_removals(db: &DB, (kept, most): (Duration, usize), now: UnixMillis) -> Result<Vec<TagRemoval>, LayerError> {
+    let mut found = NewestRemovals::at_most(most);
     for record in db.iterator_cf(tags(db), IteratorMode::Start) {
         let (key, value) = record.map_err(|error| from_rocksdb("reading removals by tag", &error))?;
         let removal = removals::decode(&key, &value).ok_or_else(damaged_removal)?;
-        if !removals::is_over(removal.position, max_ttl, now) {
-            found.push(removal);
+        if !removals::is_over(removal.position, kept, now) {
+            found.add(removal);
         }
     }
-    Ok(found)
+    Ok(found.end())
 }
 
 fn newest_position(db: &DB) -> Result<Position, LayerError> {

@@ -37,6 +37,7 @@ impl Fixture {
         DiskOptions {
             memory_bytes: 16 << 20,
             max_ttl: MAX_TTL,
+            removals_kept: MAX_TTL,
             min_ttl: MIN_TTL,
             cache_uid: "uid".to_owned(),
             node: "node-0".to_owned(),
@@ -148,9 +149,14 @@ async fn what_rocksdb_has_in_memory_is_read_without_a_thread_of_the_disk() {
     assert_eq!(f.value(&disk, "small").await.as_deref(), Some("1"));
     assert_eq!(f.value(&disk, "large").await.as_ref(), Some(&large));
     assert_eq!(inline() - before, 2);
+    assert!(matches!(disk.get_now(&f.cx(), b"small", false), Some(LayerResult::Hit(_))));
+    assert!(disk.get_now(&f.cx(), b"cold", true).is_none());
+    assert!(disk.get_now(&f.cx(), b"absent", false).is_none(), "another layer may have it");
+    assert!(matches!(disk.get_now(&f.cx(), b"absent", true), Some(LayerResult::Miss)));
+    assert_eq!(inline() - before, 4);
     let many = disk.get_many(&f.cx(), &["small", "cold", "large"].map(key)).await.unwrap();
     assert!(matches!(many[..], [Ok(LayerResult::Hit(_)), Err(_), Ok(LayerResult::Hit(_))]), "{many:?}");
-    assert_eq!(inline() - before, 4);
+    assert_eq!(inline() - before, 6);
 }
 
 #[tokio::test]
@@ -218,8 +224,10 @@ async fn expired_entry_is_returned_within_its_stale_life_and_stops_the_search_af
     f.clock.advance(2 * MIN_TTL - Duration::from_millis(1));
     let Ok(LayerResult::Hit(stale)) = disk.get(&f.cx(), &key("k")).await else { panic!("gone") };
     assert!(!stale.is_live(f.clock.now()));
+    assert!(disk.get_now(&f.cx(), b"k", true).is_none(), "whether it is served is decided by more than a look");
     f.clock.advance(Duration::from_millis(1));
     assert!(matches!(disk.get(&f.cx(), &key("k")).await, Ok(LayerResult::StopWithoutValue)));
+    assert!(matches!(disk.get_now(&f.cx(), b"k", false), Some(LayerResult::StopWithoutValue)));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link
 use crate::{
     clock::{CLOCKS_APART_MAX, UnixMillis},
     context::OperationContext,
-    layer::TagRemoval,
+    layer::{TagRemoval, newest_removals::NewestRemovals},
 };
 
 /// Removes those of the keys whose entry is below the floor, and what is no entry.
@@ -74,10 +74,10 @@ impl Shared {
     pub(super) async fn clear(&self, cx: &OperationContext) -> Result<(), Trouble> {
         self.writable()?;
         let mut clear = self.scripts.clear.whole(&[self.keys.floor().as_bytes(), self.keys.log().as_bytes()]);
-        clear.arg(&self.origin).arg(self.options.log_records);
+        clear.arg(&self.origin).arg(self.log_kept());
         let raise = async move |mut connection| clear.query_async::<Vec<u8>>(&mut connection).await;
         let errand = self.errand(cx, "a clear", self.options.timeout);
-        let writing = self.link.writing(errand.deadline).await;
+        let writing = self.writing(&errand).await?;
         let connected = writing.as_ref().map(Writing::connected);
         let id = self.call(&self.writes, errand, raise, connected.clone()).await?;
         let no_answer = || self.fail(Trouble::no_answer("the answer to a clear makes no sense"), connected.as_ref());
@@ -156,7 +156,7 @@ impl Shared {
         let kept = self.options.removals_kept + CLOCKS_APART_MAX;
         let kept_ms = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = now.0.saturating_sub(kept_ms);
-        let mut found = Vec::new();
+        let mut found = NewestRemovals::at_most(self.options.removals_max);
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("HSCAN");
@@ -169,14 +169,14 @@ impl Shared {
                 // The one without a name only keeps the hash from being empty.
                 match removal(&field, &value) {
                     _ if field.is_empty() => {}
-                    Some(removal) if removal.position.millis() >= oldest_ms => found.push(removal),
+                    Some(removal) if removal.position.millis() >= oldest_ms => found.add(removal),
                     _ => outdated.push((field, value)),
                 }
             }
             self.forget_removals(&outdated).await;
             cursor = next;
             if cursor == 0 {
-                return Ok(found);
+                return Ok(found.end());
             }
         }
     }

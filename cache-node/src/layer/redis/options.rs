@@ -27,6 +27,8 @@ pub struct RedisOptions {
     pub max_ttl: Duration,
     /// How long removals of tags are kept: as long as an entry can live in any layer of any node.
     pub removals_kept: Duration,
+    /// Of how many of them one by one the layer tells.
+    pub removals_max: usize,
     /// How long one call may take; writes get as much again for each MiB.
     pub timeout: Duration,
     /// Connections, at least two: one for writes, the others for reads.

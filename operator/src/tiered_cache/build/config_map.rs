@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use crds::{
     node_config::{self, DiskMode, NodeConfig},
+    quantity::HumanDuration,
     tiered_cache::{Freshness, SlowLog, WriteQueue, memory_budget},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -72,7 +73,7 @@ fn node_config(cache: &ValidCache) -> NodeConfig {
         tag_index: node_config::TagIndex::default(),
         freshness: freshness(&cache.freshness),
         read_order: cache.read_order.clone(),
-        limits: node_config::Limits::default(),
+        limits: limits(cache),
         slow_log: slow_log(&cache.slow_log),
         shutdown: node_config::Shutdown::default(),
         log: node_config::Log::default(),
@@ -88,6 +89,13 @@ fn backplane(asked: &ValidBackplane) -> node_config::Backplane {
 fn freshness(asked: &Freshness) -> node_config::Freshness {
     let Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl } = *asked;
     node_config::Freshness { ttl_jitter_percent, soft_timeout, refresh_window, negative_ttl }
+}
+
+/// One request has twice the time that a Redis has which hangs: the other half is for the disk.
+fn limits(cache: &ValidCache) -> node_config::Limits {
+    let limits = node_config::Limits::default();
+    let of_redis = cache.redis.as_ref().map(|redis| redis.timeout.0).unwrap_or_default();
+    node_config::Limits { request_timeout: HumanDuration(limits.request_timeout.0.max(2 * of_redis)), ..limits }
 }
 
 fn write_queue(asked: &WriteQueue) -> node_config::WriteQueue {
