@@ -246,8 +246,8 @@ impl Pair {
             keys.iter().for_each(|key| self.coordinator.memory().remove(key.as_bytes()));
             let started = Instant::now();
             for key in keys {
-                // As a command does: what memory knows is asked first.
-                let known = self.coordinator.peek(cx, key.as_bytes());
+                // As a command does: what is known without I/O is asked first.
+                let known = self.coordinator.get_now(cx, key.as_bytes());
                 if matches!(known, Peek::Cold) {
                     assert!(black_box(self.coordinator.get(cx, key, Wants::Value).await).entry.is_some());
                 }

@@ -34,10 +34,7 @@ mod write;
 use std::{
     iter::once,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use tokio::{sync::Semaphore, time::sleep};
@@ -46,6 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     answers::{Answer, Answers},
     applied::Applied,
+    below::{Peek, Wants},
     explain::{Explanation, Seen},
     freshness::FreshnessOptions,
     lease::{LeaseCounts, Leased, Token},
@@ -61,7 +59,7 @@ use self::{
     freshness::{Freshness, Refreshes},
     lease::Leases,
     search::Found,
-    stores::{Cold, Stores},
+    stores::{Cold, Stores, trusts_queued},
     times::Times,
 };
 use crate::{
@@ -100,26 +98,6 @@ pub struct Reading {
     pub entry: Option<Entry>,
     /// Which layers below memory and queue were asked.
     pub trail: Trail,
-}
-
-/// What a reader is after.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// The value, be it stale.
-    Value,
-    /// Whether there is a live entry, and what it is like: to such a reader a stale one is none.
-    Facts,
-}
-
-/// What is known about a key without I/O.
-#[derive(Debug)]
-pub enum Peek {
-    /// Here it is.
-    Hit(Entry),
-    /// There is none: it is being removed, has expired, or there is no layer below.
-    Absent,
-    /// Ask below, by [`Coordinator::get`].
-    Cold,
 }
 
 /// What is known about a key without I/O, for readers that then go on.
@@ -163,8 +141,19 @@ impl Stores {
         entry: &Entry,
         receipt: Option<Arc<Receipt>>,
     ) -> Result<(), Full> {
+        self.take_in(cx, entry, || turn.push(cx.now, Change::Set(entry.clone()), receipt))
+    }
+
+    /// Holds an entry in memory that the queue accepts.
+    #[inline]
+    fn take_in(
+        &self,
+        cx: &OperationContext,
+        entry: &Entry,
+        accept: impl FnOnce() -> Result<(), Full>,
+    ) -> Result<(), Full> {
         let begun = Times::begin(cx, &self.clock);
-        turn.push(cx.now, Change::Set(entry.clone()), receipt)?;
+        accept()?;
         let queued = begun.map(|begun| Times::lap(&self.times.accept, begun, &self.clock));
         self.memory.set(cx.now, entry);
         if let Some(queued) = queued {
@@ -194,14 +183,14 @@ impl Stores {
 // === impl Coordinator ===
 
 impl Coordinator {
-    /// A number for an operation that begins now; no other of this node has it.
-    pub fn number(&self) -> u64 {
-        self.operations.fetch_add(1, Ordering::Relaxed)
-    }
-
     /// What memory and the queue know. Synchronous; a hit in memory takes no lock of ours and allocates nothing.
     #[inline]
     pub fn peek(&self, cx: &OperationContext, key: &[u8]) -> Peek {
+        self.peek_or(cx, key, |_| Peek::Cold)
+    }
+
+    #[inline]
+    fn peek_or(&self, cx: &OperationContext, key: &[u8], below: impl FnOnce(Ticket) -> Peek) -> Peek {
         let begun = Times::begin(cx, &self.clock);
         let held = self.stores.memory.get(cx.now, key);
         if let Some(begun) = begun {
@@ -214,7 +203,8 @@ impl Coordinator {
         match self.look_beside(cx, key, entry) {
             Look::Hit(entry) => Peek::Hit(entry),
             Look::Absent => Peek::Absent,
-            Look::Cold(_) | Look::Stale(..) => Peek::Cold,
+            Look::Cold(ticket) => below(ticket),
+            Look::Stale(..) => Peek::Cold,
         }
     }
 
@@ -274,10 +264,6 @@ impl Coordinator {
         (entries, self.trail(&rides))
     }
 
-    fn look(&self, cx: &OperationContext, key: &[u8]) -> Look {
-        self.look_beside(cx, key, self.stores.memory.peek(cx.now, key))
-    }
-
     /// What memory, which holds `entry`, and the queue know.
     fn look_beside(&self, cx: &OperationContext, key: &[u8], entry: Option<Entry>) -> Look {
         let held = self.stores.trusted(cx, entry);
@@ -303,8 +289,7 @@ impl Coordinator {
     /// What the queue knows, with proof of when.
     fn below(&self, cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> Look {
         let known = match turn.pending(key) {
-            // A copy on its way to this node's own disk is what memory held.
-            Pending::Value(_) if cx.trust == Trust::None && !turn.is_untold(key) => Look::Cold(turn.ticket()),
+            Pending::Value(_) if !trusts_queued(cx, turn, key) => Look::Cold(turn.ticket()),
             Pending::Value(entry) => match self.stores.freshness(cx, &entry) {
                 Freshness::Fresh => Look::Hit(entry),
                 Freshness::Stale => Look::Stale(entry, None),

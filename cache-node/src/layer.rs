@@ -10,6 +10,7 @@ pub mod lease;
 pub mod log;
 pub mod memory;
 pub mod metered;
+mod newest_removals;
 mod observed;
 pub mod redis;
 
@@ -197,7 +198,7 @@ pub enum Change {
 /// position, in whatever order they arrive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagRemoval {
-    /// Which tags.
+    /// Which tags; without any it concerns every entry that has some.
     pub tags: TagSet,
     /// Whether an entry must carry one of them or all.
     pub matching: Matching,
@@ -223,6 +224,12 @@ pub trait Layer: Component {
     /// Looks one key up.
     async fn get(&self, cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError>;
 
+    /// What [`Layer::get`] would answer, if that is known without I/O and settles the read: a live value, that there is
+    /// none, or, of the last layer that a read asks, a miss. Else nothing, and the key does not count as looked up.
+    fn get_now(&self, _cx: &OperationContext, _key: &[u8], _is_last: bool) -> Option<LayerResult> {
+        None
+    }
+
     /// Looks many keys up in one round trip; answers each as [`Layer::get`] would, in the order asked.
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers;
 
@@ -237,7 +244,8 @@ pub trait Layer: Component {
     /// Forgets everything. Once it returns, nothing stored before comes back.
     async fn clear(&self, cx: &OperationContext) -> Result<(), LayerError>;
 
-    /// The removals of tagged entries that the layer has been told of and that may still matter.
+    /// The removals of tagged entries that the layer has been told of and that may still matter. Of very many the older
+    /// ones may be one that concerns every tagged entry.
     async fn tag_removals(&self, cx: &OperationContext) -> Result<Vec<TagRemoval>, LayerError>;
 
     /// The newest position that any change had that the layer was given; none if it does not keep that. Changes from now

@@ -102,6 +102,8 @@ pub(crate) struct Scripted {
     pub(crate) read_gate: Semaphore,
     /// Writes take effect once they get a permit.
     pub(crate) write_gate: Semaphore,
+    /// Tells what it has without waiting, as if nothing of it took I/O.
+    pub(crate) at_once: AtomicBool,
     /// Fails all calls.
     pub(crate) failing: AtomicBool,
     /// Answers all reads that there is no value, here or below.
@@ -134,6 +136,7 @@ impl Scripted {
             entries: Mutex::default(),
             read_gate: Semaphore::new(reads),
             write_gate: Semaphore::new(writes),
+            at_once: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             reads: AtomicU64::new(0),
@@ -196,6 +199,16 @@ impl Layer for Scripted {
     async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
         self.round_trips.fetch_add(1, Ordering::SeqCst);
         self.read(key).await
+    }
+
+    fn get_now(&self, cx: &OperationContext, key: &[u8], is_last: bool) -> Option<LayerResult> {
+        let is_able = self.at_once.load(Ordering::SeqCst) && !self.failing.load(Ordering::SeqCst);
+        let found = self.entries.lock().unwrap().get(key).cloned();
+        let settles = found.as_ref().map_or(is_last, |entry| entry.is_live(cx.now));
+        (is_able && settles).then(|| {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            found.map_or(LayerResult::Miss, LayerResult::Hit)
+        })
     }
 
     async fn get_many(&self, _cx: &OperationContext, keys: &[Key]) -> Answers {

@@ -23,6 +23,7 @@
 
 mod account;
 mod batch;
+mod clear;
 mod flusher;
 mod foreign;
 mod journal;
@@ -50,12 +51,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     account::{Counts, Used},
+    clear::Clear,
     flusher::Flusher,
     foreign::{Known, OnPlaced},
     journal::{Journal, LeftBehind},
     lanes::{LANES_MAX, Lane},
     shard::Shard,
-    work::Clear,
 };
 pub use self::{
     journal::JournalPlace,
@@ -284,7 +285,7 @@ impl WriteQueue {
         for lane in &self.lanes {
             let clear = &mut clears[lane.place];
             clear.receipts.push(Arc::clone(&receipt));
-            self.order_clear(lane, clear);
+            self.order_clear(lane, clear, self.clock.now());
         }
         drop(shards);
         drop(clears);
@@ -302,7 +303,7 @@ impl WriteQueue {
             let mut tagged = lock(&lane.tagged);
             let excused = lane.is_away() && self.excuses(lane);
             let waiting = if excused { Vec::new() } else { vec![Arc::clone(&receipt)] };
-            tagged.add(removal.clone(), waiting, excused);
+            tagged.add(removal.clone(), self.clock.now().0, waiting, excused);
             let is_over = tagged.is_over_its_bound();
             drop(tagged);
             if excused {

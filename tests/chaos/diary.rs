@@ -54,7 +54,8 @@ impl Diary {
                 let everywhere = matches!(asked, Asked::Receipt);
                 self.history.flushes.push(Flush { node, invoked, returned, everywhere });
             }
-            Asked::Flush | Asked::Receipt | Asked::Read(_) | Asked::Reads(_) => {}
+            // That a value stays what it is allows and forbids nothing.
+            Asked::Touch(_) | Asked::Flush | Asked::Receipt | Asked::Read(_) | Asked::Reads(_) => {}
         }
     }
 
@@ -63,7 +64,7 @@ impl Diary {
         match asked {
             Asked::Read(_) => self.history.unanswered += 1,
             Asked::Reads(keys) => self.history.unanswered += keys.len() as u64,
-            Asked::Write(..) | Asked::Removal(_) | Asked::Flush | Asked::Receipt => {
+            Asked::Write(..) | Asked::Removal(_) | Asked::Touch(_) | Asked::Flush | Asked::Receipt => {
                 self.change(asked, Outcome::Unknown, (invoked, NEVER));
             }
         }

@@ -44,6 +44,8 @@ pub(crate) enum Asked {
     /// With the life of the value; 0 for none.
     Write(WriteId, KeyId, Option<TagId>, Nanos),
     Removal(Target),
+    /// A new end for a life that has none: what a node writes then is made of what it had read.
+    Touch(KeyId),
     Flush,
     Receipt,
 }
@@ -106,6 +108,7 @@ impl Plan {
             28_050..28_054 if self.own_commands => Asked::Removal(Target::All),
             28_060..28_100 if self.flushes => Asked::Flush,
             28_100..28_200 if self.receipts => Asked::Receipt,
+            28_200..31_000 if self.own_commands => Asked::Touch(any_key(random)),
             _ => Asked::Removal(Target::Key(any_key(random))),
         }
     }
@@ -139,6 +142,8 @@ impl Plan {
             Asked::Removal(Target::Key(id)) => words(&["DEL", &key(*id)]),
             Asked::Removal(Target::Tag(id)) => words(&["TC.INVALIDATE", &tag(*id)]),
             Asked::Removal(Target::All) => words(&["FLUSHALL"]),
+            // Never longer than it was.
+            Asked::Touch(id) => words(&["EXPIRE", &key(*id), "100", "LT"]),
             Asked::Flush => words(&["TC.FLUSH"]),
             Asked::Receipt => words(&["TC.WAIT", RECEIPT_MS]),
         }

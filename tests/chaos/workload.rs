@@ -178,7 +178,7 @@ impl Client {
                 }
                 keys.iter().try_for_each(|key| self.note_value(*key, invoked, connection))
             }
-            Asked::Write(..) | Asked::Removal(_) | Asked::Flush | Asked::Receipt => {
+            Asked::Write(..) | Asked::Removal(_) | Asked::Touch(_) | Asked::Flush | Asked::Receipt => {
                 let outcome = match asked {
                     Asked::Receipt => receipt(connection, self.shared.receipt_nodes_min)?,
                     _ => outcome(&connection.reply()?),

@@ -7,6 +7,7 @@ mod lease;
 mod near;
 mod outbox;
 mod receipts;
+mod revised;
 mod speed;
 
 use std::{

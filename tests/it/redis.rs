@@ -38,6 +38,7 @@ fn options(ports: &[u16]) -> RedisOptions {
         cache_uid: "u-1".to_owned(),
         max_ttl: Duration::from_secs(4 * 3600),
         removals_kept: Duration::from_secs(168 * 3600),
+        removals_max: 250_000,
         timeout: Duration::from_secs(5),
         connections: 3,
         concurrency: 64,

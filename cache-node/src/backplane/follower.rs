@@ -286,7 +286,8 @@ impl Follower {
 impl Vouching {
     /// Nodes that had a part in the log when the history changed, and have not said that they find their records.
     fn silent<'a>(&self, census: &'a Census) -> Vec<&'a str> {
-        let since_ms = self.seen_ms.saturating_sub(ABSENT_MS);
+        // A record may bear a later time than the server's clock shows, once that was set back.
+        let since_ms = self.seen_ms.min(census.now_ms).saturating_sub(ABSENT_MS);
         let silent =
             census.members.iter().filter(|member| member.history != self.history && member.seen_ms >= since_ms);
         silent.map(|member| member.name.as_str()).collect()

@@ -63,7 +63,7 @@ impl Change {
             Self::Expire { at, condition } => match old {
                 Some(old) if condition.allows(old.expires_at(), *at) => {
                     let update = match u64::try_from(*at).ok().filter(|&at| at > cx.now.0) {
-                        Some(at) => Update::Set(with_expiry(old, Some(UnixMillis(at)))),
+                        Some(at) => Update::Revise(with_expiry(old, Some(UnixMillis(at)))),
                         None => Update::Remove,
                     };
                     (update, Changed::Integer(1))
@@ -71,7 +71,9 @@ impl Change {
                 _ => (Update::Keep, Changed::Integer(0)),
             },
             Self::Persist => match old {
-                Some(old) if old.expires_at().is_some() => (Update::Set(with_expiry(old, None)), Changed::Integer(1)),
+                Some(old) if old.expires_at().is_some() => {
+                    (Update::Revise(with_expiry(old, None)), Changed::Integer(1))
+                }
                 _ => (Update::Keep, Changed::Integer(0)),
             },
             Self::Add(delta) => add(key, old, *delta),
@@ -117,6 +119,11 @@ fn with_expiry(old: &Entry, expires_at: Option<UnixMillis>) -> Entry {
     Entry::new(old.key(), old.value(), EntryMeta { expires_at, stale_until: None, ..old.meta() })
 }
 
+/// What was made of nothing can not be older than what somebody else has done.
+fn revised(entry: Entry, old: Option<&Entry>) -> Update {
+    if old.is_some() { Update::Revise(entry) } else { Update::Set(entry) }
+}
+
 fn add(key: &[u8], old: Option<&Entry>, delta: i64) -> (Update, Changed) {
     let Some(number) = old.map_or(Some(0), |old| parse_i64(old.value())) else {
         return (Update::Keep, Changed::Error(error::NOT_INTEGER));
@@ -126,7 +133,7 @@ fn add(key: &[u8], old: Option<&Entry>, delta: i64) -> (Update, Changed) {
     };
     let meta = old.map(Entry::meta).unwrap_or_default();
     let entry = Entry::new(key, itoa::Buffer::new().format(sum).as_bytes(), meta);
-    (Update::Set(entry), Changed::Integer(sum))
+    (revised(entry, old), Changed::Integer(sum))
 }
 
 fn append(key: &[u8], old: Option<&Entry>, suffix: &[u8], value_bytes_max: usize) -> (Update, Changed) {
@@ -137,7 +144,7 @@ fn append(key: &[u8], old: Option<&Entry>, suffix: &[u8], value_bytes_max: usize
     }
     let meta = old.map(Entry::meta).unwrap_or_default();
     let reply = Changed::Integer(i64::try_from(length).expect("the limit of a value fits an i64"));
-    (Update::Set(Entry::new(key, &[prefix, suffix].concat(), meta)), reply)
+    (revised(Entry::new(key, &[prefix, suffix].concat(), meta), old), reply)
 }
 
 // === impl Changed ===
@@ -206,7 +213,7 @@ mod tests {
 
     fn stored(update: Update) -> Option<(String, Option<u64>)> {
         match update {
-            Update::Set(entry) => {
+            Update::Set(entry) | Update::Revise(entry) => {
                 let value = String::from_utf8(entry.value().to_vec()).unwrap();
                 Some((value, entry.expires_at().map(|at| at.0)))
             }

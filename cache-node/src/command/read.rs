@@ -13,7 +13,7 @@ impl Commands {
     /// GET, STRLEN, TTL, PTTL.
     pub(super) fn read(&self, call: &Call<'_>, what: One, out: &mut Replies) -> Step {
         let Some(key) = self.key(call, 1, out) else { return Step::Done };
-        match self.coordinator.peek(call.cx, key) {
+        match self.coordinator.get_now(call.cx, key) {
             Peek::Hit(entry) => self.tell(call, what, Some(&entry), out),
             Peek::Absent => self.tell(call, what, None, out),
             Peek::Cold => return Step::Later(Later::read(owned(key), what)),
@@ -52,7 +52,7 @@ impl Commands {
         loop {
             let rest = keys.clone();
             let Some(key) = keys.next() else { break };
-            let known = match self.coordinator.peek(call.cx, key) {
+            let known = match self.coordinator.get_now(call.cx, key) {
                 Peek::Hit(entry) => Some(Some(entry)),
                 Peek::Absent => Some(None),
                 Peek::Cold => None,

@@ -6,7 +6,7 @@ use std::{collections::HashSet, future::Future, pin::Pin, sync::Arc};
 use tokio::time::{Sleep, timeout_at};
 
 use super::{
-    Coordinator, Look, Wants,
+    Coordinator, Look,
     flight::{Logbook, Ride},
     freshness::Freshness,
     search::Found,
@@ -16,6 +16,26 @@ use crate::{
     entry::{Entry, Key},
     write_queue::Ticket,
 };
+
+/// What is known about a key without I/O.
+#[derive(Debug)]
+pub enum Peek {
+    /// Here it is.
+    Hit(Entry),
+    /// There is none: it is being removed, has expired, or there is no layer below.
+    Absent,
+    /// Ask below, by [`Coordinator::get`].
+    Cold,
+}
+
+/// What a reader is after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// The value, be it stale.
+    Value,
+    /// Whether there is a live entry, and what it is like: to such a reader a stale one is none.
+    Facts,
+}
 
 // === impl Coordinator ===
 
@@ -30,6 +50,26 @@ impl Coordinator {
             Look::Absent => queue.note_misses(1),
             Look::Cold(_) => {}
         }
+    }
+
+    /// As [`Coordinator::get`], as far as that takes no I/O: what memory, the queue and the disk's cache know.
+    #[inline]
+    pub fn get_now(&self, cx: &OperationContext, key: &[u8]) -> Peek {
+        self.peek_or(cx, key, |ticket| self.peek_below(cx, key, ticket))
+    }
+
+    fn peek_below(&self, cx: &OperationContext, key: &[u8], ticket: Ticket) -> Peek {
+        let Some(found) = self.stores.read_now(cx, key, ticket) else { return Peek::Cold };
+        self.stores.write_queue.note_misses(1);
+        match found {
+            Found::Fresh(entry) => Peek::Hit(entry),
+            Found::Absent => Peek::Absent,
+            Found::Stale(_) | Found::Unknown => Peek::Cold,
+        }
+    }
+
+    pub(super) fn look(&self, cx: &OperationContext, key: &[u8]) -> Look {
+        self.look_beside(cx, key, self.stores.memory.peek(cx.now, key))
     }
 
     /// Has the layers below asked for a key, unless they are being asked already.

@@ -3,7 +3,7 @@
 use super::{
     Coordinator, Freshness, Place,
     below::within,
-    stores::{Cold, Stores},
+    stores::{Cold, Stores, trusts_queued},
 };
 use crate::{
     context::{OperationContext, Outcome, Trust},
@@ -106,7 +106,7 @@ impl Stores {
     fn said_by_queue(&self, cx: &OperationContext, queue: &WriteQueue, key: &Key) -> Said {
         let turn = queue.turn(key.as_bytes());
         match turn.pending(key.as_bytes()) {
-            Pending::Value(entry) if cx.trust == Trust::None && !turn.is_untold(key.as_bytes()) => {
+            Pending::Value(entry) if !trusts_queued(cx, &turn, key.as_bytes()) => {
                 (Outcome::NotHandled, NOT_TRUSTED.to_owned(), Some(entry))
             }
             Pending::Value(entry) => {

@@ -173,8 +173,8 @@ impl Stores {
             }
         });
         let stores = Arc::downgrade(self);
-        self.write_queue
-            .on_log(move || stores.upgrade().and_then(|stores| stores.tags.newest_in_log()).unwrap_or_default());
+        // Not the newest place that is known of: that may be one that this node has only given for the time being.
+        self.write_queue.on_log(move || stores.upgrade().map(|stores| stores.backplane.position()).unwrap_or_default());
         let stores = Arc::downgrade(self);
         self.write_queue.on_placed(move |position, removal| {
             let Some(stores) = stores.upgrade() else { return };

@@ -65,6 +65,18 @@ impl Stores {
         search.end()
     }
 
+    /// As [`Stores::read_cold`], if the first cold layer settles it without I/O; else ask it.
+    pub(super) fn read_now(&self, cx: &OperationContext, key: &[u8], ticket: Ticket) -> Option<Found> {
+        let mut in_order = self.cold_in_order();
+        let first = in_order.next().filter(|first| self.may_ask(first))?;
+        let is_last = in_order.next().is_none();
+        let mut search = Search::new(ticket, self.backplane.position());
+        let result = first.layer.get_now(cx, key, is_last)?;
+        let found = self.judge(cx, first, &mut search, Ok(result));
+        // What was removed by tag there may be in the next layer, newer.
+        found.or_else(|| is_last.then(|| search.end()))
+    }
+
     /// As [`Stores::read_cold`] for many keys, with one round trip to each layer; answers in their order.
     pub(super) async fn read_cold_many(
         self: Arc<Self>,

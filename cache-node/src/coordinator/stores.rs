@@ -13,7 +13,7 @@ use crate::{
     entry::{Entry, Position},
     layer::{Layer, memory::Memory},
     tag_index::TagIndex,
-    write_queue::{Receipt, WriteQueue},
+    write_queue::{Receipt, Turn, WriteQueue},
 };
 
 /// All places where an entry can be. In which order they are read, [`Stores::in_order`] says.
@@ -122,6 +122,12 @@ impl Stores {
     pub(super) fn freshness(&self, cx: &OperationContext, entry: &Entry) -> Freshness {
         Freshness::of(entry, cx.now, &self.tags)
     }
+}
+
+/// Whether a value in the queue may be served. What a fenced node has on its way to its own disk alone is what its memory
+/// held.
+pub(super) fn trusts_queued(cx: &OperationContext, turn: &Turn<'_>, key: &[u8]) -> bool {
+    cx.trust != Trust::None || turn.is_untold(key)
 }
 
 // === impl Cold ===

@@ -5,6 +5,7 @@ mod flights;
 mod heard;
 mod lease;
 mod model;
+mod now;
 mod orders;
 mod settings;
 mod shared_lease;

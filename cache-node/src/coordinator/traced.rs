@@ -1,6 +1,10 @@
-//! Writes that tell what they waited for.
+//! Operations that have a number, and writes that tell what they waited for.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use super::{Coordinator, WriteError, below::within};
 use crate::{
@@ -52,6 +56,11 @@ impl<'a> From<(&'a OperationContext, &'a mut Trail)> for Traced<'a> {
 // === impl Coordinator ===
 
 impl Coordinator {
+    /// A number for an operation that begins now; no other of this node has it.
+    pub fn number(&self) -> u64 {
+        self.operations.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Waits until the layers have so many changes.
     pub(super) async fn confirmed(
         &self,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Confirmed, Coordinator, Freshness, Look, Traced, WriteError, WriteMode, search::Found};
+use super::{Confirmed, Coordinator, Freshness, Look, Traced, WriteError, WriteMode, search::Found, stores::Stores};
 use crate::{
     context::OperationContext,
     entry::{Entry, Key},
+    layer::Change,
     write_queue::{Full, Receipt, Ticket, Turn},
 };
 
@@ -14,8 +15,11 @@ use crate::{
 pub enum Update {
     /// Nothing.
     Keep,
-    /// Store this entry, which has the key that was read.
+    /// Store this entry, which has the key that was read, whatever was there.
     Set(Entry),
+    /// Store this entry, which was made of the one that was read: it must not outlive that one. If another node has removed
+    /// or replaced that one meanwhile, the key is forgotten.
+    Revise(Entry),
     /// Forget the key.
     Remove,
 }
@@ -59,15 +63,15 @@ impl Coordinator {
             Look::Absent | Look::Stale(_, None) => None,
             Look::Cold(_) | Look::Stale(_, Some(_)) => return TryUpdate::Cold,
         };
-        match change(current.as_ref()) {
-            (Update::Keep, answer) => TryUpdate::Done(answer),
-            (Update::Set(entry), answer)
-                if self.write_mode == WriteMode::Behind && self.stores.set(cx, &mut turn, &entry, None).is_ok() =>
-            {
-                TryUpdate::Done(answer)
-            }
-            (Update::Set(_) | Update::Remove, _) => TryUpdate::Cold,
-        }
+        let (update, answer) = change(current.as_ref());
+        let is_done = match update {
+            Update::Keep => true,
+            Update::Set(_) | Update::Revise(_) if self.write_mode == WriteMode::Through => false,
+            Update::Set(entry) => self.stores.set(cx, &mut turn, &entry, None).is_ok(),
+            Update::Revise(entry) => self.stores.revise(cx, &mut turn, &entry, None).is_ok(),
+            Update::Remove => false,
+        };
+        if is_done { TryUpdate::Done(answer) } else { TryUpdate::Cold }
     }
 
     /// As [`Coordinator::try_update`], reading cold layers and waiting for room and for the confirmation of a removal.
@@ -136,14 +140,16 @@ impl Coordinator {
             },
         };
         let (update, answer) = change(current.as_ref());
+        let is_revised = matches!(update, Update::Revise(_));
         Ok(match update {
             Update::Keep => Attempt::Done(answer, None),
-            Update::Set(entry) if !self.stores.write_queue.fits(&entry) => {
+            Update::Set(entry) | Update::Revise(entry) if !self.stores.write_queue.fits(&entry) => {
                 return Err(WriteError::TooLarge(entry.bytes()));
             }
-            Update::Set(entry) => {
+            Update::Set(entry) | Update::Revise(entry) => {
                 let receipt = (self.write_mode == WriteMode::Through).then(|| Receipt::new(1));
-                match self.stores.set(cx, &mut turn, &entry, receipt.clone()) {
+                let store = if is_revised { Stores::revise } else { Stores::set };
+                match store(&self.stores, cx, &mut turn, &entry, receipt.clone()) {
                     Ok(()) => Attempt::Done(answer, receipt),
                     Err(Full) => Attempt::Full,
                 }
@@ -168,6 +174,26 @@ impl Coordinator {
             }
         }
         if self.stores.cold.is_empty() { Look::Absent } else { self.below(cx, turn, key) }
+    }
+}
+
+// === impl Stores ===
+
+impl Stores {
+    /// Stores an entry that was made of the one that is known here, under the turn of its key.
+    fn revise(
+        &self,
+        cx: &OperationContext,
+        turn: &mut Turn<'_>,
+        entry: &Entry,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<(), Full> {
+        // Up to here it is known that nobody has changed the key: what others did has spoilt what was known of it.
+        let seen = self.backplane.is_on().then(|| self.backplane.position());
+        self.take_in(cx, entry, || match seen {
+            Some(seen) => turn.revise(cx.now, entry, seen, receipt),
+            None => turn.push(cx.now, Change::Set(entry.clone()), receipt),
+        })
     }
 }
 

@@ -88,21 +88,25 @@ impl Disk {
     }
 
     fn answer(&self, found: Result<Found, LayerError>) -> Result<LayerResult, LayerError> {
+        let found = found.inspect_err(|error| self.shared.counts.failed_read(error))?;
+        Ok(self.say(found))
+    }
+
+    fn say(&self, found: Found) -> LayerResult {
         let counts = &self.shared.counts;
-        let result = found.inspect_err(|error| counts.failed_read(error))?;
-        let counter = if let Found::Entry(entry) = &result {
+        let counter = if let Found::Entry(entry) = &found {
             self.shared.admission.see(entry.key());
             &counts.hits
         } else {
             &counts.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        Ok(match result {
+        match found {
             Found::Entry(entry) => LayerResult::Hit(entry),
             // Whatever replaced it would have removed this copy: a copy elsewhere is as old, and past its life as well.
             Found::Expired => LayerResult::StopWithoutValue,
             Found::Nothing => LayerResult::Miss,
-        })
+        }
     }
 }
 
@@ -165,6 +169,19 @@ impl Layer for Disk {
         let (shared, now, key) = (Arc::clone(&self.shared), cx.now, key.clone());
         let read = move || shared.store()?.get(now, key.as_bytes());
         self.answer(self.reads.run(Some(cx.deadline), read).await.and_then(|found| found))
+    }
+
+    fn get_now(&self, cx: &OperationContext, key: &[u8], is_last: bool) -> Option<LayerResult> {
+        let Cached::Known(Ok(found)) = self.shared.store().ok()?.get_cached(cx.now, key) else { return None };
+        let settles = match &found {
+            Found::Entry(entry) => entry.is_live(cx.now),
+            Found::Expired => true,
+            Found::Nothing => is_last,
+        };
+        settles.then(|| {
+            self.shared.counts.inline.fetch_add(1, Ordering::Relaxed);
+            self.say(found)
+        })
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {

@@ -163,7 +163,7 @@ impl Metered {
         if cx.id == 0 { spans.operation(number, operation) } else { spans.part(number, operation) }
     }
 
-    fn read(&self, cx: &OperationContext, answer: &Result<LayerResult, LayerError>) {
+    fn read(&self, cx: &OperationContext, answer: Result<&LayerResult, &LayerError>) {
         match answer {
             Ok(LayerResult::Hit(entry)) if entry.is_live(cx.now) => &self.requests.hit,
             Ok(LayerResult::Hit(_)) => {
@@ -237,8 +237,17 @@ impl Layer for Metered {
         let call = self.measure("get", &self.times.get, 1);
         let answer = self.inner.get(cx, key).await;
         self.end(cx, &call, answer.as_ref().map(LayerResult::label));
-        self.read(cx, &answer);
+        self.read(cx, answer.as_ref());
         answer
+    }
+
+    fn get_now(&self, cx: &OperationContext, key: &[u8], is_last: bool) -> Option<LayerResult> {
+        let call = self.measure("get", &self.times.get, 1);
+        let result = self.inner.get_now(cx, key, is_last)?;
+        // No span: like a hit in memory it is part of no operation that has one.
+        call.latency.observe_since(call.start, self.clock.monotonic());
+        self.read(cx, Ok(&result));
+        Some(result)
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
@@ -246,7 +255,7 @@ impl Layer for Metered {
         let answers = self.inner.get_many(cx, keys).await;
         self.end(cx, &call, answers.as_ref().map(|_| "ok"));
         match &answers {
-            Ok(answers) => answers.iter().for_each(|answer| self.read(cx, answer)),
+            Ok(answers) => answers.iter().for_each(|answer| self.read(cx, answer.as_ref())),
             Err(_) => self.requests.read_failed.inc_by(keys.len() as u64),
         }
         answers
@@ -278,10 +287,8 @@ impl Layer for Metered {
         let call = self.measure("clear", &self.times.clear, 0);
         let answer = self.inner.clear(cx).await;
         self.end(cx, &call, answer.as_ref().map(|()| "ok"));
-        match &answer {
-            Ok(()) => self.requests.clear.ok.inc(),
-            Err(_) => self.requests.clear.failed.inc(),
-        }
+        let clear = &self.requests.clear;
+        if answer.is_ok() { &clear.ok } else { &clear.failed }.inc();
         answer
     }
 

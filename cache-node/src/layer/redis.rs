@@ -105,6 +105,8 @@ struct Shared {
     /// Tells the records of this process from all others.
     origin: String,
     log: Published,
+    /// Records that the log keeps: those of the options, or fewer if they are large.
+    log_kept: AtomicU64,
     /// Whether somebody follows the log, and under which history of the server what it holds is known to be all right.
     is_followed: AtomicBool,
     settled: ArcSwapOption<String>,
@@ -236,6 +238,7 @@ impl Shared {
             scripts: Scripts::new(),
             origin: format!("{:016x}", rand::random::<u64>()),
             log: Published::default(),
+            log_kept: AtomicU64::new(options.log_records),
             is_followed: AtomicBool::new(false),
             settled: ArcSwapOption::empty(),
             reclaim: Notify::new(),

@@ -65,7 +65,7 @@ impl WriteQueue {
         for lane in own() {
             let clear = &mut clears[lane.place];
             clear.receipts.push(Arc::clone(&receipt));
-            self.order_clear(lane, clear);
+            self.order_clear(lane, clear, now);
         }
         for shard in &mut shards {
             shard.supersede_all(at, now.0, |place, receipt| clears[place].receipts.push(receipt));
@@ -80,10 +80,11 @@ impl WriteQueue {
 
     /// What this node alone keeps can not be told what happened: nothing of it counts until it has been cleared.
     pub fn distrust_own(&self) {
+        let now = self.clock.now();
         let mut clears = lock(&self.clears);
         for lane in self.lanes.iter().filter(|lane| lane.target.id() != LayerId::Redis) {
             if !clears[lane.place].is_owed() {
-                self.order_clear(lane, &mut clears[lane.place]);
+                self.order_clear(lane, &mut clears[lane.place], now);
             }
         }
     }

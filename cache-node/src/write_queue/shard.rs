@@ -158,6 +158,18 @@ impl Shard {
         }
     }
 
+    /// Since when the value that Redis has yet to be given is in doubt, if there is one; [`Position::LAST`] if it is not.
+    pub(super) fn doubted_since(&self, hash: u64, key: &[u8]) -> Option<Position> {
+        self.slots.find(hash, |slot| slot.change.key() == key)?.doubted_since()
+    }
+
+    /// What is queued of the key is older than what others have done to it after this place in the log.
+    pub(super) fn doubt(&mut self, hash: u64, key: &[u8], since: Position) {
+        if let Some(slot) = self.slots.find_mut(hash, |slot| slot.change.key() == key) {
+            slot.doubt(since);
+        }
+    }
+
     /// What is queued of the key has this place in the log, unless Redis is yet to give it one.
     pub(super) fn place(&mut self, hash: u64, key: &[u8], at: Position) {
         if let Some(slot) = self.slots.find_mut(hash, |slot| slot.change.key() == key) {

@@ -34,8 +34,9 @@ pub(super) struct Slot {
     /// What the journal knows of it.
     pub(super) record: Option<Record>,
     pub(super) waits: Vec<Wait>,
-    /// Redis was asked before, and nobody knows whether it did as asked: others may have seen the value, and changed the
-    /// key since. This is where the log was known to be before the first attempt; [`Position::LAST`] if there was none.
+    /// Others may have changed the key since this place in the log, and must not see the value come back: it was made of
+    /// one that was known then, or Redis was asked before, and nobody knows whether it did as asked.
+    /// [`Position::LAST`] if neither is so.
     tried_after: Position,
     /// Once Redis has the change, its place in the log. Before, the newest change of another node that came while this
     /// one was on its way.
@@ -84,9 +85,21 @@ impl Slot {
         self.queued.with(self.flying)
     }
 
-    /// Where the log was known to be before Redis was asked for the first time, if nobody knows what came of it.
+    /// Since which place in the log others may have changed the key.
     pub(super) fn tried_after(&self) -> Option<Position> {
         Some(self.tried_after).filter(|tried| *tried < Position::LAST)
+    }
+
+    /// The same of a value that Redis has yet to be given; [`Position::LAST`] if it comes after whatever others did.
+    pub(super) fn doubted_since(&self) -> Option<Position> {
+        let waits = matches!(self.change, Change::Set(_)) && self.queued.contains(Lanes::of(LayerId::Redis));
+        waits.then_some(self.tried_after)
+    }
+
+    pub(super) fn doubt(&mut self, since: Position) {
+        if matches!(self.change, Change::Set(_)) {
+            self.tried_after = self.tried_after.min(since);
+        }
     }
 
     pub(super) const fn is_hidden(&self) -> bool {
@@ -167,6 +180,9 @@ impl Slot {
         let is_newest = !self.queued.contains(lane);
         if is_newest {
             self.unhide(lane, used);
+            if lane == Lanes::of(LayerId::Redis) {
+                self.tried_after = Position::LAST;
+            }
         }
         self.end_waits(settled, |wait| wait.flying.remove(lane));
         if !is_newest || position == Position::NONE {
@@ -175,9 +191,11 @@ impl Slot {
         std::mem::replace(&mut self.in_log, position) > position
     }
 
-    /// It has this place in the log, unless Redis is yet to give it one.
+    /// It has this place in the log. If Redis is yet to give it one, others may have changed the key since this.
     pub(super) fn place(&mut self, at: Position) {
-        if !self.owed().contains(Lanes::of(LayerId::Redis)) {
+        if self.owed().contains(Lanes::of(LayerId::Redis)) {
+            self.doubt(at);
+        } else {
             self.in_log = at;
         }
     }

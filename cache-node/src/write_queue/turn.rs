@@ -81,7 +81,27 @@ impl Turn<'_> {
         self.accept(now, change, self.queue.all, receipt)
     }
 
-    /// The same for the layers that belong to this node alone: the change has its place in the log already.
+    /// As [`Turn::push`] of an entry that was made of the one before it, of which this node knows that nobody else has
+    /// changed it up to this place in the log. If somebody has since, the key is removed.
+    ///
+    /// # Errors
+    /// As [`Turn::push`].
+    pub fn revise(
+        &mut self,
+        now: UnixMillis,
+        entry: &Entry,
+        seen: Position,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<(), Full> {
+        // What was made of a write that Redis has yet to be given is one write with it.
+        let since = self.shard.doubted_since(self.hash, entry.key()).unwrap_or(seen);
+        self.push(now, Change::Set(entry.clone()), receipt)?;
+        self.shard.doubt(self.hash, entry.key(), since);
+        Ok(())
+    }
+
+    /// As [`Turn::push`] for the layers that belong to this node alone: the change has its place in the log already. Should Redis
+    /// be owed an older change of the key, it gets this one, unless somebody else has changed the key since.
     ///
     /// # Errors
     /// As [`Turn::push`].

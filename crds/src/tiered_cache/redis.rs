@@ -39,8 +39,9 @@ pub struct Redis {
     #[x_kube(validation = rules::duration_within("spec.redis.maxTtl", &limits::REDIS_MAX_TTL))]
     pub max_ttl: HumanDuration,
 
-    /// How long one call to Redis may take. A duration such as `50ms`, 1ms to 10s. Default 50ms. A change restarts the
-    /// nodes one at a time.
+    /// How long one call to Redis may take. A duration such as `50ms`, 1ms to 10s. Default 50ms. A client's request has 1 s
+    /// in all layers together, or twice this if that is longer, so that a Redis that hangs leaves time for the disk. A
+    /// change restarts the nodes one at a time.
     #[serde(default = "defaults::timeout")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rules::duration_within("spec.redis.timeout", &limits::REDIS_TIMEOUT))]

@@ -11,7 +11,7 @@ fn words(reply: Reply) -> (String, Vec<Reply>) {
 }
 
 /// The token of the lease that the client must get, once what was changed before is known everywhere.
-fn token(client: &mut Client, command: &str) -> String {
+pub(super) fn token(client: &mut Client, command: &str) -> String {
     let begun = Instant::now();
     loop {
         match words(client.call(command)) {

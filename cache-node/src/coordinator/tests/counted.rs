@@ -16,7 +16,7 @@ async fn queueing() -> Fixture {
 impl Fixture {
     /// As a client reads.
     async fn read(&self, name: &str) -> Option<String> {
-        match self.coordinator.peek(&self.cx(), name.as_bytes()) {
+        match self.coordinator.get_now(&self.cx(), name.as_bytes()) {
             Peek::Hit(entry) => Some(text(&entry)),
             Peek::Absent => None,
             Peek::Cold => self.get(name).await,

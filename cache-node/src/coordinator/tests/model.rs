@@ -171,7 +171,7 @@ impl Run {
 impl Run {
     async fn get(&mut self, name: &str) {
         let (cx, wants, answering) = (self.cx(), self.wants(), self.answering());
-        let found = match self.node.peek(&cx, name.as_bytes()) {
+        let found = match self.node.get_now(&cx, name.as_bytes()) {
             Peek::Hit(entry) => Some(entry),
             Peek::Absent => None,
             Peek::Cold => self.node.get(&cx, &key(name), wants).await.entry,

@@ -43,7 +43,7 @@ impl Followers for RedisFollowers {
         let shared = &self.shared;
         let keys = [shared.keys.log().as_bytes()];
         let give = |call: &mut redis::Cmd| {
-            call.arg(&shared.origin).arg(shared.options.log_records);
+            call.arg(&shared.origin).arg(shared.log_kept());
         };
         let id: Vec<u8> = shared.run(cx, (&self.ask, "a question to all nodes"), &keys, (give, 0)).await?;
         let position =

@@ -27,9 +27,10 @@ use crate::{
 
 /// KEYS entry, lease, floor, log; ARGV the token, its life in ms, the version of a copy that counts as none. Answers 0
 /// and the id of the newest record if the lease is taken now, 1 and the milliseconds that another one has left, or 2 and
-/// the copy.
+/// the copy. Without a floor nobody knows what was cleared, so nothing counts; nor does a lease with more than the
+/// minute that any can have: the clock was set back.
 const TAKE: &str = "#!lua
-local floor_ms, floor_seq = 0, 0
+local floor_ms, floor_seq = math.huge, 0
 local floor = redis.call('GET', KEYS[3])
 if floor then
   local ms, seq = string.match(floor, '(%d+)-(%d+)')
@@ -48,7 +49,8 @@ local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local lease = redis.call('GET', KEYS[2])
 if lease then
   local ms, seq, ends = string.match(lease, '^%d+ (%d+)-(%d+) (%d+)$')
-  if ms and counts(tonumber(ms), tonumber(seq)) and tonumber(ends) > now then return {1, tonumber(ends) - now} end
+  local left = (tonumber(ends) or 0) - now
+  if ms and counts(tonumber(ms), tonumber(seq)) and left > 0 and left <= 60000 then return {1, left} end
 end
 local id = '0-0'
 if redis.call('EXISTS', KEYS[4]) == 1 then
@@ -144,12 +146,12 @@ impl SharedLeases for RedisLeases {
     async fn granted(&self, cx: &OperationContext, key: &[u8], token: i64) -> Result<Option<Position>, LayerError> {
         let shared = &self.shared;
         // Of a replica, which may lag, nobody learns whether a lease is held.
-        shared.writable()?;
+        let connected = shared.writable()?;
         let mut get = redis::cmd("GET");
         get.arg(shared.keys.lease(key));
         let query = async move |mut connection| get.query_async(&mut connection).await;
         let errand = shared.errand(cx, "a look at a lease", shared.options.timeout);
-        let lease: Option<String> = shared.call(&shared.reads, errand, query, shared.link.writer()).await?;
+        let lease: Option<String> = shared.call(&shared.reads, errand, query, connected).await?;
         Ok(lease.and_then(|lease| granted_to(&lease, token)))
     }
 
@@ -170,7 +172,7 @@ impl SharedLeases for RedisLeases {
         shared.options.codec.encode(entry, cx.now, &mut envelope);
         let give = |call: &mut Cmd| {
             call.arg(format!("{token} {granted} ")).arg(granted.millis()).arg(granted.sequence());
-            call.arg(&shared.origin).arg(shared.options.log_records).arg(entry.key()).arg(&envelope).arg(life_ms);
+            call.arg(&shared.origin).arg(shared.log_kept()).arg(entry.key()).arg(&envelope).arg(life_ms);
             for tag in entry.tags().iter() {
                 call.arg(tag);
             }

@@ -61,7 +61,13 @@ impl Shared {
         };
         let values = self.call(&self.reads, errand, query, connected).await?;
         let mut values = values.into_iter();
-        let floor = self.floor(values.next().flatten().as_deref())?;
+        let floor = values.next().flatten();
+        if floor.is_none() && self.is_followed.load(Ordering::Acquire) {
+            // It was lost with what else belongs to the log, which is begun anew in a moment. What was cleared is not known.
+            Counts::add(&self.counts.not_handled, keys.len() as u64);
+            return Ok(None);
+        }
+        let floor = self.floor(floor.as_deref())?;
         let answer = |(key, value): (&Key, Option<Vec<u8>>)| self.answer(cx.now, key, floor, value);
         Ok(Some(keys.iter().zip(values).map(answer).collect()))
     }

@@ -32,7 +32,7 @@ impl Shared {
             }
         };
         let errand = self.errand(cx, what, self.write_allowance(bytes));
-        let writing = self.link.writing(errand.deadline).await;
+        let writing = self.writing(&errand).await?;
         self.call(&self.writes, errand, query, writing.as_ref().map(Writing::connected)).await
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn options(endpoint: &str) -> RedisOptions {
         cache_uid: "u-1".to_owned(),
         max_ttl: Duration::from_secs(4 * 3600),
         removals_kept: Duration::from_secs(168 * 3600),
+        removals_max: 1000,
         timeout: Duration::from_millis(50),
         connections: 2,
         concurrency: 64,

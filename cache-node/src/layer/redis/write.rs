@@ -1,12 +1,13 @@
 //! Writes: one pipeline for a batch, over the connection that all writes share. Each change is a script, which records
 //! it in the log and answers its position.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{Cmd, ErrorKind as Kind, Pipeline, RedisResult, ServerErrorKind, Value};
 
 use super::{
-    Shared,
+    Errand, Shared,
+    connect::Connected,
     counts::Counts,
     keys::fields,
     link::Writing,
@@ -97,8 +98,8 @@ impl Shared {
         left.refusal.map_or(Ok(positions), Err)
     }
 
-    /// Refuses writes that can not succeed, without asking.
-    pub(super) fn writable(&self) -> Result<(), Trouble> {
+    /// Refuses writes that can not succeed, without asking. Gives the connection for those that may, if there is one.
+    pub(super) fn writable(&self) -> Result<Option<Arc<Connected>>, Trouble> {
         if !self.breaker.is_closed() {
             self.counts.error(ErrorKind::Unreachable);
             return Err(Trouble::unreachable("the breaker is open"));
@@ -107,11 +108,24 @@ impl Shared {
             self.counts.error(ErrorKind::Refused);
             return Err(Trouble::refused("ReadOnly", "the server is a replica"));
         }
-        // What is written before the log is begun anew would count as lost with what was there before.
-        if self.link.writer().is_some_and(|connected| !self.is_settled(&connected)) {
-            return Err(Trouble::unreachable("it is not known yet whether the server has all that it had"));
+        let connected = self.link.writer();
+        connected.iter().try_for_each(|connected| self.counts_there(connected))?;
+        Ok(connected)
+    }
+
+    /// The same connection once it is this call's turn: it may be another one by then.
+    pub(super) async fn writing(&self, errand: &Errand) -> Result<Option<Writing<'_>>, Trouble> {
+        let writing = self.link.writing(errand.deadline).await;
+        writing.iter().try_for_each(|writing| self.counts_there(&writing.connected()).map_err(Trouble::unsent))?;
+        Ok(writing)
+    }
+
+    /// What is written before the log is begun anew would count as lost with what was there before.
+    fn counts_there(&self, connected: &Connected) -> Result<(), Trouble> {
+        if self.is_settled(connected) {
+            return Ok(());
         }
-        Ok(())
+        Err(Trouble::unreachable("it is not known yet whether the server has all that it had"))
     }
 
     /// The timeout, and as much again for each MiB.
@@ -134,7 +148,7 @@ impl Shared {
         }
         let errand = self.errand(cx, "a batch of writes", self.write_allowance(batch.bytes));
         let commands = batch.commands;
-        let writing = self.link.writing(errand.deadline).await;
+        let writing = self.writing(&errand).await?;
         let connected = writing.as_ref().map(Writing::connected);
         let count = batch.sent.len();
         let query = async move |mut connection| -> RedisResult<Vec<RedisResult<Value>>> {
@@ -205,7 +219,7 @@ impl Shared {
                 Change::RemoveTagged(removal) => {
                     let keys = [self.keys.tags().as_bytes(), self.keys.log().as_bytes()];
                     let mut call = self.scripts.remove_tagged.named(&keys);
-                    call.arg(&self.origin).arg(self.options.log_records).arg(write_tags(removal));
+                    call.arg(&self.origin).arg(self.log_kept()).arg(write_tags(removal));
                     call.arg(fields(removal));
                     (SentKind::Removal, call)
                 }
@@ -224,12 +238,13 @@ impl Shared {
         (left_ms > 0).then_some(left_ms)
     }
 
-    /// `tried` is where the log was known to be before it was tried for the first time, unless this is that time.
+    /// `tried` is the place in the log since which others may have changed the key, if the value must not survive that.
     fn set(&self, batch: &mut Batch, now: UnixMillis, (entry, life_ms): (&Entry, u64), tried: Option<Position>) -> Cmd {
         let (key, lease) = (self.keys.entry(entry.key()), self.keys.lease(entry.key()));
-        let script = if tried.is_some() { &self.scripts.set_again } else { &self.scripts.set };
-        let mut call = script.named(&[&key, self.keys.log().as_bytes(), &lease]);
-        call.arg(&self.origin).arg(self.options.log_records).arg(entry.key());
+        let keys: [&[u8]; 4] = [&key, self.keys.log().as_bytes(), &lease, self.keys.floor().as_bytes()];
+        let mut call =
+            if tried.is_some() { self.scripts.set_again.named(&keys) } else { self.scripts.set.named(&keys[..3]) };
+        call.arg(&self.origin).arg(self.log_kept()).arg(entry.key());
         call.arg(self.envelope(batch, now, entry)).arg(life_ms);
         if let Some(tried) = tried {
             call.arg(tried.to_string()).arg(u8::from(!entry.tags().is_empty()));
@@ -254,7 +269,7 @@ impl Shared {
     fn remove(&self, key: &[u8]) -> Cmd {
         let (entry, lease) = (self.keys.entry(key), self.keys.lease(key));
         let mut call = self.scripts.remove.named(&[&entry, self.keys.log().as_bytes(), &lease]);
-        call.arg(&self.origin).arg(self.options.log_records).arg(key);
+        call.arg(&self.origin).arg(self.log_kept()).arg(key);
         call
     }
 }

@@ -77,3 +77,85 @@ async fn value_that_was_never_tried_comes_after_what_another_node_has_changed() 
     two.redis_comes_back().await;
     assert_eq!(two.redis.value("later").as_deref(), Some("v"));
 }
+
+/// What is made of the value that this node knows of a key, as of this place in the log.
+fn revise(two: &Two, name: &str, seen: u64) {
+    let entry = entry(name, "made of the one before");
+    two.queue.turn(name.as_bytes()).revise(START, &entry, Position::from_bits(seen), None).unwrap();
+}
+
+/// What Redis is asked to do with the key, when it answers.
+async fn asked_of_redis(two: &Two, name: &str) -> Change {
+    two.redis.write_gate.add_permits(FOREVER);
+    two.redis_comes_back().await;
+    let batches = two.redis.batches.lock().unwrap();
+    let asked = batches.iter().flatten().filter(|change| change.key() == name.as_bytes());
+    asked.last().expect("it was asked").clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_of_a_known_value_is_stored_only_if_nobody_has_changed_the_key_since() {
+    let two = Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, 0), Scripted::open());
+    revise(&two, "k", 5);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Again(_, since) if *since == Position::from_bits(5)), "{change:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_of_a_write_that_still_waits_is_one_write_with_it() {
+    let two = on_its_way("other").await;
+    two.set("k", "v");
+    revise(&two, "k", 5);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Set(entry) if entry.key() == b"k"), "{change:?}");
+    // Of one that is on its way others may have heard.
+    let two = on_its_way("k").await;
+    revise(&two, "k", 5);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Again(_, since) if *since == Position::from_bits(5)), "{change:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_of_what_was_in_doubt_is_in_doubt_as_long() {
+    let two = on_its_way("other").await;
+    revise(&two, "k", 5);
+    revise(&two, "k", 9);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Again(_, since) if *since == Position::from_bits(5)), "{change:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_of_a_value_that_another_node_has_removed_meanwhile_is_removed_everywhere() {
+    let two = on_its_way("other").await;
+    revise(&two, "k", 5);
+    assert!(supersede(&two, "k"), "memory has to forget it");
+    assert!(matches!(two.pending("k"), Pending::Removed));
+    two.redis.write_gate.add_permits(FOREVER);
+    two.redis_comes_back().await;
+    assert_eq!((two.redis.value("k"), two.disk.value("k")), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_redis_has_taken_is_not_in_doubt_any_more() {
+    let two =
+        Two::over(OPTIONS, Scripted::gated_as(LayerId::Redis, 0, FOREVER), Scripted::gated_as(LayerId::Disk, 0, 0));
+    revise(&two, "k", 5);
+    eventually("Redis has it", || two.redis.value("k").is_some()).await;
+    eventually("that is known", || two.lane(LayerId::Redis).items == 0).await;
+    assert!(supersede(&two, "k"), "the other node's change is newer");
+    two.disk.write_gate.add_permits(FOREVER);
+    two.redis_comes_back().await;
+    assert!(two.redis.value("k").is_some(), "what the other node has stored there stays");
+    assert_eq!(two.disk.value("k"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_for_this_node_alone_and_takes_the_place_of_what_redis_is_owed_does_not_beat_others() {
+    let two = on_its_way("other").await;
+    let mut turn = two.queue.turn(b"k");
+    turn.push(START, Change::Remove(key("k")), None).unwrap();
+    turn.push_own(START, Change::Set(entry("k", "fetched")), Position::from_bits(5), None).unwrap();
+    drop(turn);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Again(_, since) if *since == Position::from_bits(5)), "{change:?}");
+}

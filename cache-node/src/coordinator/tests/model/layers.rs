@@ -100,6 +100,10 @@ impl Mood {
         *self.held.lock().unwrap() = Some(name.as_bytes().to_vec());
     }
 
+    fn holds(&self, name: &[u8]) -> bool {
+        self.held.lock().unwrap().as_deref() == Some(name)
+    }
+
     /// No read is to be slow any more, except the one that is.
     pub(super) fn expect_no_more(&self) {
         *self.held.lock().unwrap() = None;
@@ -182,6 +186,11 @@ impl Layer for Moody {
         let found = self.layer.get(cx, key).await?;
         self.mood.may_be_slow(std::slice::from_ref(key)).await;
         self.mood.answer(self.id(), found, LayerResult::NotHandled)
+    }
+
+    fn get_now(&self, cx: &OperationContext, key: &[u8], is_last: bool) -> Option<LayerResult> {
+        let is_good = matches!(self.mood.reads(), Reads::Answered) && !self.mood.holds(key);
+        is_good.then(|| self.layer.get_now(cx, key, is_last)).flatten()
     }
 
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {

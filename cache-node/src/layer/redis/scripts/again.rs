@@ -1,13 +1,31 @@
-//! A change that may have been carried out before.
+//! A change that must not survive what others have done meanwhile: it may have been carried out before, or was made of the
+//! value that was there before.
 
-/// KEYS entry, log, lease; ARGV as of SET, then the id up to which all records were known when the change was accepted,
-/// and 1 if the entry has tags. An attempt before this one may have been carried out, and others may have changed the key
-/// since, who must not see it come back. So if one of the records since, by others, is about the key, about everything or,
-/// for an entry with tags, about any tag, if one may have been trimmed, or if they are too many to look at, the key is
-/// removed: by nobody, so that the node that asked for it forgets it, too. Answers the id of the record, in a list if it
-/// is that of the removal.
+/// KEYS entry, log, lease, floor; ARGV as of SET, then the id up to which all records were known, and 1 if the entry has
+/// tags. Others may have changed the key since, who must not see it come back. They have not if there is an entry that is
+/// not newer than that, or that this node has written. Else the records since tell: if one of them, by others, is about the
+/// key, about everything or, for an entry with tags, about any tag, if one may have been trimmed, or if they are too many to
+/// look at, the key is removed: by nobody, so that the node that asked for it forgets it, too. Answers the id of the
+/// record, in a list if it is that of the removal.
 pub(super) const SET_AGAIN: &str = "#!lua
+local function parts(id)
+  local ms, seq = string.match(id, '(%d+)-(%d+)')
+  return tonumber(ms), tonumber(seq)
+end
+local function is_untouched()
+  local head, floor = redis.call('GETRANGE', KEYS[1], 0, 17), redis.call('GET', KEYS[4])
+  if ARGV[7] == '1' or not floor or #head < 18 or string.sub(head, 1, 2) ~= 'TL' then return false end
+  local ms, seq = struct.unpack('>I8I8', head, 3)
+  local floor_ms, floor_seq = parts(floor)
+  if not floor_ms or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return false end
+  local known_ms, known_seq = parts(ARGV[6])
+  if ms < known_ms or (ms == known_ms and seq <= known_seq) then return true end
+  local id = string.format('%.0f-%.0f', ms, seq)
+  local record = redis.call('XRANGE', KEYS[2], id, id)[1]
+  return record ~= nil and record[2][4] == ARGV[3] and record[2][6] == ARGV[1]
+end
 local function is_certain()
+  if is_untouched() then return true end
   if #redis.call('XRANGE', KEYS[2], '-', ARGV[6], 'COUNT', 1) == 0 and redis.call('EXISTS', KEYS[2]) == 1 then
     local facts, stream = {}, redis.call('XINFO', 'STREAM', KEYS[2])
     for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end

@@ -1,6 +1,6 @@
 //! The tag index.
 
-use super::{ENTRIES, Export, Facts, HEALTH, counter, extra, gauge};
+use super::{BYTES, ENTRIES, Export, Facts, HEALTH, counter, extra, gauge};
 use crate::{
     layer::metered::LATENCY,
     metrics::{Definition, Samples},
@@ -19,7 +19,7 @@ const FLOOR: Definition = counter(
 
 pub(super) const TAGS: Export = Export {
     name: "tagIndex",
-    definitions: &[HEALTH, LATENCY, ENTRIES, REMOVALS, REMOVALS_MAX, DEAD_READS, FLOOR],
+    definitions: &[HEALTH, LATENCY, ENTRIES, BYTES, REMOVALS, REMOVALS_MAX, DEAD_READS, FLOOR],
     read: tags,
 };
 
