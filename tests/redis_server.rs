@@ -5,7 +5,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -27,6 +27,7 @@ pub struct Server {
     /// Where it listens, on loopback.
     pub port: u16,
     args: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
     /// How `redis-cli` gets in.
     pub cli_args: Vec<String>,
     /// Where it keeps what it keeps.
@@ -60,13 +61,22 @@ impl Server {
         Self::start_of_as(redis, port, args)
     }
 
+    /// The same with more in its environment.
+    pub fn start_within(environment: Vec<(String, PathBuf)>, port: u16, args: Vec<&str>) -> Self {
+        Self::begin((redis, environment), port, args)
+    }
+
     /// The same of another make.
     pub fn start_of_as(program: Program, port: u16, args: Vec<&str>) -> Self {
+        Self::begin((program, Vec::new()), port, args)
+    }
+
+    fn begin((program, environment): (Program, Vec<(String, PathBuf)>), port: u16, args: Vec<&str>) -> Self {
         let folder = TempDir::new().unwrap();
         let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
-        let child = run(program, &args, folder.path());
+        let child = run(program, &environment, &args, folder.path());
         let cli_args = vec!["-h".to_owned(), "127.0.0.1".to_owned(), "-p".to_owned(), port.to_string()];
-        let server = Self { program, child, port, args, cli_args, folder };
+        let server = Self { program, child, port, args, environment, cli_args, folder };
         server.wait();
         server
     }
@@ -81,7 +91,7 @@ impl Server {
     /// Starts it again on the same port, with what its folder still has; kills it before if it runs.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = run(self.program, &self.args, self.folder.path());
+        self.child = run(self.program, &self.environment, &self.args, self.folder.path());
         self.wait();
     }
 
@@ -127,8 +137,9 @@ fn redis() -> Command {
     Command::new("redis-server")
 }
 
-fn run(program: Program, args: &[String], folder: &Path) -> Child {
+fn run(program: Program, environment: &[(String, PathBuf)], args: &[String], folder: &Path) -> Child {
     let mut command = program();
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }

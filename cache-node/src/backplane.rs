@@ -97,6 +97,8 @@ struct Counts {
 struct Known {
     /// What keeps the node from following.
     trouble: Option<String>,
+    /// Since when no look at the log has succeeded; none if the last one has.
+    lost_since: Option<Instant>,
     gap: Option<(Gap, UnixMillis)>,
 }
 
@@ -176,7 +178,7 @@ impl Backplane {
             caught_up: AtomicBool::new(options.is_none()),
             counts: Counts::default(),
             applying: Histogram::default(),
-            known: Mutex::default(),
+            known: Mutex::new(Known { lost_since: Some(clock.monotonic()), ..Known::default() }),
             observed: Observed::new(clock.clone()),
             clock,
         }

@@ -37,8 +37,10 @@ pub(crate) struct Shape {
     pub(crate) disk_first: bool,
     /// Whether the first node's disk is one that can fill up.
     pub(crate) small_disk: bool,
-    /// Whether clocks can be put wrong.
+    /// Whether clocks of nodes can be put wrong.
     pub(crate) clocks: bool,
+    /// The same of the clock of Redis.
+    pub(crate) redis_clock: bool,
     /// For how long a fenced node serves what it holds; none if not at all.
     pub(crate) serve_stale_for: Option<Duration>,
 }
@@ -84,8 +86,9 @@ impl Fleet {
     /// If a program is missing, or no port is free.
     pub(crate) fn start(shape: &Shape, clock: Clock) -> anyhow::Result<Self> {
         let folder = TempDir::new()?;
-        let store = Store::start();
-        let clock_library = shape.clocks.then(|| clock_library(folder.path())).transpose()?;
+        let library = (shape.clocks || shape.redis_clock).then(|| clock_library(folder.path())).transpose()?;
+        let store = Store::start(library.as_deref().filter(|_| shape.redis_clock), folder.path())?;
+        let clock_library = library.filter(|_| shape.clocks);
         let members: anyhow::Result<Vec<Member>> =
             (0..shape.nodes).map(|node| Member::prepare(shape, node, (&store, folder.path()))).collect();
         let mut fleet = Self {
@@ -156,9 +159,7 @@ impl Fleet {
     /// # Errors
     /// If the file that says so can not be written.
     pub(crate) fn step_clock(&self, node: usize, seconds: i64) -> anyhow::Result<()> {
-        // The same file, so that the process sees it in its memory.
-        let file = fs::File::options().write(true).open(&self.members[node].clock_file)?;
-        Ok(rustix::io::pwrite(&file, &seconds.to_ne_bytes(), 0).map(|_| ())?)
+        put_wrong(&self.members[node].clock_file, seconds)
     }
 
     /// Leads all nodes to the server that is the master now.
@@ -171,6 +172,13 @@ impl Fleet {
 /// Loopback with this port.
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Has processes whose clock follows this file see another time.
+fn put_wrong(file: &Path, seconds: i64) -> anyhow::Result<()> {
+    // The same file, so that the process sees it in its memory.
+    let file = fs::File::options().write(true).open(file)?;
+    Ok(rustix::io::pwrite(&file, &seconds.to_ne_bytes(), 0).map(|_| ())?)
 }
 
 /// Compiles what puts clocks wrong.

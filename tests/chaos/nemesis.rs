@@ -40,6 +40,8 @@ pub(crate) enum Fault {
     Failover,
     /// A node's clock is an hour fast or slow.
     Clock,
+    /// The clock of Redis is: it says what comes after what, and when lives and leases end.
+    RedisClock,
     /// A node's disk is full.
     DiskFull,
 }
@@ -104,6 +106,7 @@ impl Fault {
                 fleet.note("the replica hears nothing more".to_owned());
             }
             Self::Clock => fleet.step_clock(node, if random.random() { 3600 } else { -3600 })?,
+            Self::RedisClock => fleet.store.step_clock(if random.random() { 3600 } else { -3600 })?,
             Self::DiskFull => {
                 if let Some(volume) = &fleet.members[node].volume {
                     volume.fill_but(0);
@@ -156,6 +159,7 @@ impl Active {
                 fleet.follow_master();
             }
             Fault::Clock => fleet.step_clock(node, 0)?,
+            Fault::RedisClock => fleet.store.step_clock(0)?,
             Fault::DiskFull => {
                 if let Some(volume) = &fleet.members[node].volume {
                     std::fs::remove_file(volume.path().join("ballast"))?;

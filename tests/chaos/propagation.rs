@@ -57,6 +57,7 @@ pub(crate) fn measure(program: Program, nodes: usize, removals: u64, by: By) -> 
         disk_first: false,
         small_disk: false,
         clocks: false,
+        redis_clock: false,
         serve_stale_for: None,
     };
     let fleet = Fleet::start(&shape, clock)?;

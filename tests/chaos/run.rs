@@ -200,6 +200,7 @@ impl Setting {
             disk_first: random.random(),
             small_disk: self.faults.contains(&Fault::DiskFull) && matches!(self.program, Program::CacheNode(_)),
             clocks: self.faults.contains(&Fault::Clock),
+            redis_clock: self.faults.contains(&Fault::RedisClock),
             serve_stale_for: self.serves_stale_for(),
         }
     }

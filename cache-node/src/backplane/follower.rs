@@ -90,7 +90,7 @@ impl Follower {
         loop {
             if let Err(error) = self.step().await {
                 self.backplane.counts.failures.fetch_add(1, Ordering::Relaxed);
-                self.backplane.known().trouble = Some(error.message);
+                self.backplane.note_trouble(Some(error.message));
                 sleep(RETRY).await;
             }
         }
@@ -146,7 +146,7 @@ impl Follower {
         let is_awaited = look.records.iter().any(|record| record.what == Recorded::Awaited);
         if !look.is_all {
             // It is being followed: whoever waits is to hear how much is left, and the node not to be taken for alone.
-            self.backplane.known().trouble = None;
+            self.backplane.note_trouble(None);
             return Ok(());
         }
         if !self.goes_on(&cursor, look.state.history).await? {
@@ -171,7 +171,7 @@ impl Follower {
             let history = self.cursor.as_ref().map(|cursor| cursor.history.clone()).unwrap_or_default();
             self.beat(&history, next.position).await?;
         }
-        self.backplane.known().trouble = None;
+        self.backplane.note_trouble(None);
         if is_known { self.log.wait(next.position).await } else { Ok(()) }
     }
 
@@ -234,9 +234,9 @@ impl Follower {
             return Ok(false);
         }
         let silent = silent.join(", ");
-        self.backplane.known().trouble = Some(format!(
+        self.backplane.note_trouble(Some(format!(
             "redis was restarted or replaced, and it is not known yet whether it has all that {silent} wrote"
-        ));
+        )));
         self.vouching = Some(vouching);
         sleep(VOUCH_POLL).await;
         Ok(false)
@@ -315,6 +315,14 @@ impl Backplane {
         self.note_gap(gap);
         let position = Position::NONE;
         self.tell(&Notice { origin: Origin::Backplane, operation: 0, position, what: What::Everything });
+    }
+
+    /// What keeps the node from following, if anything does.
+    pub(super) fn note_trouble(&self, trouble: Option<String>) {
+        let now = self.clock.monotonic();
+        let known = &mut *self.known();
+        known.lost_since = trouble.as_ref().map(|_| known.lost_since.unwrap_or(now));
+        known.trouble = trouble;
     }
 
     fn note_gap(&self, gap: Gap) {

@@ -78,8 +78,11 @@ impl Backplane {
     /// Why the node must not be given clients yet. A node whose Redis can not be reached starts fenced after a while,
     /// because it is of more use than none.
     pub fn keeps_from_ready(&self) -> Option<String> {
-        let waited = self.clock.monotonic().saturating_duration_since(self.opened);
-        let is_alone = self.known().trouble.is_some() && waited >= STARTS_FENCED_AFTER;
+        let now = self.clock.monotonic();
+        let known = self.known().clone();
+        // One look that fails is no reason to serve clients before the log was caught up with.
+        let lost = known.lost_since.is_some_and(|since| now.saturating_duration_since(since) >= STARTS_FENCED_AFTER);
+        let is_alone = known.trouble.is_some() && lost;
         if is_alone { None } else { self.waits_for() }
     }
 

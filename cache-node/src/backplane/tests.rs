@@ -319,6 +319,13 @@ async fn a_node_whose_log_can_not_be_reached_starts_fenced_after_a_while() {
     assert!(f.backplane.keeps_from_ready().is_some_and(|why| why.contains("away")));
     f.clock.advance(Duration::from_secs(5));
     assert_eq!((f.backplane.keeps_from_ready(), f.trust()), (None, Trust::None));
+    // Of one that was reached meanwhile, which takes longer than that to catch up with, one failed look says nothing.
+    f.backplane.note_trouble(None);
+    f.clock.advance(Duration::from_secs(60));
+    f.backplane.note_trouble(Some("late".to_owned()));
+    assert!(f.backplane.keeps_from_ready().is_some());
+    f.clock.advance(Duration::from_secs(5));
+    assert_eq!(f.backplane.keeps_from_ready(), None);
 }
 
 /// The node and another one follow; then the server has another history.

@@ -1,11 +1,17 @@
 //! The fleet's Redis: a server that keeps its data on disk, and its replica once one is wanted.
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use tests::{ports::free_port, redis_server::Server};
 
-use super::loopback;
+use super::{loopback, put_wrong};
 use crate::proxy::Proxy;
 
 /// Where Redis keeps its data, in its folder.
@@ -19,6 +25,8 @@ const POLLS_MAX: u32 = 1500;
 pub(crate) struct Store {
     master: Server,
     replica: Option<Replica>,
+    /// What puts the clock of all servers wrong, and the file that says by how much.
+    clock: Option<(PathBuf, PathBuf)>,
 }
 
 struct Replica {
@@ -30,8 +38,25 @@ struct Replica {
 // === impl Store ===
 
 impl Store {
-    pub(crate) fn start() -> Self {
-        Self { master: server(&[]), replica: None }
+    /// Starts the master; with this library its clock, and that of its replica, can be put wrong.
+    ///
+    /// # Errors
+    /// If the folder takes no file.
+    pub(crate) fn start(clock_library: Option<&Path>, folder: &Path) -> anyhow::Result<Self> {
+        let clock = clock_library.map(|library| (library.to_owned(), folder.join("clock-of-redis")));
+        if let Some((_, file)) = &clock {
+            fs::write(file, 0_i64.to_ne_bytes())?;
+        }
+        Ok(Self { master: server(clock.as_ref(), &[]), replica: None, clock })
+    }
+
+    /// Puts the wall clock of Redis wrong by so much.
+    ///
+    /// # Errors
+    /// If the file that says so can not be written.
+    pub(crate) fn step_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        let (_, file) = self.clock.as_ref().context("its clock can not be put wrong")?;
+        put_wrong(file, seconds)
     }
 
     /// The server that takes writes.
@@ -84,7 +109,7 @@ impl Store {
     pub(crate) fn add_replica(&mut self) -> anyhow::Result<()> {
         let link = Proxy::to(loopback(self.master.port))?;
         let port = link.address.port().to_string();
-        let replica = server(&["--replicaof", "127.0.0.1", &port]);
+        let replica = server(self.clock.as_ref(), &["--replicaof", "127.0.0.1", &port]);
         let up = || replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
         let mut polls = 0;
         while !up() {
@@ -122,10 +147,13 @@ impl Store {
     }
 }
 
-fn server(more: &[&str]) -> Server {
+fn server(clock: Option<&(PathBuf, PathBuf)>, more: &[&str]) -> Server {
     let port = free_port();
     let text = port.to_string();
     let options = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];
     let replication = ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"];
-    Server::start_as(port, [&options[..], &replication[..], more].concat())
+    let environment = clock.map(|(library, file)| {
+        vec![("LD_PRELOAD".to_owned(), library.clone()), ("CLOCK_STEP_FILE".to_owned(), file.clone())]
+    });
+    Server::start_within(environment.unwrap_or_default(), port, [&options[..], &replication[..], more].concat())
 }
