@@ -108,7 +108,7 @@ impl Plan {
             28_050..28_054 if self.own_commands => Asked::Removal(Target::All),
             28_060..28_100 if self.flushes => Asked::Flush,
             28_100..28_200 if self.receipts => Asked::Receipt,
-            28_200..31_000 if self.own_commands => Asked::Touch(any_key(random)),
+            28_200..34_000 if self.own_commands => Asked::Touch(any_key(random)),
             _ => Asked::Removal(Target::Key(any_key(random))),
         }
     }
