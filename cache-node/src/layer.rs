@@ -181,8 +181,8 @@ pub trait Component: Send + Sync + 'static {
 pub enum Change {
     /// Store the entry, whose key it carries.
     Set(Entry),
-    /// The same, after attempts of which nobody knows whether they were carried out, the first of them after this position.
-    /// If others have changed the key since, they may have seen one: then the key is forgotten.
+    /// The same, unless others have changed the key since this position: then the key is forgotten. The entry was made of
+    /// the one that was known then, or attempts since may have been carried out, and others may have seen them.
     Again(Entry, Position),
     /// Store the entry, which was read from another layer, unless this layer has one of its key already.
     Fill(Entry),

@@ -18,7 +18,8 @@ use std::{
 
 use async_trait::async_trait;
 
-use self::table::{REMOVAL_BYTES, Table};
+use self::table::Table;
+pub(crate) use self::table::{REMOVAL_BYTES, REMOVAL_OVERHEAD_BYTES};
 use crate::{
     clock::{CLOCKS_APART_MAX, Clock, UnixMillis},
     entry::{Position, Positions, TagSet, Tags},

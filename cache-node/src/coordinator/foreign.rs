@@ -45,6 +45,7 @@ impl Effects for Stores {
                 // What this node has written itself its disk has as well, or its journal says that it has not.
                 Recorded::Key(_) | Recorded::Cleared if *author != Author::Other => {}
                 Recorded::Key(key) => drop(keys.insert(key.as_bytes(), (key, *position))),
+                Recorded::Tagged(removal) if removal.tags.tags().is_empty() => {}
                 Recorded::Tagged(removal) => {
                     self.tags.record(removal);
                     if *author != Author::Own {

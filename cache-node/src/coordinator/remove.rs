@@ -131,6 +131,10 @@ impl Coordinator {
         tags: TagSet,
         matching: Matching,
     ) -> Result<Confirmed, WriteError> {
+        if tags.tags().is_empty() {
+            // It concerns nothing. To the index a removal without tags is one of everything that has some.
+            return Ok(Confirmed::Everywhere);
+        }
         let op = &mut op.into();
         let (cx, begun) = (op.cx, self.clock.monotonic());
         let removal = self.stores.tags.remove(cx.now, tags, matching);

@@ -37,6 +37,12 @@ impl Position {
         Self(self.0.saturating_add(1))
     }
 
+    /// The place right before this one.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// Puts a position together; parts that are too large become the largest.
     pub fn from_parts(millis: u64, sequence: u64) -> Self {
         Self(millis.min(MILLIS_MAX) << SEQUENCE_BITS | sequence.min(SEQUENCE_MAX))

@@ -1,13 +1,17 @@
 //! The removals by tag that a layer keeps, read within bounds however many it keeps.
 
 use super::{Matching, TagRemoval};
-use crate::entry::{Position, TagSet};
+use crate::{
+    entry::{Position, TagSet},
+    tag_index::{REMOVAL_BYTES, REMOVAL_OVERHEAD_BYTES},
+};
 
-/// The newest of the removals that are shown to it. Of more than twice so many it forgets the older ones, and has one in
+/// The newest of the removals that are shown to it, at most so many, and so many bytes, as the index holds. Of more it forgets the older ones, and has one in
 /// their place that concerns every tagged entry of before: too many entries are gone then, never too few.
 pub(super) struct NewestRemovals {
     most: usize,
     found: Vec<TagRemoval>,
+    bytes: usize,
     floor: Position,
 }
 
@@ -16,20 +20,21 @@ pub(super) struct NewestRemovals {
 impl NewestRemovals {
     /// None yet, and never more than twice so many.
     pub(super) const fn at_most(most: usize) -> Self {
-        Self { most, found: Vec::new(), floor: Position::NONE }
+        Self { most, found: Vec::new(), bytes: 0, floor: Position::NONE }
     }
 
     /// Takes one in.
     pub(super) fn add(&mut self, removal: TagRemoval) {
+        self.bytes += bytes_of(&removal);
         self.found.push(removal);
-        if self.found.len() > self.most.saturating_mul(2) {
+        if self.exceeds(self.most.saturating_mul(2)) {
             self.forget_older();
         }
     }
 
     /// What they come to.
     pub(super) fn end(mut self) -> Vec<TagRemoval> {
-        if self.found.len() > self.most {
+        while self.exceeds(self.most) {
             self.forget_older();
         }
         if self.floor != Position::NONE {
@@ -39,13 +44,24 @@ impl NewestRemovals {
         self.found
     }
 
+    fn exceeds(&self, most: usize) -> bool {
+        self.found.len() > most || self.bytes > most.saturating_mul(REMOVAL_BYTES)
+    }
+
+    /// Those beyond the bound, and half of them at least if they are large.
     fn forget_older(&mut self) {
-        let last = self.found.len() - self.most - 1;
+        let kept = if self.found.len() > self.most { self.most } else { self.found.len() / 2 };
+        let last = self.found.len() - kept - 1;
         let (_, oldest, _) = self.found.select_nth_unstable_by_key(last, |removal| removal.position);
         let floor = oldest.position;
         self.found.retain(|removal| removal.position > floor);
         self.floor = self.floor.max(floor);
+        self.bytes = self.found.iter().map(bytes_of).sum();
     }
+}
+
+fn bytes_of(removal: &TagRemoval) -> usize {
+    REMOVAL_OVERHEAD_BYTES + removal.tags.tags().packed().len()
 }
 
 #[cfg(test)]
@@ -70,6 +86,19 @@ mod tests {
     #[test]
     fn within_the_bound_all_are_there() {
         assert_eq!(read(3, [5, 1, 3].into_iter()), [5, 1, 3].map(removal));
+    }
+
+    #[test]
+    fn large_ones_count_for_several() {
+        let mut removals = NewestRemovals::at_most(100);
+        for number in 0..1000_u64 {
+            let mut tags = TagSet::default();
+            tags.add(format!("{number:0>200}").as_bytes()).unwrap();
+            removals.add(TagRemoval { tags, matching: Matching::Any, position: Position::from_parts(number, 0) });
+            assert!(removals.bytes <= 2 * 100 * REMOVAL_BYTES);
+        }
+        let found = removals.end();
+        assert!(found.len() < 40 && found.iter().any(|removal| removal.position.millis() == 999), "{}", found.len());
     }
 
     #[test]

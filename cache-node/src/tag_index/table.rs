@@ -10,8 +10,8 @@ use crate::{
 };
 
 /// Bytes that a removal may take on average, and those that it takes besides its tags.
-pub(super) const REMOVAL_BYTES: usize = 100;
-const REMOVAL_OVERHEAD_BYTES: usize = 64;
+pub(crate) const REMOVAL_BYTES: usize = 100;
+pub(crate) const REMOVAL_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Table {

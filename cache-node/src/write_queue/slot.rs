@@ -92,8 +92,13 @@ impl Slot {
 
     /// The same of a value that Redis has yet to be given; [`Position::LAST`] if it comes after whatever others did.
     pub(super) fn doubted_since(&self) -> Option<Position> {
-        let waits = matches!(self.change, Change::Set(_)) && self.queued.contains(Lanes::of(LayerId::Redis));
-        waits.then_some(self.tried_after)
+        let redis = Lanes::of(LayerId::Redis);
+        match self.change {
+            Change::Set(_) if self.queued.contains(redis) => Some(self.tried_after),
+            // Another node has changed the key while this was on its way: only Redis knows which of them came first.
+            Change::Set(_) if self.flying.contains(redis) && self.in_log > Position::NONE => Some(self.in_log.before()),
+            _ => None,
+        }
     }
 
     pub(super) fn doubt(&mut self, since: Position) {

@@ -172,6 +172,11 @@ async fn the_documented_rights_are_enough(make: Make) {
     log.go_on("history", "another").await.unwrap();
     let state = log.look(Position::NONE).await.unwrap().state;
     assert!(state.epoch.is_some());
+    // What is asked in the background, where a refusal is not told.
+    for command in [&["MEMORY", "USAGE", "{tc:u-1}:log"][..], &["XLEN", "{tc:u-1}:log"]] {
+        let answer = server.cli(&[&["--user", "documented", "--pass", "secret"], command].concat());
+        assert!(!answer.is_empty() && !answer.contains("NOPERM"), "{answer}");
+    }
     log.wait(Position::NONE).await.unwrap();
     log.beat(&state.history, state.last, Duration::from_secs(3)).await.unwrap();
     let census = log.census(&state.history).await.unwrap();

@@ -116,6 +116,15 @@ async fn what_is_made_of_a_write_that_still_waits_is_one_write_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_made_of_a_write_on_its_way_that_another_node_has_overtaken_is_in_doubt_from_before_that() {
+    let two = on_its_way("k").await;
+    assert!(!supersede(&two, "k"), "its answer decides");
+    revise(&two, "k", 7);
+    let change = asked_of_redis(&two, "k").await;
+    assert!(matches!(&change, Change::Again(_, since) if *since < Position::from_bits(7)), "{change:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_made_of_what_was_in_doubt_is_in_doubt_as_long() {
     let two = on_its_way("other").await;
     revise(&two, "k", 5);

@@ -13,8 +13,8 @@ local function parts(id)
   return tonumber(ms), tonumber(seq)
 end
 local function is_untouched()
-  local head, floor = redis.call('GETRANGE', KEYS[1], 0, 17), redis.call('GET', KEYS[4])
-  if ARGV[7] == '1' or not floor or #head < 18 or string.sub(head, 1, 2) ~= 'TL' then return false end
+  local head, floor = redis.pcall('GETRANGE', KEYS[1], 0, 17), redis.call('GET', KEYS[4])
+  if not floor or type(head) ~= 'string' or #head < 18 or string.sub(head, 1, 2) ~= 'TL' then return false end
   local ms, seq = struct.unpack('>I8I8', head, 3)
   local floor_ms, floor_seq = parts(floor)
   if not floor_ms or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return false end
@@ -31,8 +31,8 @@ local function is_certain()
     for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end
     if facts['entries-added'] > facts['length'] then return false end
   end
-  local since = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6], '+', 'COUNT', 257)
-  if #since > 256 then return false end
+  local since = redis.call('XRANGE', KEYS[2], '(' .. ARGV[6], '+', 'COUNT', 1025)
+  if #since > 1024 then return false end
   for _, record in ipairs(since) do
     local kind, what, origin = record[2][2], record[2][4], record[2][6]
     if origin ~= ARGV[1] then

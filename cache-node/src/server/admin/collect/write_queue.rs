@@ -6,8 +6,11 @@ use crate::{
     metrics::{Definition, Samples},
 };
 
-const OLDEST: Definition =
-    gauge("tieredcache_write_queue_oldest_seconds", "Age of the oldest write that is not on disk.", &[]);
+const OLDEST: Definition = gauge(
+    "tieredcache_write_queue_oldest_seconds",
+    "Age of the oldest change that is not on disk: a write, a removal or a clear.",
+    &[],
+);
 const FLUSHED: Definition = counter("tieredcache_write_queue_flushed_total", "Writes brought to disk.", &[]);
 const BATCHES: Definition = counter("tieredcache_write_queue_batches_total", "Batches brought to disk.", &[]);
 const FLUSH_FAILURES: Definition =
@@ -33,7 +36,7 @@ const LANE_ENTRIES: Definition =
     gauge("tieredcache_write_queue_lane_entries", "Writes that the cold layer does not have yet.", &["to"]);
 const LANE_OLDEST: Definition = gauge(
     "tieredcache_write_queue_lane_oldest_seconds",
-    "Age of the oldest write that the cold layer does not have.",
+    "Age of the oldest change that the cold layer does not have: a write, a removal or a clear.",
     &["to"],
 );
 const LANE_REMOVALS: Definition =
@@ -50,7 +53,7 @@ const CLEARS: Definition = counter(
 );
 const LOST: Definition = counter(
     "tieredcache_write_queue_lost_total",
-    "Writes that the cold layer did not have when the time to stop had run out.",
+    "Changes that the cold layer did not have when the time to stop had run out: writes, removals and clears.",
     &["to"],
 );
 
