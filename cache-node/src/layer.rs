@@ -10,7 +10,7 @@ pub mod lease;
 pub mod log;
 pub mod memory;
 pub mod metered;
-mod newest_removals;
+pub(crate) mod newest_removals;
 mod observed;
 pub mod redis;
 
@@ -228,6 +228,11 @@ pub trait Layer: Component {
     /// none, or, of the last layer that a read asks, a miss. Else nothing, and the key does not count as looked up.
     fn get_now(&self, _cx: &OperationContext, _key: &[u8], _is_last: bool) -> Option<LayerResult> {
         None
+    }
+
+    /// Whether [`Layer::get`] would answer at once that the layer takes no part.
+    fn is_away(&self) -> bool {
+        false
     }
 
     /// Looks many keys up in one round trip; answers each as [`Layer::get`] would, in the order asked.

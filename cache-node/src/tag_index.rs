@@ -19,11 +19,10 @@ use std::{
 use async_trait::async_trait;
 
 use self::table::Table;
-pub(crate) use self::table::{REMOVAL_BYTES, REMOVAL_OVERHEAD_BYTES};
 use crate::{
     clock::{CLOCKS_APART_MAX, Clock, UnixMillis},
     entry::{Position, Positions, TagSet, Tags},
-    layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict},
+    layer::{Component, Health, Matching, Observed, Stats, TagRemoval, Verdict, newest_removals::REMOVAL_BYTES},
     sync::{
         RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},

@@ -104,6 +104,10 @@ pub(crate) struct Scripted {
     pub(crate) write_gate: Semaphore,
     /// Tells what it has without waiting, as if nothing of it took I/O.
     pub(crate) at_once: AtomicBool,
+    /// Says that it takes no part.
+    pub(crate) away: AtomicBool,
+    /// Keys for which it was not asked.
+    pub(crate) passed_over: AtomicU64,
     /// Fails all calls.
     pub(crate) failing: AtomicBool,
     /// Answers all reads that there is no value, here or below.
@@ -137,6 +141,8 @@ impl Scripted {
             read_gate: Semaphore::new(reads),
             write_gate: Semaphore::new(writes),
             at_once: AtomicBool::new(false),
+            away: AtomicBool::new(false),
+            passed_over: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             reads: AtomicU64::new(0),
@@ -199,6 +205,14 @@ impl Layer for Scripted {
     async fn get(&self, _cx: &OperationContext, key: &Key) -> Result<LayerResult, LayerError> {
         self.round_trips.fetch_add(1, Ordering::SeqCst);
         self.read(key).await
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.load(Ordering::SeqCst)
+    }
+
+    fn passed_over(&self, keys: usize) {
+        self.passed_over.fetch_add(keys as u64, Ordering::SeqCst);
     }
 
     fn get_now(&self, cx: &OperationContext, key: &[u8], is_last: bool) -> Option<LayerResult> {

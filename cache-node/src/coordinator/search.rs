@@ -65,16 +65,19 @@ impl Stores {
         search.end()
     }
 
-    /// As [`Stores::read_cold`], if the first cold layer settles it without I/O; else ask it.
+    /// As [`Stores::read_cold`], if the first cold layer that is not away settles it without I/O; else ask it.
     pub(super) fn read_now(&self, cx: &OperationContext, key: &[u8], ticket: Ticket) -> Option<Found> {
-        let mut in_order = self.cold_in_order();
-        let first = in_order.next().filter(|first| self.may_ask(first))?;
-        let is_last = in_order.next().is_none();
+        let mut present = self.cold_in_order().skip_while(|cold| cold.layer.is_away());
+        let first = present.next().filter(|first| self.may_ask(first))?;
+        let is_last = present.next().is_none();
         let mut search = Search::new(ticket, self.backplane.position());
         let result = first.layer.get_now(cx, key, is_last)?;
         let found = self.judge(cx, first, &mut search, Ok(result));
         // What was removed by tag there may be in the next layer, newer.
-        found.or_else(|| is_last.then(|| search.end()))
+        let found = found.or_else(|| is_last.then(|| search.end()))?;
+        let away = self.cold_in_order().take_while(|cold| cold.layer.id() != first.layer.id());
+        away.for_each(|cold| cold.layer.passed_over(1));
+        Some(found)
     }
 
     /// As [`Stores::read_cold`] for many keys, with one round trip to each layer; answers in their order.

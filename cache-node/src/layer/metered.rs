@@ -250,6 +250,10 @@ impl Layer for Metered {
         Some(result)
     }
 
+    fn is_away(&self) -> bool {
+        self.inner.is_away()
+    }
+
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let call = self.measure("get_many", &self.times.get_many, keys.len());
         let answers = self.inner.get_many(cx, keys).await;

@@ -1,10 +1,11 @@
 //! The removals by tag that a layer keeps, read within bounds however many it keeps.
 
 use super::{Matching, TagRemoval};
-use crate::{
-    entry::{Position, TagSet},
-    tag_index::{REMOVAL_BYTES, REMOVAL_OVERHEAD_BYTES},
-};
+use crate::entry::{Position, TagSet};
+
+/// Bytes that a removal may take on average, and those that it takes besides its tags.
+pub(crate) const REMOVAL_BYTES: usize = 100;
+pub(crate) const REMOVAL_OVERHEAD_BYTES: usize = 64;
 
 /// The newest of the removals that are shown to it, at most so many, and so many bytes, as the index holds. Of more it forgets the older ones, and has one in
 /// their place that concerns every tagged entry of before: too many entries are gone then, never too few.

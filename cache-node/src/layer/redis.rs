@@ -194,6 +194,10 @@ impl Layer for Redis {
         Ok(answer.unwrap_or(Ok(LayerResult::NotHandled))?)
     }
 
+    fn is_away(&self) -> bool {
+        !self.is_available()
+    }
+
     async fn get_many(&self, cx: &OperationContext, keys: &[Key]) -> Answers {
         let Some(answers) = self.shared.read(cx, keys).await? else {
             return Ok(keys.iter().map(|_| Ok(LayerResult::NotHandled)).collect());

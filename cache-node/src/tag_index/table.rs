@@ -6,12 +6,11 @@ use ahash::RandomState;
 
 use crate::{
     entry::{Position, TagSet, Tags},
-    layer::{Matching, TagRemoval},
+    layer::{
+        Matching, TagRemoval,
+        newest_removals::{REMOVAL_BYTES, REMOVAL_OVERHEAD_BYTES},
+    },
 };
-
-/// Bytes that a removal may take on average, and those that it takes besides its tags.
-pub(crate) const REMOVAL_BYTES: usize = 100;
-pub(crate) const REMOVAL_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Table {

@@ -65,6 +65,19 @@ async fn a_layer_that_is_asked_first_is_not_passed_over() {
 }
 
 #[tokio::test]
+async fn a_layer_that_is_away_is_passed_over_and_counted_once_the_read_is_settled() {
+    let (node, [redis, disk], clock) = over([LayerId::Redis, LayerId::Disk]).await;
+    disk.put(entry("k", "v"));
+    redis.away.store(true, Ordering::SeqCst);
+    let Peek::Hit(found) = node.get_now(&cx(&clock), b"k") else { panic!("the disk knows") };
+    assert_eq!((text(&found).as_str(), redis.passed_over.load(Ordering::SeqCst)), ("v", 1));
+    assert!(matches!(node.get_now(&cx(&clock), b"absent"), Peek::Absent), "the disk is the last that is there");
+    disk.at_once.store(false, Ordering::SeqCst);
+    assert!(matches!(node.get_now(&cx(&clock), b"other"), Peek::Cold));
+    assert_eq!(redis.passed_over.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn what_is_on_its_way_or_can_not_be_read_is_not_settled_by_the_disk() {
     let f = Fixture::over(Scripted::gated(1000, 0), QUEUE).await;
     f.layer.at_once.store(true, Ordering::SeqCst);
