@@ -86,10 +86,10 @@ impl Table {
             !removals.is_empty()
         });
         (self.len, self.bytes) = (0, 0);
-        let of_all = |(first, removals): (&Box<[u8]>, &Vec<(TagSet, Position)>)| {
-            removals.iter().map(|(tags, _)| first.len() + tags.tags().packed().len()).collect::<Vec<_>>()
-        };
-        let sizes: Vec<usize> = self.any.keys().map(|tag| tag.len()).chain(self.all.iter().flat_map(of_all)).collect();
+        let mut sizes: Vec<usize> = self.any.keys().map(|tag| tag.len()).collect();
+        for (first, removals) in &self.all {
+            sizes.extend(removals.iter().map(|(tags, _)| first.len() + tags.tags().packed().len()));
+        }
         sizes.into_iter().for_each(|bytes| self.count(bytes));
     }
 
