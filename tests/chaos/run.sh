@@ -2,7 +2,7 @@
 # Breaks a fleet of cache nodes and judges every read of its clients. Needs the release program (`make build`), root,
 # `redis-server` and clang. What it prints ends with `N reads checked` and a line of cargo's kind.
 #
-#   tests/chaos/run.sh             every fault once, a few random pairs, and a million reads at least
+#   tests/chaos/run.sh             how long removals take, every fault once, a few random pairs, and a million reads at least
 #   tests/chaos/run.sh long        every fault three times and thirty random pairs, ten million reads at least
 #   tests/chaos/run.sh run --help  anything else is given to the program
 set -euo pipefail
@@ -19,6 +19,8 @@ control() { "$target/debug/chaos" run --kind plain --faults drop --control; }
 case ${1:-short} in
 short)
     control
+    # Fails if one removal in a thousand takes longer than 250 ms from node to node.
+    "$target/debug/chaos" propagation --removals 50000
     set -- run --reads 1000000 --pair-cycles 4
     ;;
 long)

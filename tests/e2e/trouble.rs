@@ -38,6 +38,7 @@ fn a_bad_image_stops_at_one_node_and_a_good_one_heals_it() {
     fleet.apply("cache", TWO);
     // `apply` leaves a field that it does not name any more only if it named it before, which it did.
     fleet.await_ready("cache", 2, READY_WITHIN);
+    await_events(&fleet, "cache", &["NodeRecovered"]);
 }
 
 #[test]

@@ -202,6 +202,10 @@ fn a_node_does_not_obey_its_own_records() {
         eventually("all records are read", || since()[2..].iter().sum::<u64>() == records);
         let expected = if number == 0 { [changes, records, records, 0] } else { [0, records, 0, records] };
         assert_eq!(since(), expected, "node {number}");
+        for kind in ["published", "received", "own", "applied"] {
+            let metric = format!("tieredcache_backplane_records_total{{kind=\"{kind}\",layer=\"backplane\"}}");
+            assert_eq!(fleet.node(number).metric(&metric), Some(fleet.extra(number, kind) as f64), "{metric}");
+        }
     }
     // What Redis holds must not be what answers, nor what memory holds.
     fleet.redis.cli(&["DEL", "{tc:local}:e:own"]);

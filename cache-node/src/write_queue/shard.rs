@@ -107,10 +107,7 @@ impl Shard {
     }
 
     pub(super) fn is_untold(&self, hash: u64, key: &[u8]) -> bool {
-        let found = self.slots.find(hash, |slot| slot.change.key() == key);
-        found.is_some_and(|slot| {
-            matches!(slot.change, Change::Set(_)) && slot.owed().contains(Lanes::of(LayerId::Redis))
-        })
+        self.slots.find(hash, |slot| slot.change.key() == key).is_some_and(Slot::is_untold)
     }
 
     pub(super) fn writes(&self, stripe: usize) -> u64 {

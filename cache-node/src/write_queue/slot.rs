@@ -38,6 +38,8 @@ pub(super) struct Slot {
     /// one that was known then, or Redis was asked before, and nobody knows whether it did as asked.
     /// [`Position::LAST`] if neither is so.
     tried_after: Position,
+    /// It was made of a value that was known then, so it may be older than what others have done since.
+    is_revised: bool,
     /// Once Redis has the change, its place in the log. Before, the newest change of another node that came while this
     /// one was on its way.
     in_log: Position,
@@ -72,6 +74,7 @@ impl Slot {
             record: None,
             waits: Vec::new(),
             tried_after: Position::LAST,
+            is_revised: false,
             in_log: Position::NONE,
         }
     }
@@ -102,9 +105,15 @@ impl Slot {
     }
 
     pub(super) fn doubt(&mut self, since: Position) {
-        if matches!(self.change, Change::Set(_)) {
+        if matches!(self.change, Change::Set(_)) && since < Position::LAST {
             self.tried_after = self.tried_after.min(since);
+            self.is_revised = true;
         }
+    }
+
+    /// Whether it is a value that was written here, of which Redis has yet to be told.
+    pub(super) fn is_untold(&self) -> bool {
+        matches!(self.change, Change::Set(_)) && !self.is_revised && self.owed().contains(Lanes::of(LayerId::Redis))
     }
 
     pub(super) const fn is_hidden(&self) -> bool {
@@ -118,6 +127,7 @@ impl Slot {
         self.change = change;
         self.charge = charge;
         self.tried_after = Position::LAST;
+        self.is_revised = false;
         self.in_log = Position::NONE;
     }
 
@@ -187,6 +197,7 @@ impl Slot {
             self.unhide(lane, used);
             if lane == Lanes::of(LayerId::Redis) {
                 self.tried_after = Position::LAST;
+                self.is_revised = false;
             }
         }
         self.end_waits(settled, |wait| wait.flying.remove(lane));

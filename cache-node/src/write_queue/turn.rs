@@ -54,7 +54,8 @@ impl Turn<'_> {
         self.shard.pending(self.hash, key)
     }
 
-    /// Whether the key was written here and Redis has yet to be told: until then nobody else can have changed it since.
+    /// Whether the key was written here and Redis has yet to be told: until then nobody else can have changed it since. What
+    /// was made of an earlier value is as old as that.
     pub fn is_untold(&self, key: &[u8]) -> bool {
         self.shard.is_untold(self.hash, key)
     }

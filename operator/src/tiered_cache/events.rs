@@ -8,7 +8,7 @@ use kube::runtime::events::{Event, EventType};
 use super::{
     apply::Write,
     diagnose::Trouble,
-    observe::Node,
+    observe::{Node, ordinal},
     rollout::Replacement,
     status::{LAYERS, condition_type, listed},
 };
@@ -223,9 +223,10 @@ pub(super) fn of_change(before: &TieredCacheStatus, after: &TieredCacheStatus) -
     tales
 }
 
-/// What became of the troubles of nodes, of those that are there and of those that are missing, since they were last told;
-/// `told` is brought up to date.
+/// What became of the troubles of so many nodes, of those that are there and of those that are missing, since they were last
+/// told; `told` is brought up to date.
 pub(super) fn of_nodes(
+    replicas: i32,
     nodes: &[Node],
     absent: &[(String, Trouble)],
     told: &mut BTreeMap<String, Trouble>,
@@ -247,7 +248,9 @@ pub(super) fn of_nodes(
             _ => {}
         }
     }
-    told.retain(|name, _| all.clone().any(|(found, ..)| found == name));
+    // One that is being replaced has no pod for a moment.
+    let is_wanted = |name: &str| ordinal(name).is_some_and(|ordinal| ordinal < replicas);
+    told.retain(|name, _| is_wanted(name) || all.clone().any(|(found, ..)| found == name));
     tales
 }
 
@@ -273,12 +276,19 @@ mod tests {
         let mut told = BTreeMap::new();
         let nodes = |node: N| [N::current(0).build(), node.build()];
         let labels = |tales: Vec<Tale>| tales.into_iter().map(|tale| tale.reason).collect::<Vec<_>>();
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &[], &mut told)), [Reason::NodeUnhealthy]);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).in_trouble()), &[], &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1).starting()), &[], &mut told)), []);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), [Reason::NodeRecovered]);
-        assert_eq!(labels(of_nodes(&nodes(N::current(1)), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1)), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1).in_trouble()), &[], &mut told)), [Reason::NodeUnhealthy]);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1).in_trouble()), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1).starting()), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1)), &[], &mut told)), [Reason::NodeRecovered]);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1)), &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1).in_trouble()), &[], &mut told)), [Reason::NodeUnhealthy]);
+        // Its pod is replaced, or it is not wanted any more.
+        assert_eq!(labels(of_nodes(2, &[N::current(0).build()], &[], &mut told)), []);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1)), &[], &mut told)), [Reason::NodeRecovered]);
+        assert_eq!(labels(of_nodes(2, &nodes(N::current(1).in_trouble()), &[], &mut told)), [Reason::NodeUnhealthy]);
+        assert_eq!(labels(of_nodes(1, &[N::current(0).build()], &[], &mut told)), []);
+        assert!(told.is_empty());
     }
 
     #[test]
@@ -287,7 +297,7 @@ mod tests {
         let trouble = Trouble { kind: TroubleKind::PodNotCreated, message: "no room".to_owned() };
         let absent = [("sessions-1".to_owned(), trouble)];
         let told_of = |nodes: &[Node], absent: &[(String, Trouble)], told: &mut BTreeMap<String, Trouble>| {
-            of_nodes(nodes, absent, told).into_iter().map(|tale| tale.reason).collect::<Vec<_>>()
+            of_nodes(2, nodes, absent, told).into_iter().map(|tale| tale.reason).collect::<Vec<_>>()
         };
         assert_eq!(told_of(&nodes[..1], &absent, &mut told), [Reason::NodeUnhealthy]);
         assert_eq!(told_of(&nodes[..1], &absent, &mut told), []);

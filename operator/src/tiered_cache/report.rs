@@ -34,7 +34,7 @@ pub(super) async fn report(
         tales.extend(events::of_change(&before, &after));
         memory.status = version.map(|version| (version, after));
     }
-    tales.extend(events::of_nodes(view.nodes, view.absent, &mut memory.troubles));
+    tales.extend(events::of_nodes(view.replicas, view.nodes, view.absent, &mut memory.troubles));
     for tale in tales {
         tell(cx, cache, &tale).await;
     }

@@ -128,7 +128,9 @@ impl Kind {
             || "{ mode: Disabled }".to_owned(),
             // Of a Redis that shares its core with the node and its loading it is not asked how quick it is.
             |address| match self {
-                Self::NodeFull => format!("{{ mode: External, endpoints: [\"{address}\"], timeout: 500ms }}"),
+                Self::NodeFull => format!(
+                    "{{ mode: External, endpoints: [\"{address}\"], timeout: 2s }}\nlimits: {{ requestTimeout: 4s }}"
+                ),
                 _ => format!("{{ mode: External, endpoints: [\"{address}\"] }}"),
             },
         );

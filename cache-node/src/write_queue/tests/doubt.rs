@@ -102,6 +102,18 @@ async fn what_is_made_of_a_known_value_is_stored_only_if_nobody_has_changed_the_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_made_of_a_known_value_is_no_newer_than_what_others_did_meanwhile() {
+    let two = on_its_way("other").await;
+    let is_untold = || two.queue.turn(b"k").is_untold(b"k");
+    revise(&two, "k", 5);
+    assert!(!is_untold(), "a fenced node must not serve it");
+    two.set("k", "written here");
+    assert!(is_untold());
+    revise(&two, "k", 5);
+    assert!(is_untold(), "one write with the one before it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_made_of_a_write_that_still_waits_is_one_write_with_it() {
     let two = on_its_way("other").await;
     two.set("k", "v");
