@@ -7,8 +7,9 @@ use crate::entry::{Position, TagSet};
 pub(crate) const REMOVAL_BYTES: usize = 100;
 pub(crate) const REMOVAL_OVERHEAD_BYTES: usize = 64;
 
-/// The newest of the removals that are shown to it, at most so many, and so many bytes, as the index holds. Of more it forgets the older ones, and has one in
-/// their place that concerns every tagged entry of before: too many entries are gone then, never too few.
+/// The newest of the removals that are shown to it, at most so many, and so many bytes, as the index holds. Of more it
+/// forgets the older ones, and has one in their place that concerns every tagged entry of before: too many entries are gone
+/// then, never too few.
 pub(super) struct NewestRemovals {
     most: usize,
     found: Vec<TagRemoval>,
