@@ -171,6 +171,7 @@ make_namespace "$operator_namespace"
 # shellcheck disable=SC2086 — the annotation is two words, or none.
 show helm upgrade --install "$release" charts/tieredcache-operator -n "$operator_namespace" --create-namespace \
     --set image.repository="$operator_image" --set nodeImage.repository="$node_image" \
+    --set rbac.managedRedisPasswords=true \
     ${operator_content:+--set-string podAnnotations.image-content=$operator_content} --wait --timeout 120s ||
     fail "the operator did not start; can your machines get $operator_image? README.md, Images, tells how"
 show kubectl -n "$operator_namespace" get pods

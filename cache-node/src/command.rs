@@ -110,6 +110,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Where slow commands are kept, for SLOWLOG.
     pub slow_log: Arc<SlowLog>,
+    /// Whether each read that leaves memory is followed by itself: there are spans, or a slow log that keeps quick commands.
+    pub follows_reads: bool,
     /// By how much of its life a value may expire earlier than asked, in percent.
     pub ttl_jitter_percent: u8,
     /// How long a negative entry holds if the client does not say.

@@ -24,8 +24,11 @@ const ARG_BYTES_MAX: usize = 128;
 /// What stands in place of passwords, as in Redis.
 const REDACTED: &[u8] = b"(redacted)";
 
-/// What stands in place of steps if no layer below memory was asked or told.
-const MEMORY: &str = "memory";
+/// What stands in place of steps if memory, queue and what RocksDB has in memory were enough.
+const WITHOUT_IO: &str = "without I/O";
+
+/// Below this threshold every command is told by itself, and everything that it asked.
+const THRESHOLD_COARSE: Duration = Duration::from_millis(1);
 
 /// The log of one node: in memory, bounded, newest first.
 #[derive(Debug)]
@@ -104,6 +107,15 @@ pub struct SlowArgs {
     ends: Vec<usize>,
 }
 
+// === impl SlowLogOptions ===
+
+impl SlowLogOptions {
+    /// Whether also quick commands are of interest.
+    pub const fn is_fine(&self) -> bool {
+        self.threshold.as_nanos() < THRESHOLD_COARSE.as_nanos()
+    }
+}
+
 // === impl SlowLog ===
 
 impl SlowLog {
@@ -172,8 +184,8 @@ impl SlowWork {
     /// `# operation 17 of a client, deadline 1000 ms: redis miss 12034us; disk hit 80us`.
     pub fn remark(&self) -> String {
         let Self { operation, origin, deadline, trail, commands: _ } = self;
-        let memory = trail.steps().next().is_none().then(|| MEMORY.to_owned());
-        let done: Vec<String> = memory.into_iter().chain(self.lines()).collect();
+        let nothing = trail.steps().next().is_none().then(|| WITHOUT_IO.to_owned());
+        let done: Vec<String> = nothing.into_iter().chain(self.lines()).collect();
         let (origin, deadline_ms, done) = (origin.label(), deadline.as_millis(), done.join("; "));
         format!("# operation {operation} of a {origin}, deadline {deadline_ms} ms: {done}")
     }
@@ -338,9 +350,9 @@ mod tests {
     #[test]
     fn the_remark_tells_number_origin_deadline_and_what_was_done() {
         let mut work = nothing();
-        assert_eq!(work.remark(), "# operation 7 of a client, deadline 1500 ms: memory");
+        assert_eq!(work.remark(), "# operation 7 of a client, deadline 1500 ms: without I/O");
         work.commands = 16;
-        assert!(work.remark().ends_with(" ms: memory; one of 16 commands run together"), "{}", work.remark());
+        assert!(work.remark().ends_with(" ms: without I/O; one of 16 commands run together"), "{}", work.remark());
         work = SlowWork { origin: Origin::Replay, ..nothing() };
         for (part, outcome, micros) in [("redis", Outcome::Miss, 12_034), ("disk", Outcome::Hit, 80)] {
             let took = Duration::from_micros(micros);

@@ -16,6 +16,9 @@ const MOUNTED_AT: &str = "/sys/fs/cgroup";
 /// Hierarchies of version 1 that can keep the roll, best first.
 const ROLL_HIERARCHIES: [&str; 4] = ["pids", "freezer", "memory", "cpu"];
 
+/// Controllers of version 2 that a kubelet limits pods with.
+const FOR_PODS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
+
 /// The control groups of one cluster.
 pub(crate) struct Cgroup {
     /// Path below each hierarchy.
@@ -45,6 +48,28 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Makes the group as [`Self::create`] does, and makes sure that pods in it can be limited.
+    pub(crate) fn create_for_pods(&self, child: &str) -> Result<()> {
+        self.create(child)?;
+        if !version_2() {
+            return Ok(());
+        }
+        let path = self.roll()?.join(child).join("cgroup.controllers");
+        let there = fs::read_to_string(&path).at("reading", &path)?;
+        let lacking = lacking(&there);
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(ClusterError::Missing {
+            what: format!("the controllers {} below {MOUNTED_AT}", lacking.join(", ")),
+            remedy: format!(
+                "the kernel has to have them and {MOUNTED_AT}/cgroup.subtree_control to take them; in a container it \
+                 does not while processes are in the topmost group: share the host's control groups with it \
+                 (--cgroupns=host)"
+            ),
+        })
     }
 
     /// Moves the calling process into a child group that was created.
@@ -146,6 +171,12 @@ fn delegate(group: &Path) {
     }
 }
 
+/// Which of the controllers that pods need are not `there`.
+fn lacking(there: &str) -> Vec<&'static str> {
+    let has = |wanted: &str| there.split_whitespace().any(|controller| controller == wanted);
+    FOR_PODS.into_iter().filter(|wanted| !has(wanted)).collect()
+}
+
 /// Version 1: a new cpuset group has no processors and no memory until somebody says which.
 fn inherit_cpuset(parent: &Path, group: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
@@ -176,4 +207,16 @@ fn remove_tree(group: &Path) -> bool {
 fn children(group: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lacking;
+
+    #[test]
+    fn controllers_that_pods_need_are_told_by_whole_names() {
+        assert_eq!(lacking("cpuset cpu io memory hugetlb pids rdma misc\n"), [""; 0]);
+        assert_eq!(lacking("cpuset io pids"), ["cpu", "memory"]);
+        assert_eq!(lacking("\n"), ["cpu", "cpuset", "memory", "pids"]);
+    }
 }

@@ -43,7 +43,7 @@ impl<'a> Node<'a> {
     pub(crate) fn boot(&self, pause_archive: &Path) -> Result<()> {
         let runtime = Runtime::of(self.layout);
         network::create_node(self.layout, &self.own)?;
-        runtime.cgroup().create(&self.name())?;
+        runtime.cgroup().create_for_pods(&self.name())?;
         self.write_config()?;
         let parts = self.parts();
         parts.forget_wanted()?;

@@ -29,6 +29,12 @@ const KUBELET_SETTINGS: [&str; 6] = [
     "kernel/keys/root_maxbytes",
 ];
 
+/// Variables of whoever brings a cluster up that its programs get; no other.
+///
+/// A login or a service has some that lead programs astray which outlive it or see another `/run`: runc keeps its files
+/// in `XDG_RUNTIME_DIR`, and the user's proxy knows no way to the pods.
+const INHERITED: [&str; 6] = ["PATH", "HOME", "LANG", "CLUSTER_BIN", "TIEREDCACHE_CACHE", "TIEREDCACHE_STATE"];
+
 /// The running processes of one cluster.
 pub(crate) struct Runtime<'a> {
     layout: &'a Layout,
@@ -133,8 +139,11 @@ impl<'a> Runtime<'a> {
         let output = fs::File::create(&log).at("creating", &log)?;
         let errors = output.try_clone().at("sharing", &log)?;
         let executable = executable()?;
+        let inherited = INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let child = Command::new(&executable)
             .args(["contain", self.layout.name(), &std::process::id().to_string()])
+            .env_clear()
+            .envs(inherited)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tests::cluster::REDIS_IMAGE;
 
 use crate::fleet::{Fleet, equal, eventually};
+use crate::secret;
 use crate::turn::beside;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/examples");
@@ -102,8 +102,8 @@ fn the_example_that_shares_a_redis_finds_it_by_its_sentinels() {
     let redis = Fleet::new(&turn, "redis");
     let fleet = Fleet::new(&turn, "examples-shared");
     let authority = start_redis(&redis);
-    put_secret(&fleet, "redis-certificates", &json!({"ca.crt": authority}));
-    put_secret(&fleet, "redis-carts", &json!({"username": "carts", "password": "of-the-carts"}));
+    secret::put(&fleet, "redis-certificates", &json!({"ca.crt": authority}));
+    secret::put(&fleet, "redis-carts", &json!({"username": "carts", "password": "of-the-carts"}));
     let name = apply(&fleet, SHARED);
     await_serving(&fleet, &name);
     let [writer, reader] = [0, 1].map(|node| format!("{name}-{node}.{name}-nodes"));
@@ -143,25 +143,10 @@ fn await_serving(fleet: &Fleet, cache: &str) {
     assert_eq!(answers.lines().collect::<Vec<_>>(), ["OK", "value"], "{cache}");
 }
 
-/// Makes a Secret of the fleet's namespace.
-fn put_secret(fleet: &Fleet, name: &str, texts: &Value) {
-    let metadata = json!({"name": name, "namespace": fleet.namespace});
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": texts});
-    fleet.cluster.apply(&secret.to_string()).expect("the Secret is accepted");
-}
-
 /// Starts Redis and Sentinel with a certificate for all their names, and gives that of the authority that signed it.
 fn start_redis(redis: &Fleet) -> String {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // A name of its own, or OpenSSL takes what it signs for signed by themselves.
-    params.distinguished_name.push(DnType::CommonName, "authority");
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(NAMES.map(str::to_owned)).unwrap().signed_by(&key, &authority).unwrap();
-    let server = json!({"ca.crt": authority.pem(), "tls.crt": certificate.pem(), "tls.key": key.serialize_pem()});
-    put_secret(redis, "redis-server", &server);
+    let authority = secret::put_certificate(redis, "redis-server", &NAMES);
     redis.cluster.apply(&REDIS.replace("TLS", TLS).replace("IMAGE", REDIS_IMAGE)).expect("Redis is made");
     redis.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=180s"]);
-    authority.pem()
+    authority
 }

@@ -77,6 +77,7 @@ fn install_operator(cluster: &Cluster) {
     let looked = cluster.kubectl(["-n", OPERATOR_NAMESPACE, "get", OPERATOR, "--ignore-not-found", "-o", "name"]);
     let was_there = !looked.expect("the cluster is up").is_empty();
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tieredcache-operator");
+    // What pods can not be pulled from, and the one right that the chart does not grant by default.
     let output = cluster
         .helm_command()
         .expect("the cluster is up")
@@ -84,6 +85,7 @@ fn install_operator(cluster: &Cluster) {
         .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace"])
         .args(["--set", "image.repository=localhost/tieredcache/operator"])
         .args(["--set", "nodeImage.repository=localhost/tieredcache/cache-node"])
+        .args(["--set", "rbac.managedRedisPasswords=true"])
         .args(["--wait", "--timeout", "120s"])
         .output()
         .expect("helm runs");

@@ -13,6 +13,7 @@ mod fleet_chaos;
 mod layers;
 mod managed_redis;
 mod redis_behind_tls;
+mod secret;
 mod steady;
 mod story;
 mod tour;

@@ -4,11 +4,11 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::cluster::{OPERATOR_USER, REDIS_IMAGE};
 
 use crate::fleet::{Fleet, equal, eventually};
+use crate::secret;
 use crate::turn::beside;
 
 const READY_WITHIN: Duration = Duration::from_secs(180);
@@ -55,26 +55,11 @@ spec:
 /// `redis-cli` beside that Redis.
 const CLI: [&str; 7] = ["exec", "redis", "--", "redis-cli", "--tls", "--cacert", "/tls/ca.crt"];
 
-/// Makes or changes a Secret of the fleet's namespace.
-fn put_secret(fleet: &Fleet, name: &str, texts: &Value) {
-    let metadata = json!({"name": name, "namespace": fleet.namespace});
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": texts});
-    fleet.cluster.apply(&secret.to_string()).expect("the Secret is accepted");
-}
-
 /// Starts Redis with a certificate for the name of its Service, and has the authority that signed it in a Secret of its own,
 /// without any key.
 fn start_redis(fleet: &Fleet) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // A name of its own, or OpenSSL takes what it signs for signed by themselves.
-    params.distinguished_name.push(DnType::CommonName, "authority");
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["redis".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    let server = json!({"ca.crt": authority.pem(), "tls.crt": certificate.pem(), "tls.key": key.serialize_pem()});
-    put_secret(fleet, "redis-server", &server);
-    put_secret(fleet, "redis-authority", &json!({"ca.crt": authority.pem()}));
+    let authority = secret::put_certificate(fleet, "redis-server", &["redis"]);
+    secret::put(fleet, "redis-authority", &json!({"ca.crt": authority}));
     let manifest = REDIS.replace("NAMESPACE", &fleet.namespace).replace("IMAGE", REDIS_IMAGE);
     fleet.cluster.apply(&manifest).expect("Redis is made");
     fleet.kubectl(&["wait", "pod/redis", "--for=condition=Ready", "--timeout=180s"]);
@@ -99,7 +84,7 @@ fn accept(fleet: &Fleet, password: &str) {
 
 /// From now on the nodes come with this password. Waits until the kubelets have brought it to all that run.
 fn show(fleet: &Fleet, password: &str) {
-    put_secret(fleet, "redis-user", &json!({"username": USER, "password": password}));
+    secret::put(fleet, "redis-user", &json!({"username": USER, "password": password}));
     for node in NODES {
         // Those that are started later have it from the start.
         if fleet.get(&format!("pod/{node}")).is_err() {

@@ -137,6 +137,7 @@ async fn commands(clock: &Clock) -> Commands {
     let coordinator = Coordinator::open(parts, clock.clone()).await;
     let slow_log = SlowLogOptions { threshold: Duration::ZERO, length_max: 8 };
     let settings = Settings {
+        follows_reads: false,
         identity: Identity::default(),
         value_bytes_max: 4096,
         request_timeout: Duration::from_secs(60),

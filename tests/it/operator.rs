@@ -1,6 +1,7 @@
 //! The operator's program against a real API server, with the controllers of Kubernetes and a stand-in for kubelets.
 
 mod chaos;
+mod kstatus;
 mod kubelet;
 mod life;
 mod managed_redis;

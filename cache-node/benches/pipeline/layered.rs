@@ -89,6 +89,7 @@ impl Layered {
             slow_log: Arc::new(SlowLog::new(slow_log)),
             ttl_jitter_percent: 5,
             negative_ttl: Duration::from_secs(5),
+            follows_reads: false,
             tracked_items_max: 100_000,
         };
         let facts = Arc::new(ServerFacts::default);

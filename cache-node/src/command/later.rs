@@ -213,7 +213,7 @@ impl Commands {
 
     fn read_for_join(&self, cx: &OperationContext, what: One, key: &[u8]) -> Option<Read> {
         Key::check(key).ok()?;
-        let from = match self.coordinator.get_now(cx, key) {
+        let from = match self.known(cx, key) {
             Peek::Hit(entry) => Source::Known(Some(entry)),
             Peek::Absent => Source::Known(None),
             Peek::Cold => Source::Cold(owned(key)),

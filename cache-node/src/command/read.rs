@@ -5,7 +5,12 @@ use super::{
     later::{Later, One, Tell},
     owned,
 };
-use crate::{context::Trail, coordinator::Peek, entry::Entry, protocol::Replies};
+use crate::{
+    context::{OperationContext, Trail},
+    coordinator::Peek,
+    entry::Entry,
+    protocol::Replies,
+};
 
 // === impl Commands ===
 
@@ -13,12 +18,18 @@ impl Commands {
     /// GET, STRLEN, TTL, PTTL.
     pub(super) fn read(&self, call: &Call<'_>, what: One, out: &mut Replies) -> Step {
         let Some(key) = self.key(call, 1, out) else { return Step::Done };
-        match self.coordinator.get_now(call.cx, key) {
+        match self.known(call.cx, key) {
             Peek::Hit(entry) => self.tell(call, what, Some(&entry), out),
             Peek::Absent => self.tell(call, what, None, out),
             Peek::Cold => return Step::Later(Later::read(owned(key), what)),
         }
         Step::Done
+    }
+
+    /// What is known without I/O; what is below memory only if nobody is to be told who was asked.
+    #[inline]
+    pub(super) fn known(&self, cx: &OperationContext, key: &[u8]) -> Peek {
+        if self.settings.follows_reads { self.coordinator.peek(cx, key) } else { self.coordinator.get_now(cx, key) }
     }
 
     /// Writes the reply of a read without I/O, and counts how it ended.
@@ -52,7 +63,7 @@ impl Commands {
         loop {
             let rest = keys.clone();
             let Some(key) = keys.next() else { break };
-            let known = match self.coordinator.get_now(call.cx, key) {
+            let known = match self.known(call.cx, key) {
                 Peek::Hit(entry) => Some(Some(entry)),
                 Peek::Absent => Some(None),
                 Peek::Cold => None,

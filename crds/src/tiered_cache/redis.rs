@@ -54,7 +54,8 @@ pub struct Redis {
     #[schemars(schema_with = "schema::write_mode")]
     pub write_mode: WriteMode,
 
-    /// The Redis of `mode: Managed`.
+    /// The Redis of `mode: Managed`. Its password is in the Secret with the name of the cache and `-redis`: make it, or
+    /// install the operator's chart with `rbac.managedRedisPasswords=true`.
     #[serde(default)]
     pub managed: ManagedRedis,
 

@@ -101,8 +101,8 @@ fn lacks_password(pod: &Pod, password: &Password) -> Option<Trouble> {
     let (pod, secret) = (pod.name_any(), pod.name_any());
     let secret = secret.rsplit_once('-').map_or(secret.as_str(), |(stem, _)| stem);
     let message = format!(
-        "{pod} can not be started while there is no Secret {secret}, which the operator may not make: {why}. Make it with \
-         the keys {} and {}, as the operator's README says, or permit the operator to create Secrets",
+        "{pod} waits for its password: make the Secret {secret} with the keys {} and {}, as the chart's README says, or \
+         install the chart with rbac.managedRedisPasswords=true, so that the operator makes it (now: {why})",
         managed_redis::PASSWORD_KEY,
         managed_redis::USERS,
     );
@@ -175,7 +175,7 @@ mod tests {
         let waits = "{waiting: {reason: ContainerCreating}}";
         let found = trouble(waits, &not_ours).unwrap();
         assert_eq!(found.kind, TroubleKind::ContainerNotCreated);
-        for words in ["no Secret sessions-redis,", "secrets is forbidden", "keys password and users.acl"] {
+        for words in ["the Secret sessions-redis with", "secrets is forbidden", "keys password and users.acl"] {
             assert!(found.message.contains(words), "{}", found.message);
         }
         assert_eq!(trouble(waits, &Password::Known), None);

@@ -63,6 +63,18 @@ fn a_redis_that_evicts_what_belongs_to_the_log_is_noticed_as_if_the_log_were_gon
 }
 
 #[test]
+fn a_damaged_floor_is_noticed_as_if_it_were_gone() {
+    let fleet = Fleet::start(&[]);
+    serves(&fleet, "k");
+    let before = gaps(&fleet, &ALL);
+    // Lower than it was, as one flipped bit can make it.
+    assert_eq!(fleet.redis.cli(&["SETRANGE", "{tc:local}:floor", "0", "0"]), "31");
+    noticed(&fleet, &ALL, &before);
+    eventually("all begin anew", || (0..3).all(|number| fleet.client(number).call("GET k") == Reply::Null));
+    serves(&fleet, "k");
+}
+
+#[test]
 fn forgotten_scripts_are_loaded_again_and_nothing_is_lost() {
     let fleet = Fleet::start(&[]);
     for round in 0..5 {

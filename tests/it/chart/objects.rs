@@ -158,19 +158,18 @@ fn the_operator_may_do_exactly_what_its_readme_says() {
     assert_eq!(role("release-operator"), documented_permissions("watched"));
     assert_eq!(role("release-operator-leader"), documented_permissions("own namespace"));
     for (_, resource, verb) in role("release-operator") {
-        // It may make a password, and read none.
-        assert!(resource != "secrets" || verb == "create");
-        assert!(!resource.contains("exec") && verb != "*" && resource != "*");
+        assert!(resource != "secrets" && !resource.contains("exec") && verb != "*" && resource != "*");
     }
 }
 
 #[test]
-fn the_right_to_make_passwords_can_be_left_out_and_with_it_every_right_on_secrets() {
+fn there_is_no_right_on_secrets_unless_passwords_are_to_be_made() {
     let of = |values: &[&str]| granted(&object(&objects(values), "ClusterRole"));
-    let most = ["--set", "rbac.aggregateToUserRoles=false"];
-    let least = ["--set", "rbac.aggregateToUserRoles=false,rbac.managedRedisPasswords=false"];
-    let missing: Vec<_> = of(&most).difference(&of(&least)).cloned().collect();
-    assert_eq!(missing, [(String::new(), "secrets".to_owned(), "create".to_owned())]);
+    let least = ["--set", "rbac.aggregateToUserRoles=false"];
+    let most = ["--set", "rbac.aggregateToUserRoles=false,rbac.managedRedisPasswords=true"];
+    let more: BTreeSet<_> = of(&most).difference(&of(&least)).cloned().collect();
+    assert_eq!(more, documented_permissions("watched, with `rbac.managedRedisPasswords`"));
+    assert_eq!(more, BTreeSet::from([(String::new(), "secrets".to_owned(), "create".to_owned())]));
     assert!(!render(&least).contains("secrets"));
 }
 

@@ -96,11 +96,11 @@ fn a_deleted_cache_leaves_nothing_but_what_its_policy_keeps() {
     assert_eq!(claims.len(), 2, "disk.retention.whenDeleted is Retain by default");
 }
 
-/// The chart's own Role, and nothing else.
+/// The chart's own Role, with the right to make passwords, and nothing else.
 #[test]
 fn the_role_of_the_chart_is_enough_in_one_namespace() {
     let lab = Lab::new("role");
-    let (_folder, config) = as_permitted(&lab, &[]);
+    let (_folder, config) = as_permitted(&lab, &["--set", "rbac.managedRedisPasswords=true"]);
     let operator = lab.operator().with_kubeconfig(config).start();
     lab.apply("sessions", json!({"replicas": 3, "redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");
@@ -136,7 +136,7 @@ fn the_role_of_the_chart_is_for_the_lease_of_the_operator_alone() {
 #[test]
 fn without_any_right_on_secrets_the_password_is_left_to_people() {
     let lab = Lab::new("no-secrets");
-    let (_folder, config) = as_permitted(&lab, &["--set", "rbac.managedRedisPasswords=false"]);
+    let (_folder, config) = as_permitted(&lab, &[]);
     let operator = lab.operator().with_kubeconfig(config).start();
     lab.apply("sessions", json!({"redis": {"mode": "Managed"}}));
     lab.until_ready("sessions");

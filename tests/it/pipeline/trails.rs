@@ -100,6 +100,21 @@ fn a_cold_read_and_a_removal_name_the_layer_that_took_the_time() {
 }
 
 #[test]
+fn a_read_that_the_disk_settles_without_io_names_it_where_every_command_is_told() {
+    let folder = tempdir().unwrap();
+    let node = Node::start(&config_of_disk(&folder, "minTtl: 0s", "slowLog: {threshold: 0s}"));
+    let mut client = Client::connect(node.resp);
+    for command in ["GET absent", "MGET absent absent", "EXISTS absent"] {
+        client.call(command);
+        let steps = last(&mut client);
+        assert!(took(&steps, "disk miss") > Duration::ZERO, "{command}: {steps:?}");
+    }
+    assert_eq!(client.call("SET k v"), Reply::ok());
+    assert_eq!(client.call("GET k"), Reply::bulk("v"));
+    assert_eq!(last(&mut client), [["without", "I/O"]]);
+}
+
+#[test]
 fn a_read_that_passes_its_deadline_names_the_layer_and_counts_as_failed() {
     let (node, mut client, wire, _redis, _folder) = start(Duration::from_millis(400));
     wire.set(Fault::Late(LATE, Duration::ZERO));

@@ -20,6 +20,7 @@ on_every_make! {
     a_clear_takes_effect_at_once_for_every_node_and_gives_the_memory_back
     a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall_clock_does
     removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter
+    a_damaged_removal_by_tag_removes_all_of_before_because_nobody_knows_what_it_removed
     a_removal_by_tag_has_a_millisecond_of_its_own_while_the_clock_of_redis_is_behind
     an_emptied_redis_gives_misses_and_goes_on
     another_database_is_used_as_configured
@@ -184,6 +185,43 @@ async fn a_clear_beats_every_write_before_it_and_none_after_it_whatever_the_wall
     assert_eq!(got(&redis, "a").await, "2");
 }
 
+async fn a_damaged_removal_by_tag_removes_all_of_before_because_nobody_knows_what_it_removed(make: Make) {
+    let server = make.start(&[]);
+    let redis = opened(options(&[server.port])).await;
+    set(&redis, "old", "v").await;
+    let removal = TagRemoval { tags: tags(&["a"]), matching: Matching::Any, position: Position::NONE };
+    redis.apply(&cx(), &[Change::RemoveTagged(removal)]).await.unwrap();
+    let hash = "{tc:u-1}:tags";
+    let kept = server.cli(&["HGET", hash, "t:a"]);
+    server.cli(&["HSET", hash, "t:a", &kept.replacen('1', "0", 1)]);
+    assert_eq!(redis.tag_removals(&cx()).await.unwrap(), []);
+    assert_eq!(got(&redis, "old").await, "Miss");
+    assert_eq!(server.cli(&["HLEN", hash]), "0", "once is enough");
+    let record = server.cli(&["XREVRANGE", "{tc:u-1}:log", "+", "-", "COUNT", "1"]);
+    let word = |number| record.lines().nth(number).unwrap_or_default();
+    assert_eq!((word(2), word(6)), ("c", ""), "this node has to forget, too: {record}");
+    set(&redis, "new", "v").await;
+    assert_eq!(redis.tag_removals(&cx()).await.unwrap(), []);
+    assert_eq!(got(&redis, "new").await, "v");
+}
+
+/// Adds 20,000 removals by tag that no longer matter, as the layer keeps them. KEYS tags.
+const OUTDATED: &str = "
+local function crc32c(text)
+  local crc = bit.bnot(0)
+  for i = 1, #text do
+    crc = bit.bxor(crc, string.byte(text, i))
+    for _ = 1, 8 do
+      crc = bit.bxor(bit.rshift(crc, 1), bit.band(crc, 1) == 1 and 0x82F63B78 or 0)
+    end
+  end
+  return bit.tohex(bit.bnot(crc))
+end
+for i = 1, 20000 do
+  local field = 't:outdated' .. i
+  redis.call('HSET', KEYS[1], field, '1000-1 1000-1 ' .. crc32c(field))
+end";
+
 async fn removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter(make: Make) {
     let server = make.start(&[]);
     let redis = opened(options(&[server.port])).await;
@@ -196,8 +234,7 @@ async fn removals_of_tags_are_kept_at_their_place_in_the_log_while_they_matter(m
     ];
     let placed = redis.apply(&cx(), &changes.map(Change::RemoveTagged)).await.unwrap();
     assert!(placed.is_sorted_by(|one, next| one < next), "{placed:?}");
-    let outdated = "for i = 1, 20000 do redis.call('HSET', KEYS[1], 't:outdated' .. i, '1000-1') end";
-    server.cli(&["EVAL", outdated, "1", "{tc:u-1}:tags"]);
+    server.cli(&["EVAL", OUTDATED, "1", "{tc:u-1}:tags"]);
     let mut kept = redis.tag_removals(&cx()).await.unwrap();
     kept.sort_by_key(|removal| removal.position);
     let expected = [

@@ -175,9 +175,9 @@ async fn what_was_flipped_cut_or_moved_is_a_miss_and_goes_and_spoils_no_other(ma
         redis.apply(&cx(), &[Change::Set(entry("bad", "value")), Change::Set(entry("good", "value"))]).await.unwrap();
         let stored = "{tc:u-1}:e:bad";
         match random.random_range(0..4) {
-            0 => server.cli(&["SETRANGE", stored, "78", "!"]),
+            0 => server.cli(&["SETRANGE", stored, "82", "!"]),
             1 => {
-                let bit = random.random_range(18 * 8..98 * 8).to_string();
+                let bit = random.random_range(0..102 * 8).to_string();
                 let flipped = if server.cli(&["GETBIT", stored, &bit]) == "1" { "0" } else { "1" };
                 server.cli(&["SETBIT", stored, &bit, flipped])
             }

@@ -5,26 +5,31 @@ use std::{future::Future, sync::Arc, time::Duration};
 use redis::RedisError;
 use tokio::time::{interval, sleep};
 
-use super::{CONNECT_TIMEOUT, Errand, Shared, counts::Counts, keys::removal, link::Writing, scripts, trouble::Trouble};
+use super::{
+    CONNECT_TIMEOUT, Errand, Shared,
+    counts::Counts,
+    keys::removal,
+    link::Writing,
+    scripts::{self, lua_place},
+    trouble::Trouble,
+};
 use crate::{
     clock::{CLOCKS_APART_MAX, UnixMillis},
     context::OperationContext,
-    layer::{TagRemoval, newest_removals::NewestRemovals},
+    entry::Position,
+    layer::{ErrorKind, TagRemoval, newest_removals::NewestRemovals},
 };
 
 /// Removes those of the keys whose entry is below the floor, and what is no entry.
-const RECLAIM: &str = "\
-local floor_ms, floor_seq, removed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
+const RECLAIM: &str = concat!(
+    lua_place!(),
+    "local floor_ms, floor_seq, removed = tonumber(ARGV[1]), tonumber(ARGV[2]), 0
 for _, key in ipairs(KEYS) do
-  local head = redis.call('GETRANGE', key, 0, 17)
-  local dead = #head < 18 or string.sub(head, 1, 2) ~= 'TL'
-  if not dead then
-    local ms, seq = struct.unpack('>I8I8', head, 3)
-    dead = ms < floor_ms or (ms == floor_ms and seq < floor_seq)
-  end
-  if dead then removed = removed + redis.call('UNLINK', key) end
+  local ms, seq = place(redis.call('GETRANGE', key, 0, 21))
+  if not ms or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then removed = removed + redis.call('UNLINK', key) end
 end
-return removed";
+return removed"
+);
 
 /// Forgets removals of tags unless they have become newer.
 const FORGET_REMOVALS: &str = "\
@@ -72,18 +77,24 @@ pub(super) fn start(shared: &Arc<Shared>) -> impl Future<Output = ()> + Send + '
 impl Shared {
     /// Makes all entries of before count as missing, for every node, and has their memory reclaimed.
     pub(super) async fn clear(&self, cx: &OperationContext) -> Result<(), Trouble> {
+        let position = self.raise_floor(self.errand(cx, "a clear", self.options.timeout), &self.origin).await?;
+        self.log.published(position);
+        Ok(())
+    }
+
+    /// The record is `origin`'s: nobody's, if this node is to forget what it holds, too.
+    async fn raise_floor(&self, errand: Errand, origin: &str) -> Result<Position, Trouble> {
         self.writable()?;
         let mut clear = self.scripts.clear.whole(&[self.keys.floor().as_bytes(), self.keys.log().as_bytes()]);
-        clear.arg(&self.origin).arg(self.log_kept());
+        clear.arg(origin).arg(self.log_kept());
         let raise = async move |mut connection| clear.query_async::<Vec<u8>>(&mut connection).await;
-        let errand = self.errand(cx, "a clear", self.options.timeout);
         let writing = self.writing(&errand).await?;
         let connected = writing.as_ref().map(Writing::connected);
         let id = self.call(&self.writes, errand, raise, connected.clone()).await?;
         let no_answer = || self.fail(Trouble::no_answer("the answer to a clear makes no sense"), connected.as_ref());
-        self.log.published(scripts::position(&id).ok_or_else(no_answer)?);
+        let position = scripts::position(&id).ok_or_else(no_answer)?;
         self.reclaim.notify_one();
-        Ok(())
+        Ok(position)
     }
 
     /// How long a step of background work may take.
@@ -108,7 +119,7 @@ impl Shared {
         let get = async |mut connection| {
             redis::cmd("GET").arg(self.keys.floor()).query_async::<Option<Vec<u8>>>(&mut connection).await
         };
-        let Some(floor) = self.step("GET", get).await?.as_deref().and_then(scripts::position) else { return Ok(()) };
+        let Some((floor, _)) = self.step("GET", get).await?.as_deref().and_then(scripts::twice) else { return Ok(()) };
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
@@ -164,21 +175,38 @@ impl Shared {
             let query = async move |mut connection| scan.query_async(&mut connection).await;
             let errand = self.background("HSCAN");
             let (next, fields): (u64, Vec<Field>) = self.call(&self.reads, errand, query, self.link.reader()).await?;
-            let mut outdated = Vec::new();
+            let (mut outdated, mut damaged) = (Vec::new(), Vec::new());
             for (field, value) in fields {
                 // The one without a name only keeps the hash from being empty.
                 match removal(&field, &value) {
                     _ if field.is_empty() => {}
                     Some(removal) if removal.position.millis() >= oldest_ms => found.add(removal),
-                    _ => outdated.push((field, value)),
+                    Some(_) => outdated.push((field, value)),
+                    None => damaged.push((field, value)),
                 }
             }
             self.forget_removals(&outdated).await;
+            self.forget_all_because_of(&damaged).await?;
             cursor = next;
             if cursor == 0 {
                 return Ok(found.end());
             }
         }
+    }
+
+    /// What was removed is not known any more, so all of before is, on every node.
+    async fn forget_all_because_of(&self, damaged: &[Field]) -> Result<(), Trouble> {
+        let Some((field, _)) = damaged.first() else { return Ok(()) };
+        let count = self.counts.error(ErrorKind::Corrupt);
+        let field = field.escape_ascii().to_string();
+        tracing::warn!(
+            field,
+            count,
+            "a removal by tag in Redis is damaged; everything cached before counts as removed"
+        );
+        self.raise_floor(self.background("a clear"), "").await?;
+        self.forget_removals(damaged).await;
+        Ok(())
     }
 
     /// Only room is lost if this fails.

@@ -5,14 +5,16 @@
 //! |---|---|
 //! | `{tc:<uid>}:e:<key>` | envelope of an entry; its life in Redis is what is left of its useful life |
 //! | `{tc:<uid>}:log` | stream, one record for each change: kind, key or tags, the process that made it |
-//! | `{tc:<uid>}:floor` | id of a record: entries with an older one count as missing |
-//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal; under the empty name that of the log's beginning |
+//! | `{tc:<uid>}:floor` | id of a record, twice: entries with an older one count as missing |
+//! | `{tc:<uid>}:tags` | hash of tag removals: which tags → id of the newest record of their removal, twice, and a checksum of the tags; under the empty name the id of the log's beginning |
 //! | `{tc:<uid>}:epoch` | random token, made with the log |
 //! | `{tc:<uid>}:history` | the replication id for which the log is known to be whole, and how that is known |
 //! | `{tc:<uid>}:nodes` | hash of the nodes that follow the log: name → time, history, position, for how long it trusts itself |
 //! | `{tc:<uid>}:l:<key>` | who may fill the entry, since which record, and until when |
 
-use super::scripts::position;
+use crc_fast::CrcAlgorithm;
+
+use super::scripts::twice;
 use crate::{
     entry::{TagSet, Tags},
     layer::{Matching, TagRemoval},
@@ -108,9 +110,14 @@ pub(super) fn fields(removal: &TagRemoval) -> Vec<Vec<u8>> {
     }
 }
 
-/// The removal that a field keeps; none if no version of this program wrote it.
+/// By which a damaged field shows; the value of the field ends in it.
+pub(super) fn checksum(field: &[u8]) -> String {
+    format!("{:08x}", crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, field))
+}
+
+/// The removal that a field keeps; none if it is damaged, or if no version of this program wrote it.
 pub(super) fn removal(field: &[u8], value: &[u8]) -> Option<TagRemoval> {
-    let position = position(value)?;
+    let (position, _) = twice(value).filter(|(_, sum)| *sum == checksum(field).as_bytes())?;
     let (tags, matching) = match field.split_first_chunk::<2>()? {
         (b"t:", tag) => {
             let mut tags = TagSet::default();
@@ -144,6 +151,24 @@ mod tests {
         }
     }
 
+    /// As the script puts it together.
+    fn value_of(removal: &TagRemoval, field: &[u8]) -> Vec<u8> {
+        format!("{0} {0} {1}", removal.position, checksum(field)).into_bytes()
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_another_removal() {
+        let written = removal_of(&[b"group"], Matching::Any);
+        let [field] = &fields(&written)[..] else { panic!("one tag, one field") };
+        let value = value_of(&written, field);
+        for bit in 0..8 * (field.len() + value.len()) {
+            let mut both = [&field[..], &value].concat();
+            both[bit / 8] ^= 1 << (bit % 8);
+            let (field, value) = both.split_at(field.len());
+            assert_eq!(removal(field, value), None, "bit {bit}");
+        }
+    }
+
     #[test]
     fn a_key_that_begins_with_the_prefix_is_a_key_like_others() {
         let keys = Keys::new("u-1");
@@ -157,7 +182,7 @@ mod tests {
         for matching in [Matching::Any, Matching::All] {
             let written = removal_of(&[b"t:\0\xff"], matching);
             let [field] = &fields(&written)[..] else { panic!("one tag, one field") };
-            assert_eq!(removal(field, written.position.to_string().as_bytes()), Some(written));
+            assert_eq!(removal(field, &value_of(&written, field)), Some(written));
         }
     }
 
@@ -170,11 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn foreign_fields_are_passed_over() {
-        for (field, value) in
-            [("t:a", "x"), ("t:", "1-1"), ("x", "1-1"), ("q:a", "1-1"), ("a:\u{1}", "1-1"), ("t:a", "")]
-        {
-            assert_eq!(removal(field.as_bytes(), value.as_bytes()), None, "{field} {value}");
+    fn foreign_fields_are_no_removals() {
+        let position = Position::from_parts(1, 1);
+        for field in ["t:", "x", "q:a", "a:\u{1}"] {
+            let written = TagRemoval { position, ..removal_of(&[b"any"], Matching::Any) };
+            assert_eq!(removal(field.as_bytes(), &value_of(&written, field.as_bytes())), None, "{field}");
+        }
+        for value in ["", "x", "1-1", "1-1 1-1"] {
+            assert_eq!(removal(b"t:a", value.as_bytes()), None, "{value}");
         }
     }
 }

@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use super::{
     Redis, Shared,
     counts::Counts,
-    scripts::{self, Prepared},
+    scripts::{self, Prepared, lua_place, lua_twice},
     trouble::Trouble,
 };
 use crate::{
@@ -28,21 +28,16 @@ use crate::{
 /// KEYS entry, lease, floor, log; ARGV the token, its life in ms, the version of a copy that counts as none. Answers 0
 /// and the id of the newest record if the lease is taken now, 1 and the milliseconds that another one has left, or 2 and
 /// the copy. Without a floor nobody knows what was cleared, so nothing counts; nor does a lease with more than the
-/// minute that any can have: the clock was set back.
-const TAKE: &str = "#!lua
-local floor_ms, floor_seq = math.huge, 0
-local floor = redis.call('GET', KEYS[3])
-if floor then
-  local ms, seq = string.match(floor, '(%d+)-(%d+)')
-  floor_ms, floor_seq = tonumber(ms), tonumber(seq)
-end
-local function counts(ms, seq) return ms > floor_ms or (ms == floor_ms and seq >= floor_seq) end
-local head = redis.call('GETRANGE', KEYS[1], 0, 17)
-if #head > 0 then
-  local ms, seq = 0, 0
-  if #head == 18 and string.sub(head, 1, 2) == 'TL' then ms, seq = struct.unpack('>I8I8', head, 3) end
-  local version = string.format('%.0f-%.0f', ms, seq)
-  if counts(ms, seq) and version ~= ARGV[3] then return {2, redis.call('GET', KEYS[1])} end
+/// minute that any can have: the clock was set back. A damaged copy is none.
+const TAKE: &str = concat!(
+    "#!lua\n",
+    lua_place!(),
+    lua_twice!(),
+    "local floor_ms, floor_seq = twice(redis.call('GET', KEYS[3]))
+local function counts(ms, seq) return floor_ms and (ms > floor_ms or (ms == floor_ms and seq >= floor_seq)) end
+local ms, seq = place(redis.call('GETRANGE', KEYS[1], 0, 21))
+if ms and counts(ms, seq) and string.format('%.0f-%.0f', ms, seq) ~= ARGV[3] then
+  return {2, redis.call('GET', KEYS[1])}
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -60,19 +55,21 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
   end
 end
 redis.call('SET', KEYS[2], string.format('%s %s %.0f', ARGV[1], id, now + tonumber(ARGV[2])), 'PX', ARGV[2])
-return {0, id}";
+return {0, id}"
+);
 
 /// KEYS entry, lease, floor, log, tags; ARGV the beginning of the lease that must be held, its id (two parts), origin,
 /// records kept, key, envelope, life in ms, the tags. Answers the id of the record, or 0 if the fill is refused.
-const FILL: &str = "#!lua
-local lease = redis.call('GET', KEYS[2])
+const FILL: &str = concat!(
+    "#!lua\n",
+    lua_twice!(),
+    "local lease = redis.call('GET', KEYS[2])
 if not lease or string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 local granted_ms, granted_seq = tonumber(ARGV[2]), tonumber(ARGV[3])
 local function is_newer(id)
   if not id then return false end
-  local ms, seq = string.match(id, '(%d+)-(%d+)')
-  ms, seq = tonumber(ms), tonumber(seq)
-  return ms > granted_ms or (ms == granted_ms and seq > granted_seq)
+  local ms, seq = twice(id)
+  return not ms or ms > granted_ms or (ms == granted_ms and seq > granted_seq)
 end
 if is_newer(redis.call('GET', KEYS[3])) then return 0 end
 for i = 9, #ARGV do
@@ -81,8 +78,10 @@ end
 redis.call('UNLINK', KEYS[2])
 local id = redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'k', 's', 'w', ARGV[6], 'o', ARGV[4])
 local ms, seq = string.match(id, '(%d+)-(%d+)')
-redis.call('SET', KEYS[1], 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[7], 'PX', ARGV[8])
-return id";
+local at = struct.pack('>I6I4', tonumber(ms), tonumber(seq))
+redis.call('SET', KEYS[1], 'TL' .. at .. at .. ARGV[7], 'PX', ARGV[8])
+return id"
+);
 
 /// The leases of a cache.
 pub struct RedisLeases {

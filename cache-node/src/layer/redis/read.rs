@@ -25,9 +25,6 @@ const REMOVE_IF_UNCHANGED: &str = "\
 if redis.call('GETRANGE', KEYS[1], 0, #ARGV[1] - 1) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
 return 0";
 
-/// Bytes in front of an envelope that say which record it has.
-const VERSION_BYTES: usize = 18;
-
 /// Damaged values that are being removed at once; what is beyond is left for the next read.
 const REMOVALS_AT_ONCE: usize = 16;
 
@@ -75,7 +72,7 @@ impl Shared {
     /// Entries with an older record are of before the last clear.
     fn floor(&self, value: Option<&[u8]>) -> Result<Position, Trouble> {
         let Some(value) = value else { return Ok(Position::NONE) };
-        scripts::position(value).ok_or_else(|| {
+        scripts::twice(value).map(|(floor, _)| floor).ok_or_else(|| {
             // Nobody can tell what was cleared, so nothing can be served.
             self.counts.error(ErrorKind::Corrupt);
             Trouble::corrupt("the floor of the last clear is damaged")
@@ -96,7 +93,10 @@ impl Shared {
         };
         let Some(value) = value else { return Ok(miss()) };
         Counts::add(&self.counts.bytes_read, value.len() as u64);
-        let (version, envelope) = scripts::stored(&value).unwrap_or((Position::NONE, &value));
+        let Some((version, envelope)) = scripts::stored(&value) else {
+            let _ = miss();
+            return Err(self.damaged(key, value, "no place of its record, or a damaged one"));
+        };
         let (entry, dates) = match decode(key.as_bytes(), envelope) {
             Ok(decoded) => decoded,
             Err(error) => {
@@ -134,7 +134,7 @@ impl Shared {
 
     async fn remove_damaged(&self, key: &[u8], value: &[u8]) {
         let Some(connected) = self.link.writer() else { return };
-        let header = &value[..value.len().min(VERSION_BYTES + HEADER_BYTES)];
+        let header = &value[..value.len().min(scripts::HEAD_BYTES + HEADER_BYTES)];
         let mut remove = redis::cmd("EVAL");
         remove.arg(REMOVE_IF_UNCHANGED).arg(1).arg(key).arg(header);
         let mut connection = connected.connection.clone();

@@ -1,7 +1,31 @@
 //! What Redis does in one step: a change of an entry, its record in the log, and the answer of its position.
 //!
-//! A stored entry is `TL`, the position of its record (milliseconds and sequence, 8 bytes each, big-endian) and the
-//! envelope. Every script that changes an entry ends the lease of its key, so that a fill begun before is refused.
+//! A stored entry is `TL`, the position of its record (milliseconds in 6 bytes and sequence in 4, big-endian) twice, and
+//! the envelope. The envelope has a checksum of its own; scripts, which know the position first, can not compute one, and
+//! of two copies a damaged one shows. Other positions are kept as text, twice as well. Every script that changes an entry
+//! ends the lease of its key, so that a fill begun before is refused.
+
+/// Lua: reads the position in the first bytes of an entry; nil if they are damaged or no entry's.
+macro_rules! lua_place {
+    () => {
+        "local function place(head)
+  if #head < 22 or string.sub(head, 1, 2) ~= 'TL' or string.sub(head, 3, 12) ~= string.sub(head, 13, 22) then return end
+  return struct.unpack('>I6I4', head, 3)
+end
+"
+    };
+}
+
+/// Lua: reads a position that is kept as text; nil if there is none, or a damaged one.
+macro_rules! lua_twice {
+    () => {
+        "local function twice(text)
+  local ms, seq = string.match(text or '', '^(%d+)%-(%d+) %1%-%2')
+  return tonumber(ms), tonumber(seq)
+end
+"
+    };
+}
 
 mod again;
 
@@ -10,11 +34,17 @@ use redis::{Cmd, Script};
 use self::again::SET_AGAIN;
 use crate::entry::Position;
 
+pub(super) use {lua_place, lua_twice};
+
+/// Bytes of a stored entry in front of its envelope.
+pub(super) const HEAD_BYTES: usize = 22;
+
 /// KEYS entry, log, lease; ARGV origin, records kept, key, envelope, life in ms. Answers the id of the record.
 const SET: &str = "#!lua
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 's', 'w', ARGV[3], 'o', ARGV[1])
 local ms, seq = string.match(id, '(%d+)-(%d+)')
-redis.call('SET', KEYS[1], 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[4], 'PX', ARGV[5])
+local at = struct.pack('>I6I4', tonumber(ms), tonumber(seq))
+redis.call('SET', KEYS[1], 'TL' .. at .. at .. ARGV[4], 'PX', ARGV[5])
 redis.call('UNLINK', KEYS[3])
 return id";
 
@@ -24,9 +54,9 @@ const REMOVE: &str = "#!lua flags=allow-oom
 redis.call('UNLINK', KEYS[1], KEYS[3])
 return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 'r', 'w', ARGV[3], 'o', ARGV[1])";
 
-/// KEYS tags, log; ARGV origin, records kept, the removal, its fields. While the server's clock is behind the newest id,
-/// the record has a millisecond of its own: what its node has called newer than the removal before, by provisional
-/// positions of the millisecond before, is to be older than what follows. Answers the id.
+/// KEYS tags, log; ARGV origin, records kept, the removal, its fields, each with its checksum. While the server's clock is
+/// behind the newest id, the record has a millisecond of its own: what its node has called newer than the removal before, by
+/// provisional positions of the millisecond before, is to be older than what follows. Answers the id.
 const REMOVE_TAGGED: &str = "#!lua flags=allow-oom
 local time, stream, last_ms, at = redis.call('TIME'), {}, 0, '*'
 if redis.call('EXISTS', KEYS[2]) == 1 then stream = redis.call('XINFO', 'STREAM', KEYS[2]) end
@@ -37,13 +67,13 @@ if last_ms >= tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) th
   at = string.format('%.0f-0', last_ms + 1)
 end
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], at, 'k', 't', 'w', ARGV[3], 'o', ARGV[1])
-for i = 4, #ARGV do redis.call('HSET', KEYS[1], ARGV[i], id) end
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], id .. ' ' .. id .. ' ' .. ARGV[i + 1]) end
 return id";
 
 /// KEYS floor, log; ARGV origin, records kept. All entries of before count as missing from here on. Answers the id.
 const CLEAR: &str = "#!lua flags=allow-oom
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 'c', 'w', '', 'o', ARGV[1])
-redis.call('SET', KEYS[1], id)
+redis.call('SET', KEYS[1], id .. ' ' .. id)
 return id";
 
 /// KEYS entry, log; ARGV key, envelope, life in ms, the id up to which the value is known to be the newest. Refused if
@@ -62,23 +92,26 @@ for _, record in ipairs(since) do
   if what == ARGV[1] or (kind ~= 's' and kind ~= 'r' and kind ~= 't' and kind ~= 'a') then return 0 end
 end
 local ms, seq = string.match(ARGV[4], '(%d+)-(%d+)')
-local value = 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[2]
-if redis.call('SET', KEYS[1], value, 'NX', 'PX', ARGV[3]) then return 1 end
+local at = struct.pack('>I6I4', tonumber(ms), tonumber(seq))
+if redis.call('SET', KEYS[1], 'TL' .. at .. at .. ARGV[2], 'NX', 'PX', ARGV[3]) then return 1 end
 return 0";
 
 /// KEYS log, epoch, and what is kept with it: floor, history, tags; ARGV the id after which to read, how many records at
 /// most. Answers epoch, what INFO says of the replication, newest id, records ever added, records there, the records, and
-/// whether there is one with that id. If anything is missing that is kept with the log, there is no epoch: what the log
-/// was for is lost.
-const LOOK: &str = "#!lua flags=no-writes,allow-stale
-local epoch, info = redis.call('GET', KEYS[2]), redis.call('INFO', 'replication')
-if redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5]) < 3 then epoch = false end
+/// whether there is one with that id. If anything is missing that is kept with the log, or the floor is damaged, there is no
+/// epoch: what the log was for is lost.
+const LOOK: &str = concat!(
+    "#!lua flags=no-writes,allow-stale\n",
+    lua_twice!(),
+    "local epoch, info = redis.call('GET', KEYS[2]), redis.call('INFO', 'replication')
+if redis.call('EXISTS', KEYS[4], KEYS[5]) < 2 or not twice(redis.call('GET', KEYS[3])) then epoch = false end
 if redis.call('EXISTS', KEYS[1]) == 0 then return {epoch, info, '0-0', 0, 0, {}, 0} end
 local facts, stream = {}, redis.call('XINFO', 'STREAM', KEYS[1])
 for i = 1, #stream, 2 do facts[stream[i]] = stream[i + 1] end
 local records = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])
 local anchor = #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])
-return {epoch, info, facts['last-generated-id'], facts['entries-added'], facts['length'], records, anchor}";
+return {epoch, info, facts['last-generated-id'], facts['entries-added'], facts['length'], records, anchor}"
+);
 
 /// Notes who follows the log. KEYS nodes; ARGV node, history, position, and milliseconds: after how many without a word a
 /// node is forgotten that trusts nothing any more, after how many without a word from any node the list counts as begun
@@ -115,8 +148,10 @@ return {now, redis.call('GET', KEYS[2]), redis.call('HGETALL', KEYS[1])}";
 /// history, nodes, tags; ARGV origin, a new token, the replication id, the newest id that the caller knows of (its two
 /// parts), and whether the caller knows that records were lost. Does nothing if somebody has done it already for this
 /// history and no newer id is known. Answers whether it did.
-const BEGIN: &str = "#!lua flags=allow-oom
-local last_ms, last_seq = 0, 0
+const BEGIN: &str = concat!(
+    "#!lua flags=allow-oom\n",
+    lua_twice!(),
+    "local last_ms, last_seq = 0, 0
 if redis.call('EXISTS', KEYS[1]) == 1 then
   local stream = redis.call('XINFO', 'STREAM', KEYS[1])
   for i = 1, #stream, 2 do
@@ -130,7 +165,7 @@ local seen_ms, seen_seq = tonumber(ARGV[4]), tonumber(ARGV[5])
 local behind = last_ms < seen_ms or (last_ms == seen_ms and last_seq < seen_seq)
 local history = redis.call('GET', KEYS[4])
 local begun = history == ARGV[3] .. ' begun' or (history == ARGV[3] .. ' continued' and ARGV[6] == '0')
-local is_whole = redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[6]) == 3
+local is_whole = redis.call('EXISTS', KEYS[2], KEYS[6]) == 2 and twice(redis.call('GET', KEYS[3]))
 if is_whole and begun and not behind then return 0 end
 local id = '*'
 if behind and tonumber(redis.call('TIME')[1]) * 1000 <= seen_ms then
@@ -138,13 +173,14 @@ if behind and tonumber(redis.call('TIME')[1]) * 1000 <= seen_ms then
 end
 id = redis.call('XADD', KEYS[1], id, 'k', 'g', 'w', '', 'o', ARGV[1])
 redis.call('SET', KEYS[2], ARGV[2], 'NX')
-redis.call('SET', KEYS[3], id)
+redis.call('SET', KEYS[3], id .. ' ' .. id)
 redis.call('SET', KEYS[4], ARGV[3] .. ' begun')
 redis.call('HSET', KEYS[6], '', id)
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 redis.call('HSET', KEYS[5], '', string.format('%.0f %.0f', now, now))
-return 1";
+return 1"
+);
 
 /// Goes on to the next millisecond. KEYS log; ARGV the millisecond that is used up, origin. While the server's clock is
 /// behind the newest id, ids differ by their second number alone, and a position has room for a million of those.
@@ -247,12 +283,20 @@ pub(super) fn position(id: &[u8]) -> Option<Position> {
     Some(Position::from_parts(millis.parse().ok()?, sequence.parse().ok()?))
 }
 
-/// A stored value: the position of its record, and the envelope. None if this version did not write it.
+/// A position that is kept as text, twice, and what follows it. None if it is damaged.
+pub(super) fn twice(value: &[u8]) -> Option<(Position, &[u8])> {
+    let mut words = value.splitn(3, |byte| *byte == b' ');
+    let (first, second) = (words.next()?, words.next()?);
+    Some((position(first)?, words.next().unwrap_or_default())).filter(|_| first == second)
+}
+
+/// A stored value: the position of its record, and the envelope. None if this version did not write it, or if it is damaged.
 pub(super) fn stored(value: &[u8]) -> Option<(Position, &[u8])> {
-    let rest = value.strip_prefix(b"TL")?;
-    let (millis, rest) = rest.split_first_chunk::<8>()?;
-    let (sequence, envelope) = rest.split_first_chunk::<8>()?;
-    Some((Position::from_parts(u64::from_be_bytes(*millis), u64::from_be_bytes(*sequence)), envelope))
+    let (at, rest) = value.strip_prefix(b"TL")?.split_first_chunk::<10>()?;
+    let envelope = rest.strip_prefix(at)?;
+    let (millis, sequence) = at.split_at(6);
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Some((Position::from_parts(number(millis), number(sequence)), envelope))
 }
 
 #[cfg(test)]
@@ -265,8 +309,28 @@ mod tests {
         for text in ["", "7", "-", "1-", "x-1", "1-1-1"] {
             assert_eq!(position(text.as_bytes()), None, "{text}");
         }
-        let value = [&b"TL"[..], &5_u64.to_be_bytes(), &7_u64.to_be_bytes(), b"rest"].concat();
-        assert_eq!(stored(&value), Some((Position::from_parts(5, 7), &b"rest"[..])));
-        assert_eq!((stored(b"TC rest of an envelope"), stored(&value[..17])), (None, None));
+        let at = [0, 0, 0, 0, 1, 5, 0, 0, 0, 7];
+        let value = [&b"TL"[..], &at, &at, b"rest"].concat();
+        assert_eq!(stored(&value), Some((Position::from_parts(261, 7), &b"rest"[..])));
+        assert_eq!((stored(b"TC rest of an envelope"), stored(&value[..HEAD_BYTES - 1])), (None, None));
+        assert_eq!(twice(b"261-7 261-7"), Some((Position::from_parts(261, 7), &b""[..])));
+        assert_eq!(twice(b"261-7 261-7 what follows"), Some((Position::from_parts(261, 7), &b"what follows"[..])));
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_another_position() {
+        let at = [0, 0, 0, 0, 1, 5, 0, 0, 0, 7];
+        let value = [&b"TL"[..], &at, &at, b"rest"].concat();
+        for bit in 0..8 * HEAD_BYTES {
+            let mut damaged = value.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(stored(&damaged), None, "bit {bit}");
+        }
+        let text = b"1800000000000-7 1800000000000-7";
+        for bit in 0..8 * text.len() {
+            let mut damaged = *text;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(twice(&damaged), None, "bit {bit}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     Errand, Shared,
     connect::Connected,
     counts::Counts,
-    keys::fields,
+    keys::{checksum, fields},
     link::Writing,
     scripts,
     trouble::{NO_ANSWER, Trouble, all_of},
@@ -220,7 +220,9 @@ impl Shared {
                     let keys = [self.keys.tags().as_bytes(), self.keys.log().as_bytes()];
                     let mut call = self.scripts.remove_tagged.named(&keys);
                     call.arg(&self.origin).arg(self.log_kept()).arg(write_tags(removal));
-                    call.arg(fields(removal));
+                    for field in fields(removal) {
+                        call.arg(&field).arg(checksum(&field));
+                    }
                     (SentKind::Removal, call)
                 }
                 Change::Follow(_) => continue,

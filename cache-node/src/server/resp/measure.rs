@@ -25,9 +25,6 @@ use crate::{
 /// From this size on a request is timed alone: its own work shows.
 const HEAVY_BYTES: usize = 4096;
 
-/// Below this threshold of the slow log every command is timed alone.
-const THRESHOLD_COARSE: Duration = Duration::from_millis(1);
-
 /// What a command does, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -148,7 +145,7 @@ impl Meter {
     /// Whether a request of so many bytes is timed alone.
     #[inline]
     pub(super) fn is_heavy(&self, bytes: usize) -> bool {
-        bytes >= HEAVY_BYTES || self.slow_log.options().threshold < THRESHOLD_COARSE
+        bytes >= HEAVY_BYTES || self.slow_log.options().is_fine()
     }
 
     /// Ends a lap. If it was slow, `args` tells the last of its commands.

@@ -115,7 +115,7 @@ impl Workers {
         let names = (0..options.threads.get()).map(|index| format!("resp-{index}"));
         let pulses: Vec<Arc<Pulse>> = names.chain(["resp-accept".to_owned()]).map(Pulse::new).collect();
         let facts = Arc::clone(&counters);
-        let settings = settings(&options.limits, options.identity, &slow_log);
+        let settings = settings(&options.limits, options.identity, &slow_log, options.spans.is_some());
         let facts = Arc::new(move || facts.facts());
         let commands = Arc::new(Commands::new(coordinator, options.clock.clone(), settings, facts));
         let meter =
@@ -226,12 +226,13 @@ impl Workers {
     }
 }
 
-fn settings(limits: &Limits, identity: Identity, slow_log: &Arc<SlowLog>) -> Settings {
+fn settings(limits: &Limits, identity: Identity, slow_log: &Arc<SlowLog>, has_spans: bool) -> Settings {
     Settings {
         identity,
         value_bytes_max: limits.value_bytes_max,
         request_timeout: limits.request_timeout,
         slow_log: Arc::clone(slow_log),
+        follows_reads: has_spans || slow_log.options().is_fine(),
         ttl_jitter_percent: limits.ttl_jitter_percent,
         negative_ttl: limits.negative_ttl,
         tracked_items_max: limits.tracked_items_max,

@@ -88,7 +88,7 @@ func lookAtSlow(client *redis.Client) {
 	last := len(entry.Args) - 1
 	check("slowlog command", entry.Args[:last], []string{"set", "k", "v"})
 	remark := entry.Args[last]
-	check("slowlog remark", strings.HasPrefix(remark, "# operation ") && strings.HasSuffix(remark, " ms: memory"), true)
+	check("slowlog remark", strings.HasPrefix(remark, "# operation ") && strings.HasSuffix(remark, " ms: without I/O"), true)
 	check("after slowlog", must(client.Get(ctx, "k").Result()), "v")
 }
 

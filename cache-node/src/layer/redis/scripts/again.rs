@@ -7,18 +7,17 @@
 /// key, about everything or, for an entry with tags, about any tag, if one may have been trimmed, or if they are too many to
 /// look at, the key is removed: by nobody, so that the node that asked for it forgets it, too. Answers the id of the
 /// record, in a list if it is that of the removal.
-pub(super) const SET_AGAIN: &str = "#!lua
-local function parts(id)
-  local ms, seq = string.match(id, '(%d+)-(%d+)')
-  return tonumber(ms), tonumber(seq)
-end
-local function is_untouched()
-  local head, floor = redis.pcall('GETRANGE', KEYS[1], 0, 17), redis.call('GET', KEYS[4])
-  if not floor or type(head) ~= 'string' or #head < 18 or string.sub(head, 1, 2) ~= 'TL' then return false end
-  local ms, seq = struct.unpack('>I8I8', head, 3)
-  local floor_ms, floor_seq = parts(floor)
-  if not floor_ms or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return false end
-  local known_ms, known_seq = parts(ARGV[6])
+pub(super) const SET_AGAIN: &str = concat!(
+    "#!lua\n",
+    super::lua_place!(),
+    super::lua_twice!(),
+    "local function is_untouched()
+  local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
+  local ms, seq = place(type(head) == 'string' and head or '')
+  local floor_ms, floor_seq = twice(redis.call('GET', KEYS[4]))
+  if not ms or not floor_ms or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then return false end
+  local known_ms, known_seq = string.match(ARGV[6], '(%d+)-(%d+)')
+  known_ms, known_seq = tonumber(known_ms), tonumber(known_seq)
   if ms < known_ms or (ms == known_ms and seq <= known_seq) then return true end
   local id = string.format('%.0f-%.0f', ms, seq)
   local record = redis.call('XRANGE', KEYS[2], id, id)[1]
@@ -51,6 +50,8 @@ if not is_certain() then
 end
 local id = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'k', 's', 'w', ARGV[3], 'o', ARGV[1])
 local ms, seq = string.match(id, '(%d+)-(%d+)')
-redis.call('SET', KEYS[1], 'TL' .. struct.pack('>I8I8', tonumber(ms), tonumber(seq)) .. ARGV[4], 'PX', ARGV[5])
+local at = struct.pack('>I6I4', tonumber(ms), tonumber(seq))
+redis.call('SET', KEYS[1], 'TL' .. at .. at .. ARGV[4], 'PX', ARGV[5])
 redis.call('UNLINK', KEYS[3])
-return id";
+return id"
+);

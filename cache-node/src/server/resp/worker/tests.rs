@@ -40,7 +40,7 @@ async fn event_loop(facts: impl Fn() -> ServerFacts + Send + Sync + 'static) -> 
     let coordinator = Coordinator::open(parts, clock.clone()).await;
     let slow_log = SlowLogOptions { threshold: Duration::from_secs(1), length_max: 8 };
     let slow_log = Arc::new(SlowLog::new(slow_log));
-    let settings = settings(&LIMITS, Identity::default(), &slow_log);
+    let settings = settings(&LIMITS, Identity::default(), &slow_log, false);
     let commands = Commands::new(coordinator, clock, settings, Arc::new(facts));
     Arc::new(EventLoop {
         commands: Arc::new(commands),
