@@ -164,8 +164,13 @@ fn hierarchies() -> Vec<PathBuf> {
 
 /// Version 2: lets the children of `group` use every controller that the group has.
 fn delegate(group: &Path) {
-    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-    for controller in controllers.split_whitespace() {
+    let read = |file: &str| fs::read_to_string(group.join(file)).unwrap_or_default();
+    // Everywhere but at the machine's own top, only some controllers can be delegated past processes, and then no
+    // group below can take any.
+    if group.join("cgroup.type").exists() && !read("cgroup.procs").is_empty() {
+        return;
+    }
+    for controller in read("cgroup.controllers").split_whitespace() {
         // One by one: a controller that can not be delegated must not keep the others away.
         let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
     }
