@@ -28,7 +28,7 @@ fn kstatus_agrees_from_the_first_moment_on() {
     lab.apply("sessions", json!({"replicas": 2}));
     seen.push(("nobody has looked at it", lab.cache("sessions"), "InProgress"));
 
-    let mut operator = lab.operator().start();
+    let mut operator = lab.operator().start_once();
     seen.push(("all nodes are ready", lab.until_ready("sessions"), "Current"));
 
     // It gives up its Lease, so that the next one need not wait for its end.
