@@ -154,7 +154,7 @@ for kind in $kinds; do
     # those about time are not steady.
     it)
         run programs cargo run --locked --quiet --bin cluster -- build
-        run it $cargo_test --test it -- --test-threads=6
+        run it $cargo_test --test it -- --test-threads=5
         ;;
     chaos) run chaos tests/chaos/run.sh ;;
     e2e)
