@@ -145,6 +145,14 @@ impl Known {
         }
     }
 
+    /// Reads and checks every key. On a busy machine a call may take longer than it has, so that not all layers answer.
+    fn look(&mut self, (client, node): (&mut Client, &Node), all_answer: bool, when: &str) {
+        let before = unanswered(node);
+        let values = client.values(KEYS);
+        let all_answer = all_answer && unanswered(node) == before;
+        self.check(values, all_answer, when);
+    }
+
     /// Every key must be what it may be, and is that from now on. While a layer can not be asked, a value that only that
     /// one has is absent, and may be back later: that says nothing.
     fn check(&mut self, values: Vec<Option<String>>, all_answer: bool, when: &str) {
@@ -196,11 +204,7 @@ fn no_removed_and_no_overwritten_value_comes_back_after_a_kill_whatever_redis_do
         if all_answer {
             redis.settle(&node, &mut known);
         }
-        let before = unanswered(&node);
-        let values = client.values(KEYS);
-        // On a busy machine a call may take longer than it has.
-        let all_answer = all_answer && unanswered(&node) == before;
-        known.check(values, all_answer, &format!("round {round}, seed {seed}"));
+        known.look((&mut client, &node), all_answer, &format!("round {round}, seed {seed}"));
         redis.turn(&mut random);
         overwrite(&mut client, &node, &mut known, &mut random, round);
         redis.notice(&node, &mut known);
