@@ -14,11 +14,8 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 logs=$target/test-logs
 mkdir -p "$logs"
 kinds=${*:-lint compile units fuzz build it chaos e2e}
-# Whichever cluster the reader works with, the tests have two of their own. What is about clusters themselves and about the
-# chart, which stops machines and replaces the operator, has the second; most of all tests wait, so that both can be at work.
+# Whichever cluster the reader works with, the tests have one of their own.
 export CLUSTER=tieredcache-e2e
-second=tieredcache-e2e-two
-on_second="chart:: cluster:: fleet_chaos:: tour::"
 passed=0
 failed=0
 
@@ -63,21 +60,16 @@ count() { # kind log status seconds
 # something happened, where one wrong answer is enough.
 again() { # kind log
     local kind=$1 log=$2 names
-    case $kind in it | e2e | e2e-two) ;; *) return 1 ;; esac
+    case $kind in it | e2e) ;; *) return 1 ;; esac
     names=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$log" | cat - <(unended "$log") | sort -u)
     [ -n "$names" ] && [ "$(wc -l <<<"$names")" -le 4 ] || return 1
     ! grep -qvE '^(chart|clients|cluster|crds|embedded|node|operator|telemetry|trouble|tour)::' <<<"$names" || return 1
     ! grep -vE '^crds::' <<<"$names" | grep -qE '_within_|_cut_off_' || return 1
     # shellcheck disable=SC2086 — lists of words are meant.
-    CLUSTER=$(cluster_of "$kind") $cargo_test --test "${kind%-two}" -- --exact --test-threads=1 $names >"$log.again" 2>&1 \
-        </dev/null &
+    $cargo_test --test "$kind" -- --exact --test-threads=1 $names >"$log.again" 2>&1 </dev/null &
     attend $! "$log.again" "$test_silence_s"
     sed -n 's/^test \(.*\) \.\.\. ok$/\1/p' "$log.again" >"$log.steadied"
     wc -l <"$log.steadied"
-}
-
-cluster_of() { # kind
-    case $1 in *-two) echo "$second" ;; *) echo "$CLUSTER" ;; esac
 }
 
 # Tests that ran for over a minute and of which no end is in the log.
@@ -109,26 +101,14 @@ attend() { # pid log silence_s
 }
 
 run() { # kind command...
-    start "$@"
-    finish "$1"
-}
-
-declare -A pid_of started_at
-start() { # kind command...
-    local kind=$1 log=$logs/$1.log
+    local kind=$1 log=$logs/$1.log start=$SECONDS status=0 silence=$test_silence_s
     rm -f "$log.steadied"
     shift
+    case $kind in lint | compile | units | build | programs | images) silence=$build_silence_s ;; esac
     echo "$kind: $*"
-    started_at[$kind]=$SECONDS
-    CLUSTER=$(cluster_of "$kind") "$@" >"$log" 2>&1 </dev/null &
-    pid_of[$kind]=$!
-}
-
-finish() { # kind
-    local kind=$1 log=$logs/$1.log status=0 silence=$test_silence_s
-    case $kind in lint | compile | units | build | programs | images*) silence=$build_silence_s ;; esac
-    attend "${pid_of[$kind]}" "$log" "$silence" || status=$?
-    count "$kind" "$log" "$status" $((SECONDS - started_at[$kind]))
+    "$@" >"$log" 2>&1 </dev/null &
+    attend $! "$log" "$silence" || status=$?
+    count "$kind" "$log" "$status" $((SECONDS - start))
 }
 
 rocks=tests/with-rocksdb.sh
@@ -154,23 +134,15 @@ for kind in $kinds; do
     # those about time are not steady.
     it)
         run programs cargo run --locked --quiet --bin cluster -- build
-        run it $cargo_test --test it -- --test-threads=5
+        run it $cargo_test --test it -- --test-threads=4
         ;;
     chaos) run chaos tests/chaos/run.sh ;;
     e2e)
         # Down first: what an interrupted run has left up goes on with the operator of that time, whose image has the
         # same tag as the one that is to be tested.
-        up="make --no-print-directory cluster-down cluster-up images"
-        tests="$cargo_test --test e2e -- --test-threads=64"
-        run images $up
-        # shellcheck disable=SC2086 — lists of words are meant.
-        start e2e $tests $(printf -- '--skip %s ' $on_second)
-        run images-two $up
-        # shellcheck disable=SC2086 — lists of words are meant.
-        run e2e-two $tests $on_second
-        finish e2e
+        run images make --no-print-directory cluster-down cluster-up images
+        run e2e $cargo_test --test e2e -- --test-threads=64
         run down make --no-print-directory cluster-down
-        run down-two make --no-print-directory cluster-down
         ;;
     *)
         echo "unknown kind of test: $kind (known: lint compile units fuzz build it chaos e2e)" >&2

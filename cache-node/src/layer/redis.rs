@@ -22,6 +22,7 @@ mod lease;
 mod link;
 mod log;
 mod options;
+mod place;
 mod read;
 mod run;
 mod scripts;

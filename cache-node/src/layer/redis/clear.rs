@@ -10,7 +10,7 @@ use super::{
     counts::Counts,
     keys::removal,
     link::Writing,
-    scripts::{self, lua_place},
+    place::{self, lua_place},
     trouble::Trouble,
 };
 use crate::{
@@ -92,7 +92,7 @@ impl Shared {
         let connected = writing.as_ref().map(Writing::connected);
         let id = self.call(&self.writes, errand, raise, connected.clone()).await?;
         let no_answer = || self.fail(Trouble::no_answer("the answer to a clear makes no sense"), connected.as_ref());
-        let position = scripts::position(&id).ok_or_else(no_answer)?;
+        let position = place::position(&id).ok_or_else(no_answer)?;
         self.reclaim.notify_one();
         Ok(position)
     }
@@ -119,7 +119,7 @@ impl Shared {
         let get = async |mut connection| {
             redis::cmd("GET").arg(self.keys.floor()).query_async::<Option<Vec<u8>>>(&mut connection).await
         };
-        let Some((floor, _)) = self.step("GET", get).await?.as_deref().and_then(scripts::twice) else { return Ok(()) };
+        let Some((floor, _)) = self.step("GET", get).await?.as_deref().and_then(place::twice) else { return Ok(()) };
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     Redis, Shared,
     log::{CensusReply, census},
-    scripts::{self, Prepared},
+    place,
+    scripts::Prepared,
     trouble::Trouble,
 };
 use crate::{
@@ -46,8 +47,7 @@ impl Followers for RedisFollowers {
             call.arg(&shared.origin).arg(shared.log_kept());
         };
         let id: Vec<u8> = shared.run(cx, (&self.ask, "a question to all nodes"), &keys, (give, 0)).await?;
-        let position =
-            scripts::position(&id).ok_or_else(|| Trouble::corrupt("the place of a record makes no sense"))?;
+        let position = place::position(&id).ok_or_else(|| Trouble::corrupt("the place of a record makes no sense"))?;
         shared.log.published(position);
         Ok(position)
     }

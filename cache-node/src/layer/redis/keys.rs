@@ -14,7 +14,7 @@
 
 use crc_fast::CrcAlgorithm;
 
-use super::scripts::twice;
+use super::place::twice;
 use crate::{
     entry::{TagSet, Tags},
     layer::{Matching, TagRemoval},

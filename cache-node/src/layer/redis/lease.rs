@@ -13,7 +13,8 @@ use redis::{Cmd, Value};
 use super::{
     Redis, Shared,
     counts::Counts,
-    scripts::{self, Prepared, lua_place, lua_twice},
+    place::{self, lua_place, lua_twice},
+    scripts::Prepared,
     trouble::Trouble,
 };
 use crate::{
@@ -105,10 +106,10 @@ impl Redis {
 impl RedisLeases {
     fn taken(&self, cx: &OperationContext, key: &Key, answer: (i64, Value)) -> Result<Taken, Trouble> {
         match answer {
-            (0, Value::BulkString(id)) => scripts::position(&id).map(Taken::Granted),
+            (0, Value::BulkString(id)) => place::position(&id).map(Taken::Granted),
             (1, Value::Int(left_ms)) => u64::try_from(left_ms).ok().map(Duration::from_millis).map(Taken::Held),
             (2, Value::BulkString(copy)) => {
-                let version = scripts::stored(&copy).map_or(Position::NONE, |(version, _)| version);
+                let version = place::stored(&copy).map_or(Position::NONE, |(version, _)| version);
                 // What is damaged is removed by whoever reads it, and is no copy until then.
                 let entry = match self.shared.answer(cx.now, key, Position::NONE, Some(copy)) {
                     Ok(LayerResult::Hit(entry)) => Some(entry),
@@ -178,7 +179,7 @@ impl SharedLeases for RedisLeases {
         };
         let answer: Value = shared.run(cx, (&self.fill, "a fill"), &keys, (give, envelope.len())).await?;
         let position = match answer {
-            Value::BulkString(id) => scripts::position(&id),
+            Value::BulkString(id) => place::position(&id),
             _ => None,
         };
         if let Some(position) = position {
@@ -194,7 +195,7 @@ impl SharedLeases for RedisLeases {
 fn granted_to(lease: &str, token: i64) -> Option<Position> {
     let mut words = lease.split(' ');
     let holds = words.next()?.parse() == Ok(token);
-    words.next().filter(|_| holds).and_then(|id| scripts::position(id.as_bytes()))
+    words.next().filter(|_| holds).and_then(|id| place::position(id.as_bytes()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, Value, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{Endpoint, Redis, Shared, connect::connect, scripts, secrets::Secrets, trouble::Trouble};
+use super::{Endpoint, Redis, Shared, connect::connect, place, secrets::Secrets, trouble::Trouble};
 use crate::{
     entry::Position,
     layer::{
@@ -117,7 +117,7 @@ impl RedisLog {
 
     fn records(&self, replies: Vec<RecordReply>) -> Vec<Record> {
         let record = |(id, fields): RecordReply| {
-            let position = scripts::position(&id)?;
+            let position = place::position(&id)?;
             let mut fields = fields.into_iter().skip(1).step_by(2);
             let (kind, what, origin) = (fields.next()?, fields.next()?, fields.next()?);
             let author = match &origin[..] {
@@ -131,7 +131,7 @@ impl RedisLog {
         replies
             .into_iter()
             .map(|reply| {
-                let position = scripts::position(&reply.0).unwrap_or(Position::NONE);
+                let position = place::position(&reply.0).unwrap_or(Position::NONE);
                 record(reply).unwrap_or_else(|| uncertain(position))
             })
             .collect()
@@ -174,7 +174,7 @@ impl Log for RedisLog {
         let (epoch, info, last, added, length, replies, anchor) = self.call::<Reply>(look, PATIENCE).await?;
         let is_all = replies.len() < RECORDS;
         let records = self.records(replies);
-        let last = scripts::position(&last).unwrap_or(Position::NONE);
+        let last = place::position(&last).unwrap_or(Position::NONE);
         let until = if is_all { last } else { records.last().map_or(last, |record| record.position) };
         if after == Position::LAST {
             // Whoever asks for nothing but the state begins there.
@@ -264,7 +264,7 @@ fn member(name: String, said: &str) -> Option<Member> {
         name,
         seen_ms: seen_ms.parse().ok()?,
         history: history.to_owned(),
-        position: scripts::position(position.as_bytes())?,
+        position: place::position(position.as_bytes())?,
         trusts_for: Duration::from_millis(trusts_ms.parse().ok()?),
     })
 }

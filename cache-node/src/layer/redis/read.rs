@@ -7,7 +7,7 @@ use redis::RedisResult;
 use super::{
     Shared,
     counts::Counts,
-    scripts,
+    place,
     trouble::{Trouble, all_of},
 };
 use crate::{
@@ -72,7 +72,7 @@ impl Shared {
     /// Entries with an older record are of before the last clear.
     fn floor(&self, value: Option<&[u8]>) -> Result<Position, Trouble> {
         let Some(value) = value else { return Ok(Position::NONE) };
-        scripts::twice(value).map(|(floor, _)| floor).ok_or_else(|| {
+        place::twice(value).map(|(floor, _)| floor).ok_or_else(|| {
             // Nobody can tell what was cleared, so nothing can be served.
             self.counts.error(ErrorKind::Corrupt);
             Trouble::corrupt("the floor of the last clear is damaged")
@@ -93,7 +93,7 @@ impl Shared {
         };
         let Some(value) = value else { return Ok(miss()) };
         Counts::add(&self.counts.bytes_read, value.len() as u64);
-        let Some((version, envelope)) = scripts::stored(&value) else {
+        let Some((version, envelope)) = place::stored(&value) else {
             let _ = miss();
             return Err(self.damaged(key, value, "no place of its record, or a damaged one"));
         };
@@ -134,7 +134,7 @@ impl Shared {
 
     async fn remove_damaged(&self, key: &[u8], value: &[u8]) {
         let Some(connected) = self.link.writer() else { return };
-        let header = &value[..value.len().min(scripts::HEAD_BYTES + HEADER_BYTES)];
+        let header = &value[..value.len().min(place::HEAD_BYTES + HEADER_BYTES)];
         let mut remove = redis::cmd("EVAL");
         remove.arg(REMOVE_IF_UNCHANGED).arg(1).arg(key).arg(header);
         let mut connection = connected.connection.clone();

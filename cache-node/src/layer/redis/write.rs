@@ -11,7 +11,7 @@ use super::{
     counts::Counts,
     keys::{checksum, fields},
     link::Writing,
-    scripts,
+    place,
     trouble::{NO_ANSWER, Trouble, all_of},
 };
 use crate::{
@@ -283,9 +283,9 @@ impl Told {
     /// [`NO_ANSWER`] for what no script answers.
     fn of(answer: Value) -> RedisResult<Self> {
         match answer {
-            Value::BulkString(id) => scripts::position(&id).map(Self::At),
+            Value::BulkString(id) => place::position(&id).map(Self::At),
             Value::Array(list) => match list.as_slice() {
-                [Value::BulkString(id)] => scripts::position(id).map(Self::Removed),
+                [Value::BulkString(id)] => place::position(id).map(Self::Removed),
                 _ => None,
             },
             Value::Int(stored) => Some(Self::Filled(stored == 1)),

@@ -43,8 +43,7 @@ fn says(status: &TieredCacheStatus, kind: &str) -> String {
     format!("{} {}", condition.status, condition.reason)
 }
 
-/// What tools that go by kstatus, such as Flux, make of a status: its rules for custom resources. A black-box test asks the
-/// library itself.
+/// What kstatus, and Flux with it, makes of a status: its rules for custom resources. A black-box test asks it itself.
 fn kstatus(status: &TieredCacheStatus, generation: i64) -> &'static str {
     if status.observed_generation.is_some_and(|seen| seen != generation) {
         return "InProgress";

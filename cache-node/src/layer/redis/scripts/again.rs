@@ -1,6 +1,8 @@
 //! A change that must not survive what others have done meanwhile: it may have been carried out before, or was made of the
 //! value that was there before.
 
+use crate::layer::redis::place::{lua_place, lua_twice};
+
 /// KEYS entry, log, lease, floor; ARGV as of SET, then the id up to which all records were known, and 1 if the entry has
 /// tags. Others may have changed the key since, who must not see it come back. They have not if there is an entry that is
 /// not newer than that, or that this node has written. Else the records since tell: if one of them, by others, is about the
@@ -9,8 +11,8 @@
 /// record, in a list if it is that of the removal.
 pub(super) const SET_AGAIN: &str = concat!(
     "#!lua\n",
-    super::lua_place!(),
-    super::lua_twice!(),
+    lua_place!(),
+    lua_twice!(),
     "local function is_untouched()
   local head = redis.pcall('GETRANGE', KEYS[1], 0, 21)
   local ms, seq = place(type(head) == 'string' and head or '')
