@@ -6,15 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::cluster::REDIS_IMAGE;
 
-use crate::fleet::{Fleet, OPERATOR_NAMESPACE, cluster, equal, eventually, object, said};
+use crate::fleet::{CHART, Fleet, IMAGES, OPERATOR_NAMESPACE, PASSWORDS, cluster, equal, eventually, object, said};
 use crate::secret;
 use crate::turn::{alone, beside};
 
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
-const IMAGES: &str =
-    "image.repository=localhost/tieredcache/operator,nodeImage.repository=localhost/tieredcache/cache-node";
-/// The one right that the chart does not grant by default, with which the other tests expect the operator.
-const AS_FOR_OTHERS: &str = ",rbac.managedRedisPasswords=true";
 const SMALL: &str = "{memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 const OWN_REDIS: &str = "{memory: {capacity: 64Mi}, disk: {size: 512Mi, retention: {whenDeleted: Delete}}, redis: {mode: \
                          Managed, managed: {image: IMAGE, memory: 64Mi, storage: 512Mi}}}";
@@ -26,7 +21,7 @@ struct Restored;
 impl Drop for Restored {
     fn drop(&mut self) {
         // A failure shows in the tests that follow; a panic here would hide the one that is under way.
-        drop(try_install(AS_FOR_OTHERS));
+        drop(try_install(PASSWORDS));
     }
 }
 
@@ -101,13 +96,13 @@ fn caches_serve_while_the_operator_is_upgraded_removed_and_installed_again() {
         equal(fleet.try_redis("kept", &["set", "key", "value"])?.as_str(), "OK")
     });
 
-    install(&format!("{AS_FOR_OTHERS},log.format=text"));
+    install(&format!("{PASSWORDS},log.format=text"));
     assert_eq!(fleet.pod_uid("kept-0"), uid, "an upgrade of the operator restarts no node");
 
     uninstall();
     assert_eq!(fleet.redis("kept", &["get", "key"]), "value", "nodes do not need the operator");
 
-    install(AS_FOR_OTHERS);
+    install(PASSWORDS);
     fleet.kubectl(&["scale", "tc/kept", "--replicas=2"]);
     fleet.await_ready("kept", 2, WITHIN);
     assert_eq!(fleet.pod_uid("kept-0"), uid, "the new operator takes over what is there");
@@ -148,7 +143,7 @@ fn an_operator_of_one_namespace_needs_and_touches_no_other() {
         ""
     );
 
-    install(AS_FOR_OTHERS);
+    install(PASSWORDS);
     outside.await_ready("other", 1, WITHIN);
     eventually("the roles of one namespace are gone", WITHIN, || {
         equal(inside.names(&["roles"], "app.kubernetes.io/instance=tieredcache")?, Vec::new())

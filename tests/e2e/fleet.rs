@@ -2,7 +2,6 @@
 //! a stock client, and waiting for a condition with a limit.
 
 use std::{
-    path::Path,
     process::{Command, Output, Stdio},
     sync::OnceLock,
     thread,
@@ -24,6 +23,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) const OPERATOR_NAMESPACE: &str = "tieredcache-system";
 /// What runs it there.
 pub(crate) const OPERATOR: &str = "deployment/tieredcache-operator";
+
+/// The operator's chart, and the images that the cluster has.
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/tieredcache-operator");
+pub(crate) const IMAGES: &str =
+    "image.repository=localhost/tieredcache/operator,nodeImage.repository=localhost/tieredcache/cache-node";
+/// The one right that the chart does not grant by default, and that tests expect the operator to have.
+pub(crate) const PASSWORDS: &str = ",rbac.managedRedisPasswords=true";
 
 /// Where the API has each kind of object of a namespace, by the names that kubectl knows them by.
 const COLLECTIONS: [(&[&str], &str, &str); 11] = [
@@ -76,17 +82,12 @@ pub(crate) fn cluster() -> &'static Cluster {
 fn install_operator(cluster: &Cluster) {
     let looked = cluster.kubectl(["-n", OPERATOR_NAMESPACE, "get", OPERATOR, "--ignore-not-found", "-o", "name"]);
     let was_there = !looked.expect("the cluster is up").is_empty();
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/tieredcache-operator");
-    // What pods can not be pulled from, and the one right that the chart does not grant by default.
     let output = cluster
         .helm_command()
         .expect("the cluster is up")
-        .args(["upgrade", "--install", "tieredcache", &chart.to_string_lossy()])
+        .args(["upgrade", "--install", "tieredcache", CHART])
         .args(["--namespace", OPERATOR_NAMESPACE, "--create-namespace"])
-        .args(["--set", "image.repository=localhost/tieredcache/operator"])
-        .args(["--set", "nodeImage.repository=localhost/tieredcache/cache-node"])
-        .args(["--set", "rbac.managedRedisPasswords=true"])
-        .args(["--wait", "--timeout", "120s"])
+        .args(["--set", &format!("{IMAGES}{PASSWORDS}"), "--wait", "--timeout", "120s"])
         .output()
         .expect("helm runs");
     assert!(output.status.success(), "the chart installs: {}", String::from_utf8_lossy(&output.stderr));
