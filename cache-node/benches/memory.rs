@@ -94,7 +94,9 @@ fn named(policy: &str) -> Policy {
 }
 
 fn goals() {
-    println!("{} cores, load {}", thread::available_parallelism().unwrap(), read("/proc/loadavg").trim());
+    let cores = thread::available_parallelism().unwrap().get();
+    println!("{cores} cores, load {}", read("/proc/loadavg").trim());
+    assert!(cores > 1, "two threads are compared with one: that needs two cores");
     println!("{OPERATIONS} operations a round, {ROUNDS} rounds: median [quartiles]\n");
     for policy in ["S3Fifo", "TinyLfu"] {
         // In a process of its own, so that what the other one freed does not count.

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::Command, str::FromStr};
 
 use anyhow::{Context, ensure};
 
-use crate::gates::{Verdict, judge_cost};
+use crate::{
+    gates::{Verdict, judge_cost},
+    server::on_all_cores,
+};
 
 /// One benchmark and its program, as `name=path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +55,8 @@ impl Inside {
     /// # Errors
     /// If it can not be started, or fails.
     pub(crate) fn run(&self) -> anyhow::Result<Printed> {
-        let output =
-            Command::new(&self.program).output().with_context(|| format!("start {}", self.program.display()))?;
+        let output = on_all_cores(|| Command::new(&self.program).output())?;
+        let output = output.with_context(|| format!("start {}", self.program.display()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "{} failed: {}", self.name, String::from_utf8_lossy(&output.stderr));
         let command = format!("cargo bench -p cache-node --bench {}", self.name);

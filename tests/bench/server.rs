@@ -258,6 +258,20 @@ fn parse_schedstat(text: &str) -> Option<(Duration, Duration)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
+/// Runs what starts a program of several threads, which is to have every core.
+///
+/// # Errors
+/// If this process can not change its cores.
+pub(crate) fn on_all_cores<T>(start: impl FnOnce() -> T) -> io::Result<T> {
+    let mut cores = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|core| cores.set(core));
+    // Those that the machine has not got are left out.
+    sched_setaffinity(None, &cores)?;
+    let started = start();
+    pin(CLIENT_CORE)?;
+    Ok(started)
+}
+
 /// Keeps this process and what it starts from now on, on one core.
 pub(crate) fn pin(core: usize) -> io::Result<()> {
     let mut cores = CpuSet::new();

@@ -38,7 +38,14 @@ mod history;
 
 mod clock;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rand::Rng;
@@ -109,6 +116,9 @@ struct Run {
     /// Pairs of faults in each round. Default: as many as faults in one run.
     #[arg(long)]
     pair_cycles: Option<u32>,
+    /// Runs at the same time, each with a fleet of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    parallel: u8,
     /// Repeats the choices of a run; its number is printed.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
@@ -170,36 +180,65 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What came of all runs.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    checked: u64,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Tells what came of a run.
+    fn add(&mut self, setting: &Setting, ended: anyhow::Result<Ended>, is_control: bool) {
+        let good = match &ended {
+            Ok(ended) if is_control => control(setting, ended),
+            Ok(ended) => report(&setting.title(), ended),
+            Err(error) => {
+                println!("FAILED {:<26} {error:#}", setting.title());
+                false
+            }
+        };
+        self.passed += u32::from(good);
+        self.failed += u32::from(!good);
+        self.checked += ended.map_or(0, |ended| ended.verdict.checked);
+    }
+}
+
 // === impl Run ===
 
 impl Run {
-    /// One round of all runs after the other, and a line for each.
+    /// Rounds of all runs, and a line for each run.
     fn all(&self) -> anyhow::Result<ExitCode> {
         let seed = self.seed.unwrap_or_else(|| rand::rng().next_u64());
         println!("SEED={seed}");
-        let (mut passed, mut failed, mut checked, mut round) = (0, 0, 0, 0);
-        while round == 0 || checked < self.reads {
-            for (index, setting) in self.settings(seed.wrapping_add(round))?.into_iter().enumerate() {
-                match run::run(&setting) {
-                    Ok(ended) => {
-                        checked += ended.verdict.checked;
-                        let good =
-                            if self.control { control(&setting, &ended) } else { report(&setting.title(), &ended) };
-                        passed += u32::from(good);
-                        failed += u32::from(!good);
-                    }
-                    Err(error) => {
-                        failed += 1;
-                        println!("FAILED {:<26} run {index}: {error:#}", setting.title());
-                    }
-                }
-            }
+        let (mut tally, mut round) = (Tally::default(), 0);
+        while round == 0 || tally.checked < self.reads {
+            self.round(self.settings(seed.wrapping_add(round))?, &mut tally);
             round += 1;
         }
+        let Tally { passed, failed, checked } = tally;
         let verdict = if failed == 0 { "ok" } else { "FAILED" };
         println!("{checked} reads checked");
         println!("test result: {verdict}. {passed} passed; {failed} failed; 0 ignored");
         Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Each run once, so many at the same time.
+    fn round(&self, settings: Vec<Setting>, tally: &mut Tally) {
+        let (settings, tally) = (Mutex::new(settings.into_iter()), Mutex::new(tally));
+        let lane = || {
+            loop {
+                let next = settings.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(setting) = next else { break };
+                let ended = run::run(&setting);
+                // What is told of a run stands together.
+                tally.lock().unwrap_or_else(PoisonError::into_inner).add(&setting, ended, self.control);
+            }
+        };
+        thread::scope(|scope| (0..self.parallel).for_each(|_| drop(scope.spawn(lane))));
     }
 
     fn settings(&self, seed: u64) -> anyhow::Result<Vec<Setting>> {
@@ -214,12 +253,13 @@ impl Run {
             seed,
         };
         let mut settings = Vec::new();
-        if !self.pairs {
-            settings.extend(setting.faults.iter().map(|fault| Setting { faults: vec![*fault], ..setting.clone() }));
-        }
+        // First, because they take longest.
         if self.pairs || self.faults.is_empty() {
             let cycles = self.pair_cycles.unwrap_or(self.cycles);
             settings.extend((0..cycles.div_ceil(PAIRS_MAX)).map(|run| self.run_of_pairs(&setting, cycles, run)));
+        }
+        if !self.pairs {
+            settings.extend(setting.faults.iter().map(|fault| Setting { faults: vec![*fault], ..setting.clone() }));
         }
         Ok(settings)
     }
