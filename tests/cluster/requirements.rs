@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::command::{exists, output_of, run};
-use super::error::{ClusterError, Result};
+use super::error::{AtPath, ClusterError, Result};
 
 /// A version of Go. A release candidate has no patch and so comes before the first release of its series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,12 @@ const FILES_FOR_IMAGES: [(&str, &str); 3] = [
 /// File systems that the kernel must know.
 const FILE_SYSTEMS: [&str; 2] = ["xfs", "overlay"];
 
+/// How many files one user may have the kernel watch in how many ways. A node takes 18 of these, a control plane 22; of the
+/// kernel's default, 128, there are not enough for two clusters of three nodes, and a kubelet that gets none waits for
+/// changes that it never hears of.
+const INOTIFY_INSTANCES: &str = "/proc/sys/fs/inotify/max_user_instances";
+const INOTIFY_INSTANCES_MIN: u32 = 1024;
+
 /// Checks for root and control groups: all that an API server alone needs.
 ///
 /// # Errors
@@ -70,8 +76,20 @@ pub(crate) fn check_all(say: &dyn Fn(&str)) -> Result<()> {
     if !Path::new("/dev/loop-control").exists() && run("modprobe", &["loop"]).is_err() {
         return Err(missing("loop devices", "use a kernel that has them, with /dev/loop-control"));
     }
+    raise(INOTIFY_INSTANCES, INOTIFY_INSTANCES_MIN, say)?;
     let packages = [lacking(&FOR_NODES, &FILES_FOR_NODES), lacking(&FOR_IMAGES, &FILES_FOR_IMAGES)].concat();
     if packages.is_empty() { Ok(()) } else { install(&packages, say) }
+}
+
+/// Raises a limit of the kernel that is below `min`. It stays so: other clusters may count on it.
+fn raise(limit: &str, min: u32, say: &dyn Fn(&str)) -> Result<()> {
+    let path = Path::new(limit);
+    let found = std::fs::read_to_string(path).at("reading", path)?;
+    if found.trim().parse().is_ok_and(|found: u32| found >= min) {
+        return Ok(());
+    }
+    say(&format!("raising {limit} from {} to {min}", found.trim()));
+    std::fs::write(path, min.to_string()).at("writing", path)
 }
 
 /// Checks for everything that images are made with and of, and installs the Debian packages that are missing.
@@ -179,6 +197,17 @@ mod tests {
 
     fn version(text: &str) -> GoVersion {
         GoVersion::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_limit_is_raised_if_it_is_lower_and_never_lowered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limit");
+        for (found, after) in [("128\n", "1024"), ("1024\n", "1024\n"), ("8192\n", "8192\n")] {
+            std::fs::write(&path, found).unwrap();
+            raise(path.to_str().unwrap(), 1024, &|_| {}).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
     }
 
     #[test]

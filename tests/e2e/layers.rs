@@ -7,7 +7,7 @@ use std::{
 
 use crate::fleet::{Fleet, equal, eventually, processes_of};
 use crate::story::await_events;
-use crate::turn::{beside, quiet};
+use crate::turn::{beside, calm};
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Until the status says that a volume is full, and that it is not any more: the node's own patience of 2 s and 10 s,
@@ -91,7 +91,7 @@ fn redis_layer(fleet: &Fleet) -> (String, String) {
 
 #[test]
 fn the_status_says_within_15_s_that_redis_is_dead_and_within_30_s_that_it_is_back() {
-    let turn = quiet();
+    let turn = calm();
     let fleet = Fleet::on_quiet_machine(&turn, "layer-redis");
     fleet.start_redis();
     fleet.apply("cache", SHARING);

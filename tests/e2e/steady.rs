@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::fleet::{Fleet, equal, eventually};
 use crate::story::await_events;
-use crate::turn::{beside, quiet};
+use crate::turn::{beside, calm};
 
 const SPEC: &str = "{replicas: 2, memory: {capacity: 64Mi}, disk: {size: 1Gi, retention: {whenDeleted: Delete}}}";
 /// Of a fleet on a busy machine.
@@ -39,7 +39,7 @@ fn changes_by_hand(config_map: &str) -> [(&str, &'static str, &'static str); 6] 
 
 #[test]
 fn what_is_deleted_or_edited_by_hand_is_repaired_within_5_s() {
-    let turn = quiet();
+    let turn = calm();
     let fleet = Fleet::on_quiet_machine(&turn, "drift");
     fleet.apply("cache", SPEC);
     fleet.await_ready("cache", 2, READY_WITHIN);

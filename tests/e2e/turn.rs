@@ -3,8 +3,8 @@
 //!
 //! All tests are started at once (`--test-threads` is above their number) and wait for their turn here: first one that
 //! begins alone and goes on beside others, then those that may run beside each other, so many at a time that they just
-//! keep the machine busy, then the others one by one. Those mostly wait, so beside them are, also one by one, the tests
-//! that bring up clusters of their own and keep it busy.
+//! keep the machine busy, then the others one by one, or two by two where they only look at the clock. Tests that bring
+//! up clusters of their own begin at once, also one by one; only those that look at the clock wait for them.
 
 use std::{
     io::{self, Write},
@@ -14,7 +14,9 @@ use std::{
 };
 
 /// Tests that run beside each other. They wait for pods most of the time.
-const BESIDE_MAX: usize = 4;
+const BESIDE_MAX: usize = 5;
+/// Tests that look at the clock beside each other. They hardly keep a processor busy.
+const CALM_MAX: usize = 2;
 /// Until every test that was started with this one has asked for its turn.
 const ALL_ASK_WITHIN: Duration = Duration::from_millis(500);
 
@@ -24,6 +26,8 @@ static TURNS: Mutex<Turns> = Mutex::new(Turns {
     wait_to_be_beside: 0,
     is_aside: false,
     wait_to_be_aside: 0,
+    calm: 0,
+    wait_to_be_calm: 0,
     is_alone: false,
     wait_to_be_alone: 0,
 });
@@ -35,6 +39,8 @@ struct Turns {
     wait_to_be_beside: usize,
     is_aside: bool,
     wait_to_be_aside: usize,
+    calm: usize,
+    wait_to_be_calm: usize,
     is_alone: bool,
     /// Without the one that comes last.
     wait_to_be_alone: usize,
@@ -50,6 +56,7 @@ pub(crate) struct Turn {
 enum Company {
     Beside,
     Aside,
+    Calm,
     Alone,
 }
 
@@ -75,11 +82,22 @@ pub(crate) fn beside() -> Turn {
 /// No part of the cluster, but much of the machine.
 pub(crate) fn aside() -> Turn {
     turns().wait_to_be_aside += 1;
-    thread::sleep(ALL_ASK_WITHIN);
-    let mut turns = wait(turns(), |turns| turns.is_aside || turns.are_many());
+    let mut turns = wait(turns(), |turns| turns.is_aside);
     turns.wait_to_be_aside -= 1;
     turns.is_aside = true;
     Turn::begin(Company::Aside)
+}
+
+/// The cluster and the machine, for a test that looks at the clock and does no harm to others.
+pub(crate) fn calm() -> Turn {
+    turns().wait_to_be_calm += 1;
+    thread::sleep(ALL_ASK_WITHIN);
+    let has_to_wait =
+        |turns: &Turns| turns.is_alone || turns.are_many() || turns.is_anybody_aside() || turns.calm == CALM_MAX;
+    let mut turns = wait(turns(), has_to_wait);
+    turns.wait_to_be_calm -= 1;
+    turns.calm += 1;
+    Turn::begin(Company::Calm)
 }
 
 /// The cluster, for one test alone.
@@ -104,7 +122,10 @@ fn alone_once(has_to_wait: impl Fn(&Turns) -> bool) -> Turn {
 /// The cluster, for one test alone, once all others have had their turn.
 pub(crate) fn last() -> Turn {
     thread::sleep(ALL_ASK_WITHIN);
-    let is_last = |turns: &Turns| !(turns.is_taken() || turns.is_anybody_aside() || turns.wait_to_be_alone > 0);
+    let is_last = |turns: &Turns| {
+        let are_more = turns.wait_to_be_calm + turns.wait_to_be_alone > 0;
+        !(turns.is_taken() || turns.is_anybody_aside() || are_more)
+    };
     wait(turns(), |turns| !is_last(turns)).is_alone = true;
     Turn::begin(Company::Alone)
 }
@@ -114,7 +135,7 @@ pub(crate) fn last() -> Turn {
 impl Turns {
     /// Whether nobody can be alone now.
     fn is_taken(&self) -> bool {
-        self.is_alone || self.are_many()
+        self.is_alone || self.calm > 0 || self.are_many()
     }
 
     /// Whether some are, or are to be, beside each other.
@@ -150,6 +171,7 @@ impl Drop for Turn {
         match self.with {
             Company::Beside => turns.beside -= 1,
             Company::Aside => turns.is_aside = false,
+            Company::Calm => turns.calm -= 1,
             Company::Alone => turns.is_alone = false,
         }
         CHANGED.notify_all();

@@ -1,4 +1,6 @@
-//! Stock Redis clients with their default settings against a real node.
+//! Clients of a real node: stock ones with their default settings, and those that vanish.
+
+mod vanished;
 
 use std::{
     fs,

@@ -5,7 +5,6 @@ mod differential;
 mod hostile;
 mod own;
 mod slow_log;
-mod vanished;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

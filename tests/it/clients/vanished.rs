@@ -9,10 +9,10 @@ use std::{
 
 use tempfile::tempdir;
 
-use super::client::{Client, Reply};
 use crate::{
     pipeline::network::{Network, run},
     program::Node,
+    resp::client::{Client, Reply},
 };
 
 /// Clients that vanish while they are idle.
