@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench -p cache-node --bench memory                # the goals, two minutes
 //! cargo bench -p cache-node --bench memory -- soak 600    # whether the capacity holds, for so many seconds and policy
+//! cargo bench -p cache-node --bench memory -- overwrite 2  # G10 by so many threads alone, for a profiler
 //! ```
 //!
 //! Every round runs every variant with one thread and with two, one after the other, so that a change of the machine
@@ -76,6 +77,7 @@ fn main() {
         }
         ["soak", seconds, policy] => soak(Duration::from_secs(seconds.parse().unwrap()), named(policy)),
         ["entries", policy] => entries(named(policy)),
+        ["overwrite", threads] => overwrite(threads.parse().unwrap()),
         _ => goals(),
     }
 }
@@ -256,6 +258,16 @@ fn entries(policy: Policy) {
             resident / 245.0
         );
     }
+}
+
+/// Overwrites as G10 measures them, by so many threads, for some seconds.
+fn overwrite(threads: usize) {
+    let keys: Vec<Vec<u8>> = (0..100_000).map(|number| format!("key:{number:012}").into_bytes()).collect();
+    let memory = open(Policy::S3Fifo, 256 << 20);
+    keys.iter().for_each(|key| memory.set(NOW, &new(key)));
+    let picks = zipf(keys.len());
+    let times = (0..80).map(|_| round(&|number| memory.set(NOW, &new(&keys[number])), &picks, threads)).collect();
+    println!("{threads} threads: {} ns per operation and thread", quartiles(times));
 }
 
 /// Writes of random keys and sizes for so long: what memory weighs, and what the process takes. Neither may exceed the

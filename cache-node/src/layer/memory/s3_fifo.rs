@@ -161,19 +161,21 @@ impl S3Fifo {
 
     /// Puts the entry in, if its shard can make room; else answers how many bytes it lacks.
     fn try_set(&self, arrival: Arrival<'_>, alone: bool, admission: &mut Admission) -> u64 {
-        let mut gone = Gone::default();
-        let mut shard = self.place(arrival.hash).write();
-        let short = self.make_room(&mut shard, arrival, alone, &mut gone);
-        let mut replaced = None;
-        if short == 0 {
-            arrival.entry.marks().hold_until(arrival.until);
-            replaced = shard.put(arrival.hash, arrival.entry.clone());
+        let (Arrival { hash, entry, until }, mut gone) = (arrival, Gone::default());
+        entry.marks().hold_until(until);
+        let mut shard = self.place(hash).write();
+        let mut outcome = shard.put(hash, entry);
+        if outcome.is_err() {
+            let short = self.make_room(&mut shard, arrival, alone, &mut gone);
+            outcome = if short == 0 { shard.put(hash, entry) } else { Err(short) };
+        }
+        if outcome.is_ok() {
             self.give_back(&mut shard);
         }
         drop(shard);
-        drop(replaced);
         admission.add(&gone);
-        short
+        // What was replaced is dropped outside the lock, too.
+        outcome.err().unwrap_or(0)
     }
 }
 

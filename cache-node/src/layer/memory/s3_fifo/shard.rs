@@ -4,10 +4,13 @@
 //! found again when its turn comes: 4 bytes instead of two links. A removed entry leaves its fingerprint behind, which
 //! is skipped then; when half of all are left behind, the queues are tidied.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    mem,
+};
 
 use ahash::RandomState;
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry as Slot};
 
 use super::ghosts::Ghosts;
 use crate::{entry::Entry, layer::memory::weight::weight};
@@ -94,27 +97,38 @@ impl Shard {
         (self.bytes - old + weight(entry)).saturating_sub(self.allowance)
     }
 
-    /// Puts the entry in; answers the one of the same key that was there. A replaced entry hands on its place and its
-    /// visits.
-    pub(super) fn put(&mut self, hash: u64, entry: Entry) -> Option<Entry> {
-        debug_assert_eq!(self.short_of(hash, &entry), 0, "room is made first");
-        let fingerprint = fingerprint(hash);
-        self.bytes += weight(&entry);
-        if let Some(held) = self.table.find_mut(place(fingerprint), |held| held.key() == entry.key()) {
-            entry.marks().set_visits(held.marks().visits());
-            let old = std::mem::replace(held, entry);
-            self.bytes -= weight(&old);
-            return Some(old);
+    /// Puts the entry in, if the allowance has room for it, with one look at the table; answers the one of the same key
+    /// that was there, or how many bytes there are too few. A replaced entry hands on its place and its visits.
+    pub(super) fn put(&mut self, hash: u64, entry: &Entry) -> Result<Option<Entry>, u64> {
+        let (fingerprint, hasher, more) = (fingerprint(hash), &self.hasher, weight(entry));
+        let is_same = |held: &Entry| held.key() == entry.key();
+        match self.table.entry(place(fingerprint), is_same, |held| place(fingerprint_of(hasher, held))) {
+            Slot::Occupied(mut slot) => {
+                let held = slot.get_mut();
+                let bytes = self.bytes - weight(held) + more;
+                if bytes > self.allowance {
+                    return Err(bytes - self.allowance);
+                }
+                self.bytes = bytes;
+                entry.marks().set_visits(held.marks().visits());
+                return Ok(Some(mem::replace(held, entry.clone())));
+            }
+            Slot::Vacant(slot) => {
+                let bytes = self.bytes + more;
+                if bytes > self.allowance {
+                    return Err(bytes - self.allowance);
+                }
+                self.bytes = bytes;
+                entry.marks().set_visits(0);
+                slot.insert(entry.clone());
+            }
         }
-        entry.marks().set_visits(0);
-        let hasher = &self.hasher;
-        self.table.insert_unique(place(fingerprint), entry, |entry| place(fingerprint_of(hasher, entry)));
         let queue = if self.ghosts.recall(fingerprint) { &mut self.main } else { &mut self.small };
         queue.push_back(fingerprint);
         if self.small.len() + self.main.len() > 2 * self.table.len() + PLACES_KEPT {
             self.tidy();
         }
-        None
+        Ok(None)
     }
 
     /// Takes the entry out, if it is one that may go.
@@ -185,7 +199,7 @@ impl Shard {
     fn tidy(&mut self) {
         let mut seen = HashSet::with_capacity_and_hasher(self.table.len(), self.hasher.clone());
         for queue in [Queue::Main, Queue::Small] {
-            let old = std::mem::take(self.queue(queue));
+            let old = mem::take(self.queue(queue));
             let youngest_first =
                 old.into_iter().rev().filter(|&known| self.find(known).is_some() && seen.insert(known));
             let mut kept: VecDeque<u32> = youngest_first.collect();

@@ -25,7 +25,7 @@ fn set(shard: &mut Shard, entry: Entry) -> Vec<String> {
         let evicted = shard.evict().expect("the entry alone fits");
         gone.push(String::from_utf8(evicted.entry.key().to_vec()).unwrap());
     }
-    shard.put(hash, entry);
+    shard.put(hash, &entry).expect("room was made");
     gone
 }
 
@@ -191,10 +191,11 @@ proptest! {
                     let new = Entry::new(&[key], &value, EntryMeta::default());
                     let hash = shard.hasher.hash_one(&[key][..]);
                     while shard.short_of(hash, &new) > 0 {
+                        prop_assert_eq!(shard.put(hash, &new).unwrap_err(), shard.short_of(hash, &new));
                         let gone = shard.evict().unwrap().entry;
                         prop_assert!(model.remove(gone.key()).is_some());
                     }
-                    let old = shard.put(hash, new.clone());
+                    let old = shard.put(hash, &new).unwrap();
                     let known = model.insert(vec![key], new);
                     prop_assert_eq!(old.map(|old| old.value().to_vec()), known.map(|old| old.value().to_vec()));
                 }
