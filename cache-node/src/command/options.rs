@@ -78,6 +78,9 @@ pub(super) struct TimeUnit {
     absolute: bool,
 }
 
+/// What most tags take with their length. More is fine; it only has to be made room for.
+const USUAL_TAG_BYTES: usize = 32;
+
 /// Longest stale life: 30 days.
 const STALE_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
 
@@ -130,11 +133,14 @@ impl OwnSetOptions {
         let mut taken = SetWords::default();
         let mut words = args.from(first);
         while let Some(word) = words.next() {
-            match word.to_ascii_lowercase().as_slice() {
-                b"tags" => own.take_tags(&mut words)?,
-                b"stale" => own.stale = Some(stale_life(words.next().ok_or(error::SYNTAX)?)?),
-                b"negative" => own.negative = true,
-                _ => taken.take(word, &mut words)?,
+            if word.eq_ignore_ascii_case(b"tags") {
+                own.take_tags(&mut words)?;
+            } else if word.eq_ignore_ascii_case(b"stale") {
+                own.stale = Some(stale_life(words.next().ok_or(error::SYNTAX)?)?);
+            } else if word.eq_ignore_ascii_case(b"negative") {
+                own.negative = true;
+            } else {
+                taken.take(word, &mut words)?;
             }
         }
         own.set = taken.finish(command, now)?;
@@ -156,6 +162,9 @@ impl OwnSetOptions {
         let count = count
             .filter(|count| (1..=TAGS_MAX).contains(count))
             .ok_or_else(|| format!("ERR number of TAGS is '{}'; it must be 1 to {TAGS_MAX}", error::quoted(word)))?;
+        if self.tags.tags().is_empty() {
+            self.tags = TagSet::with_capacity(count * USUAL_TAG_BYTES);
+        }
         for _ in 0..count {
             let tag = words.next().ok_or_else(|| format!("ERR TAGS announces {count} tags, and fewer follow"))?;
             self.tags.add(tag).map_err(|error| format!("ERR {error}"))?;

@@ -95,6 +95,11 @@ impl fmt::Debug for Tags<'_> {
 // === impl TagSet ===
 
 impl TagSet {
+    /// None yet, and room for so many bytes of them, each with two more.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
     /// Adds a tag; one that is there already counts once.
     ///
     /// # Errors
