@@ -1,6 +1,7 @@
 //! The disk layer keeps to the room and the memory that it is given.
 
 use std::{
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
@@ -41,7 +42,7 @@ pub(super) fn number(disk: &Disk, name: &str) -> u64 {
 }
 
 /// As the write queue does: again until it works.
-async fn store(disk: &Disk, clock: &Clock, keys: std::ops::Range<usize>, version: u64) {
+async fn store(disk: &Disk, clock: &Clock, keys: Range<usize>, version: u64) {
     let entry = |key| Entry::new(format!("k{key}").as_bytes(), &value(key, version), EntryMeta::default());
     let changes: Vec<Change> = keys.map(|key| Change::Set(entry(key))).collect();
     let until = Instant::now() + PATIENCE;
