@@ -14,7 +14,8 @@ cd "$(dirname "$0")/../.."
 
 root=$PWD
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
-export MODEL_OPERATIONS=${MODEL_OPERATIONS:-50000}
+# As many as `make test` where they alone are to notice.
+export MODEL_OPERATIONS=${MODEL_OPERATIONS:-$([ "${1:-}" = model ] && echo 1000000 || echo 50000)}
 log=$CARGO_TARGET_DIR/test-logs/mutants.log
 mkdir -p "$(dirname "$log")"
 : >"$log"
