@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::cluster::REDIS_IMAGE;
 
 use crate::fleet::{Fleet, equal, eventually, pod_ready, process_of, processes_of, processor_time};
-use crate::turn::{beside, calm};
+use crate::turn::{beside, quiet};
 
 const READY_WITHIN: Duration = Duration::from_secs(180);
 const TOLD_WITHIN: Duration = Duration::from_secs(90);
@@ -288,7 +288,7 @@ impl Judge<'_> {
 #[test]
 fn when_the_master_dies_another_takes_its_place_and_nothing_acknowledged_is_served_stale() {
     // It closes a machine, to which the pods of others must be able to come back.
-    let turn = calm();
+    let turn = quiet();
     let fleet = Fleet::new(&turn, "replicated");
     start_replicated(&fleet);
     let first = master(&fleet).expect("there is a master");

@@ -88,7 +88,7 @@ pub(crate) fn aside() -> Turn {
     Turn::begin(Company::Aside)
 }
 
-/// The cluster and the machine, for a test that looks at the clock and does no harm to others.
+/// The cluster and the machine, for a test that looks at the clock and takes nothing, such as a machine, from others.
 pub(crate) fn calm() -> Turn {
     turns().wait_to_be_calm += 1;
     thread::sleep(ALL_ASK_WITHIN);
