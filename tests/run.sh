@@ -49,10 +49,18 @@ count() { # kind log status seconds
     printf '%-8s %5d passed %4d failed %6d s   %s\n' "$kind" "$ok" "$bad" "$seconds" "$log"
     sed 's/^/unsteady: failed beside others, passed by itself: /' "$log.steadied" 2>/dev/null
     if [ "$bad" != 0 ]; then
-        grep -E '^(test .*(FAILED|ignored)|error|---- |ended: )' "$log" | head -40
-        echo "--- the last lines of $log"
-        tail -n 60 "$log"
+        grep -E '^(test .* \.\.\. (FAILED|ignored)|error|ended: )' "$log" | head -40
+        reasons "$log"
+        # Cargo's harness says why; other programs do so at their end.
+        grep -q '^failures:$' "$log" || { echo "--- the last lines of $log"; tail -n 60 "$log"; }
     fi
+}
+
+# What failed tests said: their seeds and panics, without the stacks.
+reasons() { # log
+    awk '/^---- .* stdout ----$/ { shown = 1; lines = 0 }
+        /^failures:$|^stack backtrace:$/ { shown = 0 }
+        shown && ++lines <= 40 { print substr($0, 1, 2000) }' "$1"
 }
 
 # Runs tests that failed once more, one by one: they wait for real programs, on a machine that may have been busy. How

@@ -105,6 +105,33 @@ async fn a_removal_that_redis_can_not_be_told_is_queued_or_refused_and_holds_eit
 }
 
 #[tokio::test]
+async fn who_joins_a_batch_that_waits_for_the_next_layer_gets_nothing_that_a_tag_has_removed_since() {
+    let f = Arc::new(Pair::open(WriteMode::Behind).await);
+    f.disk.read_gate.forget_permits(usize::MAX);
+    let (red, position) = (tag_set(&["red"]), f.coordinator.position(&cx(&f.clock)));
+    f.redis.put(Entry::new(b"near", b"1", EntryMeta { tags: red.tags(), position, ..EntryMeta::default() }));
+    f.disk.put(entry("far", "2"));
+    let batch = Arc::clone(&f);
+    let mut first = JoinSet::new();
+    first.spawn(async move {
+        let keys = ["near", "far"].map(key);
+        batch.coordinator.get_many(&cx(&batch.clock), &keys, Wants::Value).await.0.iter().flatten().count()
+    });
+    eventually("one is found, the other being read", || f.disk.reads.load(Ordering::SeqCst) == 1).await;
+    f.coordinator.remove_tagged(&cx(&f.clock), red, Matching::Any).await.unwrap();
+    let joining = Arc::clone(&f);
+    let mut later = JoinSet::new();
+    later.spawn(async move { joining.get("near").await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(later.try_join_next().is_none() && f.redis.reads.load(Ordering::SeqCst) == 2, "it waits for the batch");
+    f.disk.read_gate.add_permits(1000);
+    assert_eq!(later.join_next().await.unwrap().unwrap(), None);
+    assert_eq!(first.join_next().await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test]
 async fn explanation_names_what_every_layer_holds_and_changes_nothing() {
     let f = Pair::open(WriteMode::Behind).await;
     f.disk.put(entry_until("k", "v", START.after(Duration::from_secs(60))));

@@ -162,6 +162,36 @@ async fn batch_after_a_write_does_not_join_the_read_from_before() {
     assert_eq!(answers, [vec![None, new], vec![old, None]]);
 }
 
+#[tokio::test]
+async fn read_that_ends_leaves_the_one_that_took_its_place_in_the_air() {
+    let f = Arc::new(Fixture::over(Scripted::gated(0, 1000), QUEUE).await);
+    f.layer.put(entry("k", "old"));
+    let reader = |readers: &mut JoinSet<Option<String>>| {
+        let f = Arc::clone(&f);
+        readers.spawn(async move { f.get("k").await });
+    };
+    let (mut earlier, mut later) = (JoinSet::new(), JoinSet::new());
+    reader(&mut earlier);
+    eventually("the read has begun", || f.reads() == 1).await;
+    f.set("k", "new").await;
+    f.flushed().await;
+    f.evict("k");
+    reader(&mut later);
+    eventually("it is read anew", || f.reads() == 2).await;
+    // The gate lets the first one in first.
+    f.layer.read_gate.add_permits(1);
+    assert_eq!(earlier.join_next().await.unwrap().unwrap().as_deref(), Some("old"));
+    reader(&mut later);
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    f.layer.read_gate.add_permits(1000);
+    while let Some(read) = later.join_next().await {
+        assert_eq!(read.unwrap().as_deref(), Some("new"));
+    }
+    assert_eq!(f.reads(), 2, "the third reader joins the second");
+}
+
 // === what somebody else has judged ===
 
 #[tokio::test]
