@@ -59,10 +59,11 @@ enum Removal {
 // === impl Coordinator ===
 
 impl Coordinator {
-    /// Forgets the keys in all layers; answers how many had a live entry. Returns once no kill -9 brings them back.
+    /// Forgets the keys in all layers; answers how many had a live entry. Returns once no kill -9 brings them back. A key
+    /// of which it is not known within the deadline whether it has one is forgotten all the same, and not counted.
     ///
     /// # Errors
-    /// [`WriteError::QueueFull`] or [`WriteError::Unconfirmed`]; some keys may have been removed. [`WriteError::Untold`];
+    /// [`WriteError::QueueFull`]; some keys may have been removed. [`WriteError::Unconfirmed`] or [`WriteError::Untold`];
     /// all have been removed on this node.
     pub async fn remove_many(&self, op: impl Into<Traced<'_>>, keys: &[Key]) -> Result<Removed, WriteError> {
         let op = &mut op.into();
@@ -73,10 +74,11 @@ impl Coordinator {
             let cx = &self.renewed(op.cx);
             let room = self.stores.write_queue.room();
             let found = self.look_below(cx, op, &left).await;
+            let is_late = self.clock.monotonic() >= cx.deadline;
             let mut again = Vec::new();
             let mut full = false;
             for (key, seen) in left.into_iter().zip(found) {
-                match self.stores.remove_seen(cx, &key, seen, &receipt) {
+                match self.stores.remove_seen(cx, &key, seen, is_late, &receipt) {
                     Removal::Queued { live } => removed += u64::from(live),
                     Removal::Changed => again.push(key),
                     Removal::Full => {
@@ -87,8 +89,6 @@ impl Coordinator {
             }
             if full {
                 self.roomy(op, room.for_removal(cx.deadline)).await?;
-            } else if !again.is_empty() && self.clock.monotonic() >= cx.deadline {
-                return Err(WriteError::Unconfirmed);
             }
             left = again;
         }
@@ -177,12 +177,13 @@ impl Coordinator {
 // === impl Stores ===
 
 impl Stores {
-    /// Forgets the key, of which the cold layers said `seen` when the ticket was issued.
+    /// Forgets the key, of which the cold layers said `seen` when the ticket was issued. Who is late does not look again.
     fn remove_seen(
         &self,
         cx: &OperationContext,
         key: &Key,
         seen: Option<(Ticket, Found)>,
+        is_late: bool,
         receipt: &Arc<Receipt>,
     ) -> Removal {
         let mut turn = self.write_queue.turn(key.as_bytes());
@@ -200,6 +201,7 @@ impl Stores {
                 (Pending::Unknown, Some((ticket, found))) if turn.is_current(ticket) => {
                     matches!(found, Found::Fresh(_))
                 }
+                (Pending::Unknown, _) if is_late => false,
                 (Pending::Unknown, _) => return Removal::Changed,
             },
         };

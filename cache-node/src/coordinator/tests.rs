@@ -7,6 +7,7 @@ mod lease;
 mod model;
 mod now;
 mod orders;
+mod remove;
 mod settings;
 mod shared_lease;
 mod stale;

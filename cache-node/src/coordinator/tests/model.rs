@@ -4,6 +4,7 @@
 //! `SEED` repeats the operations of a run; what the flushers do meanwhile is up to the machine. `MODEL_OPERATIONS` is
 //! how many there are in all.
 
+mod diary;
 mod known;
 mod layers;
 mod setup;
@@ -113,6 +114,7 @@ impl Run {
     async fn step(&mut self, number: u64) {
         let name = self.any_name();
         self.kind = self.below(20_000);
+        self.model.diary.operation = number;
         match self.kind {
             0..8000 => self.get(&name).await,
             8000..13_000 => self.set(&name, number).await,
@@ -121,8 +123,14 @@ impl Run {
             14_100..14_600 => self.remove(&name).await,
             14_600..14_800 => self.remove_tagged().await,
             14_800..15_600 => self.get_some().await,
-            15_600..18_600 => self.node.memory().remove(name.as_bytes()),
-            18_600..18_620 => self.node.memory().clear(),
+            15_600..18_600 => {
+                self.model.diary.note(&name, || "evicted by memory".to_owned());
+                self.node.memory().remove(name.as_bytes());
+            }
+            18_600..18_620 => {
+                self.model.diary.note_all(|| "memory emptied".to_owned());
+                self.node.memory().clear();
+            }
             18_620..19_220 => self.pass_time(),
             19_220..19_280 => self.node.stores.sweep(self.clock.now()),
             19_280..19_330 => self.flush().await,
@@ -176,6 +184,8 @@ impl Run {
             Peek::Absent => None,
             Peek::Cold => self.node.get(&cx, &key(name), wants).await.entry,
         };
+        let seen = found.as_ref().map_or("nothing".to_owned(), |found| Version::of(found).to_string());
+        self.model.diary.note(name, || format!("read {seen}"));
         self.check(name, found.as_ref(), wants, answering);
     }
 
@@ -191,6 +201,7 @@ impl Run {
 
     /// A read that has looked below and answers only after other changes of its key.
     async fn read_slowly(&mut self, name: &str, number: u64) {
+        self.model.diary.note(name, || "slow read".to_owned());
         let slow = if self.below(2) == 0 { Arc::clone(&self.redis) } else { Arc::clone(&self.disk) };
         let mut legal = self.model.versions(name);
         self.node.memory().remove(name.as_bytes());
@@ -219,6 +230,7 @@ impl Run {
             legal.extend(self.model.versions(name));
         }
         slow.release();
+        self.model.diary.note(name, || "slow read ends".to_owned());
         if let Some(found) = reads.join_next().await.unwrap().unwrap() {
             assert!(legal.contains(&Version::of(&found)), "{name} has {found:?}: {legal:?}");
         }
@@ -449,9 +461,14 @@ impl Run {
         };
         *self.redis.writes.lock().unwrap() = writes(40);
         *self.disk.writes.lock().unwrap() = writes(6);
+        let (redis, disk) = (&self.redis, &self.disk);
+        let moods =
+            format!("Redis {:?}, {:?}; disk {:?}, {:?}", redis.reads(), redis.writes(), disk.reads(), disk.writes());
+        self.model.diary.note_all(|| moods);
     }
 
     async fn restart(&mut self) {
+        self.model.diary.note_all(|| "restart".to_owned());
         self.redis.heal();
         self.disk.heal();
         stop(&self.node).await;

@@ -1,8 +1,12 @@
 //! What may be read: the newest value of each key, never an older one, and which of it must not be missing.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
 
-use super::LIFE_MIN;
+use super::{LIFE_MIN, diary::Diary};
 use crate::{clock::UnixMillis, entry::Entry, layer::Matching};
 
 /// Tags in use.
@@ -48,6 +52,7 @@ pub(super) struct Answering {
 pub(super) struct Model {
     keys: HashMap<String, Known>,
     promises: Promises,
+    pub(super) diary: Diary,
 }
 
 /// What the model may count on. Without it, what is not in memory may be missing, but is never older.
@@ -97,20 +102,33 @@ impl Version {
     }
 }
 
+impl Display for Version {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { value, expires_at, stale_until, tags, negative } = self;
+        let value = String::from_utf8_lossy(value);
+        let until = |time: &Option<UnixMillis>| time.map_or(0, |time| time.0);
+        let (life, stale) = (until(expires_at), until(stale_until));
+        write!(f, "{value:.12} ({} bytes) until {life}, stale until {stale}, tags {tags:08b}", value.len())?;
+        if *negative { f.write_str(", negative") } else { Ok(()) }
+    }
+}
+
 // === impl Model: what happens ===
 
 impl Model {
     pub(super) fn new(promises: Promises) -> Self {
-        Self { keys: HashMap::new(), promises }
+        Self { keys: HashMap::new(), promises, diary: Diary::default() }
     }
 
     pub(super) fn written(&mut self, name: &str, version: Version) {
+        self.diary.note(name, || format!("written {version}"));
         let known = Known { now: vec![version], unflushed: true, in_redis: true, ..Known::default() };
         self.keys.insert(name.to_owned(), known);
     }
 
     /// What was written last is in all layers: a crash does not touch it.
     pub(super) fn confirmed(&mut self, name: &str, now: UnixMillis) {
+        self.diary.note(name, || "confirmed".to_owned());
         if let Some(known) = self.keys.get_mut(name) {
             known.flushed(now, true);
         }
@@ -118,10 +136,12 @@ impl Model {
 
     /// Confirmed or not, nothing of it comes back: the journal knows the key as long as some layer does not.
     pub(super) fn removed(&mut self, name: &str) {
+        self.diary.note(name, || "removed".to_owned());
         self.keys.remove(name);
     }
 
     pub(super) fn removed_tagged(&mut self, tags: u8, matching: Matching, confirmed: bool) {
+        self.diary.note_all(|| format!("removed {matching:?} of tags {tags:08b}, confirmed: {confirmed}"));
         for known in self.keys.values_mut() {
             let before = known.now.len();
             let mut gone: Vec<Version> = known.now.extract_if(.., |known| known.matches(tags, matching)).collect();
@@ -136,16 +156,19 @@ impl Model {
 
     /// Confirmed or not: the journal knows that the layers are owed a clear.
     pub(super) fn cleared(&mut self) {
+        self.diary.note_all(|| "cleared".to_owned());
         self.keys.clear();
     }
 
     /// All writes so far are on disk, and in Redis if it took part.
     pub(super) fn flushed(&mut self, now: UnixMillis, in_all_layers: bool) {
+        self.diary.note_all(|| format!("flushed, in all layers: {in_all_layers}"));
         self.keys.values_mut().for_each(|known| known.flushed(now, in_all_layers));
     }
 
     /// What was queued is lost: the newest value or none is there, and never an older one.
     pub(super) fn crashed(&mut self) {
+        self.diary.note_all(|| "crashed".to_owned());
         for known in self.keys.values_mut() {
             known.may_be_absent |= known.unflushed;
             known.now.append(&mut known.past);
@@ -153,12 +176,14 @@ impl Model {
     }
 
     pub(super) fn redis_evicted(&mut self, name: &str) {
+        self.diary.note(name, || "evicted by Redis".to_owned());
         if let Some(known) = self.keys.get_mut(name) {
             known.in_redis = false;
         }
     }
 
     pub(super) fn redis_emptied(&mut self) {
+        self.diary.note_all(|| "Redis emptied".to_owned());
         self.keys.values_mut().for_each(|known| known.in_redis = false);
     }
 }
@@ -186,13 +211,15 @@ impl Model {
         let (now, answering) = at;
         let Some(found) = found else {
             let there = self.is_there(name, now, answering);
-            assert_ne!(there, Some(true), "{name} is missing at {now:?}, {answering:?}: {:?}", self.keys.get(name));
+            let (known, past) = (self.keys.get(name), self.diary.of(name));
+            assert_ne!(there, Some(true), "{name} is missing at {now:?}, {answering:?}: {known:?}\n{past}");
             return;
         };
         let version = Version::of(found);
         let known = self.keys.get(name).is_some_and(|known| known.now.contains(&version));
         let serves = version.is_fresh(now) || (stale && version.is_stale(now));
-        assert!(known && serves, "{name} has {version:?} at {now:?}: {:?}", self.keys.get(name));
+        let (expected, past) = (self.keys.get(name), self.diary.of(name));
+        assert!(known && serves, "{name} has {version} at {now:?}: {expected:?}\n{past}");
     }
 
     fn is_kept(&self, known: &Known, now: UnixMillis, answering: Answering) -> bool {
