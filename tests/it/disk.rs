@@ -140,7 +140,9 @@ fn lost_blocks_are_misses_that_are_counted_and_the_node_stays_up() {
     let errors: f64 = errors.into_iter().flatten().sum();
     assert!(errors >= 1.0, "{missed} misses and no error counted");
     store(&mut client, 0..KEYS, 2);
-    assert_eq!(client.call("DEL k7"), Reply::Integer(1));
+    // What was just stored may have come to lie in a lost block, too.
+    let removed = client.call("DEL k7");
+    assert!(matches!(removed, Reply::Integer(0 | 1)), "{removed:?}");
     for (key, found) in values(&mut client).into_iter().enumerate() {
         assert!(found.is_none_or(|found| key != 7 && found == value(key, 2)), "k{key} is an older value");
     }

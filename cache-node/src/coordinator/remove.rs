@@ -78,7 +78,7 @@ impl Coordinator {
             let mut again = Vec::new();
             let mut full = false;
             for (key, seen) in left.into_iter().zip(found) {
-                match self.stores.remove_seen(cx, &key, seen, is_late, &receipt) {
+                match self.stores.remove_seen(cx, (&key, seen), is_late, &receipt) {
                     Removal::Queued { live } => removed += u64::from(live),
                     Removal::Changed => again.push(key),
                     Removal::Full => {
@@ -181,8 +181,7 @@ impl Stores {
     fn remove_seen(
         &self,
         cx: &OperationContext,
-        key: &Key,
-        seen: Option<(Ticket, Found)>,
+        (key, seen): (&Key, Option<(Ticket, Found)>),
         is_late: bool,
         receipt: &Arc<Receipt>,
     ) -> Removal {
