@@ -211,15 +211,20 @@ impl Model {
         let (now, answering) = at;
         let Some(found) = found else {
             let there = self.is_there(name, now, answering);
-            let (known, past) = (self.keys.get(name), self.diary.of(name));
-            assert_ne!(there, Some(true), "{name} is missing at {now:?}, {answering:?}: {known:?}\n{past}");
+            let known = self.keys.get(name);
+            assert_ne!(
+                there,
+                Some(true),
+                "{name} is missing at {now:?}, {answering:?}: {known:?}\n{}",
+                self.diary.of(name)
+            );
             return;
         };
         let version = Version::of(found);
         let known = self.keys.get(name).is_some_and(|known| known.now.contains(&version));
         let serves = version.is_fresh(now) || (stale && version.is_stale(now));
-        let (expected, past) = (self.keys.get(name), self.diary.of(name));
-        assert!(known && serves, "{name} has {version} at {now:?}: {expected:?}\n{past}");
+        let expected = self.keys.get(name);
+        assert!(known && serves, "{name} has {version} at {now:?}: {expected:?}\n{}", self.diary.of(name));
     }
 
     fn is_kept(&self, known: &Known, now: UnixMillis, answering: Answering) -> bool {
