@@ -78,6 +78,13 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     panic!("did not happen within the limit: {what}");
 }
 
+/// Lets the other tasks of this thread come as far as they can without time or I/O.
+pub(crate) async fn let_others_go_on() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Runs a test in many of the orders in which its threads can go on: at random, and with few switches at surprising
 /// places (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010). Its threads
 /// are those of [`shuttle::thread`], and it ends when all have. `ORDERS` is how many of each kind; a failure tells the

@@ -36,7 +36,7 @@ use crate::{
         memory::{MemoryOptions, Policy},
     },
     tag_index::{TagIndex, TagOptions},
-    testing::{START, Scripted, cx, cx_within, entry, entry_until, eventually, key, text},
+    testing::{START, Scripted, cx, cx_within, entry, entry_until, eventually, key, let_others_go_on, text},
     write_queue::{Overflow, QueueOptions, SLOT_OVERHEAD_BYTES},
 };
 

@@ -122,9 +122,7 @@ async fn who_joins_a_batch_that_waits_for_the_next_layer_gets_nothing_that_a_tag
     let joining = Arc::clone(&f);
     let mut later = JoinSet::new();
     later.spawn(async move { joining.get("near").await });
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    let_others_go_on().await;
     assert!(later.try_join_next().is_none() && f.redis.reads.load(Ordering::SeqCst) == 2, "it waits for the batch");
     f.disk.read_gate.add_permits(1000);
     assert_eq!(later.join_next().await.unwrap().unwrap(), None);

@@ -112,9 +112,7 @@ async fn batch_joins_the_reads_under_way_and_reads_the_rest_in_one_round_trip() 
     readers.spawn(async move { assert_eq!(reader.get("a").await.as_deref(), Some("a")) });
     let remover = Arc::clone(&f);
     readers.spawn(async move { assert_eq!(remover.remove("b").await, 1, "it looks before it removes") });
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    let_others_go_on().await;
     f.layer.read_gate.add_permits(1000);
     while let Some(read) = readers.join_next().await {
         read.unwrap();
@@ -182,9 +180,7 @@ async fn read_that_ends_leaves_the_one_that_took_its_place_in_the_air() {
     f.layer.read_gate.add_permits(1);
     assert_eq!(earlier.join_next().await.unwrap().unwrap().as_deref(), Some("old"));
     reader(&mut later);
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    let_others_go_on().await;
     f.layer.read_gate.add_permits(1000);
     while let Some(read) = later.join_next().await {
         assert_eq!(read.unwrap().as_deref(), Some("new"));
@@ -215,9 +211,7 @@ async fn who_joins_a_read_does_not_get_what_was_removed_by_tag_since_it_began() 
     adding.spawn(
         async move { adder.coordinator.update(&adder.cx(), &key("k"), |old| (Update::Keep, old.cloned())).await },
     );
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    let_others_go_on().await;
     f.layer.read_gate.add_permits(1000);
     let _ = first.join_next().await.unwrap().unwrap();
     assert_eq!(later.join_next().await.unwrap().unwrap(), None);

@@ -18,9 +18,7 @@ async fn a_read_that_began_before_the_disk_failed_to_forget_brings_nothing_back(
         told.coordinator.stores.apply(&[record], &Cursor::default()).await
     });
     // Until the disk holds it up.
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
+    let_others_go_on().await;
     let reader = Arc::clone(&f);
     reading.spawn(async move { reader.get("k").await });
     eventually("the read has begun", || f.layer.reads.load(Ordering::SeqCst) == 1).await;
